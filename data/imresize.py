@@ -1,0 +1,127 @@
+"""MATLAB's bicubic `imresize`, pixel for pixel: the resampling that made all published low-resolution images.
+
+This file holds MATLAB's rules: sizes, scale factors, weights, borders, the order of the passes (spec section 8).
+`data.resize_pass` carries out one pass.
+"""
+
+import math
+
+import numpy as np
+
+from data.resize_pass import resize_axis
+
+BORDERS = ("symmetric", "replicate")
+DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
+KERNEL_WIDTH = 4.0
+
+
+def imresize(image, scale=None, output_shape=None, *, border="symmetric", antialias=True):
+    """Resize an image as MATLAB's `imresize(image, scale, 'bicubic')` does, in every pixel (spec section 8).
+
+    image: [h, w] or [h, w, c]. uint8 and uint16 are rounded half up and clipped after each of the two passes, as MATLAB
+        does; float32 and float64 are neither rounded nor clipped, whatever their range.
+    scale: output size over input size, one number or (rows, columns). The output has ceil(scale * size) pixels.
+    output_shape: (rows, columns) in pixels, from which each axis gets its own scale. One of the two may be None: it
+        follows from the aspect ratio, and both axes take the scale of the other. With `scale` too, both are obeyed.
+    border: what lies outside the image. 'symmetric' mirrors it, edge pixel repeated (today's MATLAB, and the published
+        data sets); 'replicate' repeats the edge pixel (old MATLAB).
+    antialias: stretch the kernel by 1 / scale when an axis shrinks.
+
+    Returns an array of the image's dtype, [H, W] or [H, W, c].
+    Raises TypeError for another dtype, ValueError for an empty image or impossible sizes, scales or borders.
+    """
+    image = np.asarray(image)
+    _check_image(image)
+    if border not in BORDERS:
+        raise ValueError(f"border is {border!r}; it must be one of {', '.join(BORDERS)}")
+    scales, shape = _scales_and_shape(image.shape[:2], scale, output_shape)
+    for axis in sorted((0, 1), key=lambda axis: scales[axis]):
+        weights, indices = contributions(image.shape[axis], shape[axis], scales[axis], border, antialias)
+        image = resize_axis(image, axis, weights, indices)
+    return image
+
+
+def contributions(in_length, out_length, scale, border="symmetric", antialias=True):
+    """Which input pixels make each output pixel along one axis, and with what weight.
+
+    Returns weights, float64 [out_length, taps], rows summing to 1, and indices, int [out_length, taps] in
+    0..in_length-1. Each operation is done in MATLAB's order, because the last bit of a weight decides rounding ties.
+    """
+    stretch = scale if antialias and scale < 1 else 1.0
+    width = KERNEL_WIDTH / stretch
+    centre = np.arange(1, out_length + 1) / scale + 0.5 * (1 - 1 / scale)
+    left = np.floor(centre - width / 2)
+    positions = left[:, None] + np.arange(math.ceil(width) + 2)
+
+    weights = stretch * cubic(stretch * (centre[:, None] - positions))
+    weights = weights / _row_sums(weights)
+    indices = _inside(positions.astype(np.int64) - 1, in_length, border)
+
+    used = weights.any(axis=0)
+    return weights[:, used], indices[:, used]
+
+
+def cubic(x):
+    """Keys' cubic kernel with a = -0.5, zero beyond 2. x: float64 array, in pixels."""
+    x1 = np.abs(x)
+    x2 = x1**2
+    x3 = x1**3
+    near = 1.5 * x3 - 2.5 * x2 + 1
+    far = -0.5 * x3 + 2.5 * x2 - 4 * x1 + 2
+    return near * (x1 <= 1) + far * ((1 < x1) & (x1 <= 2))
+
+
+def _row_sums(weights):
+    """Sum each row from left to right, [n, 1]; numpy's own sum adds in pairs and rounds differently."""
+    return np.cumsum(weights, axis=1)[:, -1:]
+
+
+def _inside(indices, length, border):
+    """Bring zero-based indices from outside the image into 0..length-1."""
+    if border == "replicate":
+        return np.clip(indices, 0, length - 1)
+    indices = np.mod(indices, 2 * length)
+    return np.where(indices < length, indices, 2 * length - 1 - indices)
+
+
+def _check_image(image):
+    if image.dtype not in DTYPES:
+        raise TypeError(f"image has dtype {image.dtype}; it must be uint8, uint16, float32 or float64")
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}; it must be [h, w] or [h, w, c], and not empty")
+
+
+def _scales_and_shape(in_shape, scale, output_shape):
+    """Both scale factors and both output lengths, whichever of them the caller gave."""
+    if scale is None and output_shape is None:
+        raise ValueError("give scale, output_shape or both")
+    if output_shape is None:
+        scales = _pair(scale)
+        return scales, tuple(math.ceil(factor * length) for factor, length in zip(scales, in_shape, strict=True))
+    derived, shape = _from_shape(in_shape, output_shape)
+    return derived if scale is None else _pair(scale), shape
+
+
+def _from_shape(in_shape, output_shape):
+    """Scale factors and output lengths for a wanted (rows, columns), one of which may be None."""
+    rows, columns = _wanted_lengths(output_shape)
+    height, width = in_shape
+    if rows is None:
+        return (columns / width,) * 2, (math.ceil(columns * height / width), columns)
+    if columns is None:
+        return (rows / height,) * 2, (rows, math.ceil(rows * width / height))
+    return (rows / height, columns / width), (rows, columns)
+
+
+def _wanted_lengths(output_shape):
+    given = [length for length in output_shape if length is not None]
+    if len(output_shape) != 2 or not given or not all(0 < length < math.inf for length in given):
+        raise ValueError(f"output_shape is {output_shape}; it must be two positive numbers, one of which may be None")
+    return [None if length is None else math.ceil(length) for length in output_shape]
+
+
+def _pair(scale):
+    scales = (scale, scale) if np.isscalar(scale) else tuple(scale)
+    if len(scales) != 2 or not all(0 < factor < math.inf for factor in scales):
+        raise ValueError(f"scale is {scale}; it must be one positive number or two")
+    return tuple(float(factor) for factor in scales)
