@@ -1,0 +1,62 @@
+"""Pieces that more than one network is made of."""
+
+import torch
+from torch import nn
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+def conv(in_channels, out_channels, kernel_size, *, bias=True):
+    """A convolution that keeps height and width (`same` zero padding)."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+
+
+class MeanShift(nn.Conv2d):
+    """Add `sign * rgb_range * DIV2K mean` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, as its keys want it.
+
+    With one colour the mean of the three channels is used.
+    """
+
+    def __init__(self, *, rgb_range, n_colors=3, sign=-1):
+        super().__init__(n_colors, n_colors, kernel_size=1)
+        mean = torch.tensor(DIV2K_MEAN if n_colors == 3 else [sum(DIV2K_MEAN) / 3] * n_colors)
+        self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
+        self.bias.data = sign * rgb_range * mean
+        self.requires_grad_(False)
+
+
+def shuffle_factors(scale):
+    """The pixel shuffles that make `scale`: [2, 2] for 4, [scale] for 2 and 3. Raises ValueError for any other."""
+    if scale not in (2, 3, 4):
+        raise ValueError(f"scale {scale}: the networks know 2, 3 and 4")
+    return [2, 2] if scale == 4 else [scale]
+
+
+class SuperResolver(nn.Module):
+    """What every network here is: a body that makes features, an upsampler that makes the image of them.
+
+    Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
+    [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it.
+    """
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = settings
+        self.scale = settings["scale"]
+
+    def body_feature(self, lr):
+        """Image to body feature, the tensor that enters the upsampler and that attention transfer compares."""
+        raise NotImplementedError
+
+    def upsample(self, feature):
+        """Body feature to image."""
+        raise NotImplementedError
+
+    def forward_features(self, lr):
+        """Give (sr, body feature)."""
+        feature = self.body_feature(lr)
+        return self.upsample(feature), feature
+
+    def forward(self, lr):
+        """Give sr."""
+        return self.upsample(self.body_feature(lr))

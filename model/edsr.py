@@ -1,0 +1,42 @@
+"""EDSR (Lim et al., 2017), spec section 1; state-dict keys of the EDSR-PyTorch family."""
+
+from torch import nn
+
+from model.common import MeanShift, SuperResolver, conv, shuffle_factors
+
+
+class ResBlock(nn.Module):
+    """x + res_scale * conv(relu(conv(x))), on [N, n_feats, h, w]."""
+
+    def __init__(self, n_feats, res_scale=1.0):
+        super().__init__()
+        self.body = nn.Sequential(conv(n_feats, n_feats, 3), nn.ReLU(inplace=True), conv(n_feats, n_feats, 3))
+        self.res_scale = res_scale
+
+    def forward(self, x):
+        residual = self.body(x)
+        return x + (residual if self.res_scale == 1 else residual * self.res_scale)
+
+
+class EDSR(SuperResolver):
+    """16 blocks of 64 features are the baseline network (1.5 M parameters), 32 of 256 the large one."""
+
+    def __init__(self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, rgb_range=255, n_colors=3):
+        super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, res_scale=res_scale,
+                         rgb_range=rgb_range, n_colors=n_colors)
+        upsampler = []
+        for factor in shuffle_factors(scale):
+            upsampler += [conv(n_feats, n_feats * factor**2, 3), nn.PixelShuffle(factor)]
+
+        self.sub_mean = MeanShift(rgb_range=rgb_range, n_colors=n_colors, sign=-1)
+        self.add_mean = MeanShift(rgb_range=rgb_range, n_colors=n_colors, sign=1)
+        self.head = nn.Sequential(conv(n_colors, n_feats, 3))
+        self.body = nn.Sequential(*(ResBlock(n_feats, res_scale) for _ in range(n_resblocks)), conv(n_feats, n_feats, 3))
+        self.tail = nn.Sequential(nn.Sequential(*upsampler), conv(n_feats, n_colors, 3))
+
+    def body_feature(self, lr):
+        head = self.head(self.sub_mean(lr))
+        return self.body(head) + head
+
+    def upsample(self, feature):
+        return self.add_mean(self.tail(feature))

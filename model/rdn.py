@@ -1,0 +1,72 @@
+"""RDN, the residual dense network (Zhang et al., 2018), spec section 1; state-dict keys of the EDSR-PyTorch family."""
+
+import torch
+from torch import nn
+
+from model.common import SuperResolver, conv, shuffle_factors
+
+# config: (dense blocks D, convolutions a block C, growth G)
+CONFIGS = {"A": (20, 6, 32), "B": (16, 8, 64)}
+
+
+class DenseConv(nn.Module):
+    """x [N, C, h, w] to the concatenation of x and relu(conv(x)), [N, C + growth, h, w]."""
+
+    def __init__(self, in_channels, growth, kernel_size):
+        super().__init__()
+        self.conv = nn.Sequential(conv(in_channels, growth, kernel_size), nn.ReLU())
+
+    def forward(self, x):
+        return torch.cat((x, self.conv(x)), 1)
+
+
+class DenseBlock(nn.Module):
+    """Densely connected convolutions, local fusion by a 1x1 convolution, plus the input."""
+
+    def __init__(self, n_feats, growth, n_convs, kernel_size):
+        super().__init__()
+        self.convs = nn.Sequential(*(DenseConv(n_feats + j * growth, growth, kernel_size) for j in range(n_convs)))
+        self.LFF = conv(n_feats + n_convs * growth, n_feats, 1)
+
+    def forward(self, x):
+        return self.LFF(self.convs(x)) + x
+
+
+class GlobalFusion(nn.Sequential):
+    """The outputs of all dense blocks, [N, n_feats, h, w] each, to one feature [N, n_feats, h, w]."""
+
+    def __init__(self, n_feats, n_blocks, kernel_size):
+        super().__init__(conv(n_blocks * n_feats, n_feats, 1), conv(n_feats, n_feats, kernel_size))
+
+    def forward(self, features):
+        return super().forward(torch.cat(features, 1))
+
+
+class RDN(SuperResolver):
+    """Config B is the published one (22.3 M parameters at x4)."""
+
+    def __init__(self, *, scale, G0=64, RDNkSize=3, RDNconfig="B", n_colors=3):
+        super().__init__(scale=scale, G0=G0, RDNkSize=RDNkSize, RDNconfig=RDNconfig, n_colors=n_colors)
+        n_blocks, n_convs, growth = CONFIGS[RDNconfig]
+        upsampler, channels = [], G0
+        for factor in shuffle_factors(scale):
+            upsampler += [conv(channels, growth * factor**2, RDNkSize), nn.PixelShuffle(factor)]
+            channels = growth
+
+        self.SFENet1 = conv(n_colors, G0, RDNkSize)
+        self.SFENet2 = conv(G0, G0, RDNkSize)
+        self.RDBs = nn.ModuleList(DenseBlock(G0, growth, n_convs, RDNkSize) for _ in range(n_blocks))
+        self.GFF = GlobalFusion(G0, n_blocks, RDNkSize)
+        self.UPNet = nn.Sequential(*upsampler, conv(growth, n_colors, RDNkSize))
+
+    def body_feature(self, lr):
+        shallow = self.SFENet1(lr)
+        x = self.SFENet2(shallow)
+        features = []
+        for block in self.RDBs:
+            x = block(x)
+            features.append(x)
+        return self.GFF(features) + shallow
+
+    def upsample(self, feature):
+        return self.UPNet(feature)

@@ -1,0 +1,55 @@
+"""SRResNet with batch normalisation (Ledig et al., 2017), spec section 1."""
+
+import math
+
+from torch import nn
+
+from model.common import SuperResolver, conv, shuffle_factors
+
+
+class BNResBlock(nn.Module):
+    """x + bn(conv(prelu(bn(conv(x))))), on [N, n_feats, h, w]."""
+
+    def __init__(self, n_feats):
+        super().__init__()
+        self.conv1 = conv(n_feats, n_feats, 3, bias=False)
+        self.in1 = nn.BatchNorm2d(n_feats)
+        self.relu = nn.PReLU()
+        self.conv2 = conv(n_feats, n_feats, 3, bias=False)
+        self.in2 = nn.BatchNorm2d(n_feats)
+
+    def forward(self, x):
+        hidden = self.relu(self.in1(self.conv1(x)))
+        return self.in2(self.conv2(hidden)) + x
+
+
+class SRResNet(SuperResolver):
+    """The command line's `srresnet` and `bnsrresnet`: 16 blocks, 64 features, 1.55 M parameters at x4."""
+
+    def __init__(self, *, scale, n_resblocks=16, n_feats=64, n_colors=3):
+        super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, n_colors=n_colors)
+        upsampler = []
+        for factor in shuffle_factors(scale):
+            upsampler += [conv(n_feats, n_feats * factor**2, 3, bias=False), nn.PixelShuffle(factor), nn.PReLU()]
+
+        self.conv_input = conv(n_colors, n_feats, 9, bias=False)
+        self.relu = nn.PReLU()
+        self.residual = nn.Sequential(*(BNResBlock(n_feats) for _ in range(n_resblocks)))
+        self.conv_mid = conv(n_feats, n_feats, 3, bias=False)
+        self.bn_mid = nn.BatchNorm2d(n_feats)
+        self.upscale = nn.Sequential(*upsampler)
+        self.conv_output = conv(n_feats, n_colors, 9, bias=False)
+        self._initialise()
+
+    def _initialise(self):
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                height, width = module.kernel_size
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
+
+    def body_feature(self, lr):
+        head = self.relu(self.conv_input(lr))
+        return self.bn_mid(self.conv_mid(self.residual(head))) + head
+
+    def upsample(self, feature):
+        return self.conv_output(self.upscale(feature))

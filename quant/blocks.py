@@ -1,0 +1,136 @@
+"""The quantized form of each float block (spec, section 2): which convolution and which feature is quantized, and how.
+
+To add a network: write its block here and register it in BLOCKS beside the float class it stands for. A block takes over
+the float block's Parameters, under the same names.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model.edsr import ResBlock
+from model.rdn import DenseBlock, GlobalFusion
+from model.srresnet import BNResBlock
+from quant.activation import DualBoundQuantizer
+from quant.functional import check_bits
+from quant.weight import QuantConv2d
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """k_bits: 2..8, for weights and activations. init_bounds: 'percentile' or 'released' (spec, section 9)."""
+
+    k_bits: int
+    init_bounds: str = "percentile"
+
+    def __post_init__(self):
+        check_bits(self.k_bits)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between networks.
+
+    weight_quantizer: its name. percentile: M, where bounds start from. calibrates_quantized: whether weights are
+    quantized while the ranges are recorded already (measured: so does the release's RDN, its EDSR and SRResNet do not).
+    """
+
+    weight_quantizer: str
+    percentile: float
+    calibrates_quantized: bool
+
+    def conv(self, conv, config):
+        """The quantized form of one convolution."""
+        return QuantConv2d(conv, config.k_bits, self.weight_quantizer, calibrates_quantized=self.calibrates_quantized)
+
+    def act(self, channels, config):
+        """A quantizer for a feature of so many channels."""
+        return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds)
+
+
+RESIDUAL = Recipe("percentile", 99, calibrates_quantized=False)
+DENSE = Recipe("minmax", 95, calibrates_quantized=True)
+
+
+class QuantResBlock(nn.Module):
+    """EDSR: the skip, conv 2's input and the residual are quantized; conv 1 reads the block's input as it comes."""
+
+    def __init__(self, block, config):
+        super().__init__()
+        conv1, relu, conv2 = block.body
+        self.act1 = RESIDUAL.act(conv1.in_channels, config)
+        self.act2 = RESIDUAL.act(conv2.in_channels, config)
+        self.act3 = RESIDUAL.act(conv2.out_channels, config)
+        self.body = nn.Sequential(RESIDUAL.conv(conv1, config), relu, RESIDUAL.conv(conv2, config))
+        self.res_scale = block.res_scale
+
+    def forward(self, x):
+        conv1, relu, conv2 = self.body
+        residual = conv2(self.act2(relu(conv1(x))))
+        if self.res_scale != 1:
+            residual = residual * self.res_scale
+        return self.act3(residual) + self.act1(x)
+
+
+class QuantBNResBlock(nn.Module):
+    """SRResNet: the inputs of both convolutions are quantized, the skip is not."""
+
+    def __init__(self, block, config):
+        super().__init__()
+        self.conv1, self.in1, self.relu = RESIDUAL.conv(block.conv1, config), block.in1, block.relu
+        self.conv2, self.in2 = RESIDUAL.conv(block.conv2, config), block.in2
+        self.act1 = RESIDUAL.act(self.conv1.in_channels, config)
+        self.act2 = RESIDUAL.act(self.conv2.in_channels, config)
+
+    def forward(self, x):
+        hidden = self.relu(self.in1(self.conv1(self.act1(x))))
+        return self.in2(self.conv2(self.act2(hidden))) + x
+
+
+class QuantDenseConv(nn.Module):
+    """x to the concatenation of act(x) and relu(conv(act(x))); a block's first takes x, quantized before, as it comes."""
+
+    def __init__(self, block, config, *, first):
+        super().__init__()
+        conv, relu = block.conv
+        self.conv = nn.Sequential(DENSE.conv(conv, config), relu)
+        self.act = nn.Identity() if first else DENSE.act(conv.in_channels, config)
+
+    def forward(self, x):
+        x = self.act(x)
+        return torch.cat((x, self.conv(x)), 1)
+
+
+class QuantDenseBlock(nn.Module):
+    """RDN: the block's input, every later convolution's input and the local fusion's are quantized."""
+
+    def __init__(self, block, config):
+        super().__init__()
+        self.convs = nn.Sequential(*(QuantDenseConv(c, config, first=j == 0) for j, c in enumerate(block.convs)))
+        self.act1 = DENSE.act(block.convs[0].conv[0].in_channels, config)
+        self.act2 = DENSE.act(block.LFF.in_channels, config)
+        self.LFF = DENSE.conv(block.LFF, config)
+
+    def forward(self, x):
+        x = self.act1(x)
+        return self.LFF(self.act2(self.convs(x))) + x
+
+
+class QuantGlobalFusion(nn.Sequential):
+    """RDN: the concatenation of all block outputs is quantized; the 3x3 convolution reads the 1x1's output as it comes."""
+
+    def __init__(self, block, config):
+        super().__init__(*(DENSE.conv(conv, config) for conv in block))
+        self.act = DENSE.act(block[0].in_channels, config)
+
+    def forward(self, features):
+        return self[1](self[0](self.act(torch.cat(features, 1))))
+
+
+BLOCKS = {
+    ResBlock: QuantResBlock,
+    BNResBlock: QuantBNResBlock,
+    DenseBlock: QuantDenseBlock,
+    GlobalFusion: QuantGlobalFusion,
+}

@@ -1,0 +1,43 @@
+"""The dynamic gate (spec, section 4): from a feature's pooled channels to two factors for its bounds."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from quant.functional import fake_quantize
+from quant.weight import quantize_symmetric
+
+GATE_BITS = 2
+GATE_CHANNELS = 32
+
+
+class Gate(nn.Module):
+    """x [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
+
+    Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in training;
+    a training batch of one sample is normalised by them, since it has no statistics of its own.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
+        self.norm = nn.BatchNorm2d(GATE_CHANNELS)
+        self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            pooled = self._quantize(F.adaptive_avg_pool2d(x, 1))
+            hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
+            hidden = self._quantize(F.relu(self._normalise(hidden)))
+        return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))
+
+    def _normalise(self, hidden):
+        if self.training and len(hidden) == 1:
+            norm = self.norm
+            return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return self.norm(hidden)
+
+    def _quantize(self, x):
+        """Spec 3, 2d: bounds are the batch's extremes in training, each image's own in evaluation (section 9)."""
+        dims = (0, 1, 2, 3) if self.training else (1, 2, 3)
+        return fake_quantize(x, x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), GATE_BITS)

@@ -1,0 +1,24 @@
+"""The phases of DDTB training (spec, section 5) and how quantized modules learn which one it is."""
+
+import enum
+
+
+class Phase(enum.Enum):
+    """CALIBRATE: everything in full precision, ranges recorded. STATIC: quantized, gates beside. DYNAMIC: gates applied."""
+
+    CALIBRATE = "calibrate"
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+class Phased:
+    """A module that behaves by phase; a network just swapped starts as one ready for use, DYNAMIC."""
+
+    phase = Phase.DYNAMIC
+
+
+def set_phase(network, phase):
+    """Tell every quantized module of the network."""
+    for module in network.modules():
+        if isinstance(module, Phased):
+            module.phase = phase

@@ -1,0 +1,78 @@
+"""Translate state dicts between the names of the published release and ours (spec, sections 2 and 4).
+
+The release keeps the gate as `atten_c.<index>`, numbers EDSR's second convolution 3 because act2 sits in the block's
+Sequential (and is stored twice, there and as quant_act2), hangs RDN's last quantizer on the network, and stores a
+quantizer for each block's first convolution that never runs.
+"""
+
+import re
+
+import torch
+
+from quant.activation import START_BOUND
+
+_GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
+_QUANTIZER_LEAF = r"(?=alpha_|max_val|min_val|is_dynamic|atten_c\.|gate\.)"
+_RELEASED_ONLY = re.compile(r"RDBs\.\d+\.convs\.0\.act\.")
+_FROM_RELEASED = [
+    (re.compile(r"^(body\.\d+)\.quant_act(\d)\."), r"\1.act\2."),
+    (re.compile(rf"^(body\.\d+)\.body\.2\.{_QUANTIZER_LEAF}"), r"\1.act2."),
+    (re.compile(r"^(body\.\d+)\.body\.3\."), r"\1.body.2."),
+    (re.compile(rf"^act\.{_QUANTIZER_LEAF}"), "GFF.act."),
+]
+_TO_RELEASED = [
+    (re.compile(r"^(body\.\d+)\.body\.2\."), r"\1.body.3."),
+    (re.compile(r"^(body\.\d+)\.act(\d)\."), r"\1.quant_act\2."),
+    (re.compile(r"^GFF\.act\."), "act."),
+]
+
+
+def is_released(state):
+    """Whether a state dict has the release's names for gates."""
+    return any(".atten_c." in key or key.startswith("atten_c.") for key in state)
+
+
+def _renamed(key, rules):
+    for pattern, replacement in rules:
+        key, count = pattern.subn(replacement, key)
+        if count:
+            return key
+    return key
+
+
+def from_released(state):
+    """Our names for a released state dict; tensors are shared, scalars become [1]. The later of two act2 entries wins."""
+    ours = {}
+    for key, value in state.items():
+        if _RELEASED_ONLY.match(key):
+            continue
+        key = _renamed(key, _FROM_RELEASED)
+        for theirs, name in _GATE.items():
+            key = key.replace(theirs, name)
+        ours[key] = value.reshape(1) if key.endswith((".max_val", ".min_val", ".is_dynamic")) else value
+        if key.endswith(".alpha_upper"):
+            ours[key.replace(".alpha_upper", ".initialised")] = torch.ones(1, dtype=torch.bool)
+    return ours
+
+
+def to_released(state):
+    """The release's names, doubles included, for our quantized state dict; what never runs is filled with start values."""
+    released = {}
+    for key, value in state.items():
+        if key.endswith(".initialised"):
+            continue
+        key = _renamed(key, _TO_RELEASED)
+        for theirs, name in _GATE.items():
+            key = key.replace(name, theirs)
+        released[key] = value
+        if ".quant_act2." in key:
+            released[key.replace(".quant_act2.", ".body.2.")] = value
+        if re.match(r"RDBs\.\d+\.act1\.", key):
+            released[key.replace(".act1.", ".convs.0.act.")] = _start_value(key, value)
+    return released
+
+
+def _start_value(key, value):
+    if key.endswith(("alpha_upper", "alpha_lower")):
+        return torch.full_like(value, START_BOUND if key.endswith("upper") else -START_BOUND)
+    return torch.zeros_like(value)

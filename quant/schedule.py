@@ -1,0 +1,95 @@
+"""The staged schedule of DDTB training (spec, section 5): an object that can be read, tested and saved."""
+
+import contextlib
+
+import torch
+
+from quant.activation import quantizers
+from quant.phase import Phase, set_phase
+
+FIRST_STAGE_EPOCH = 6
+
+
+class Schedule:
+    """Which phase each epoch is in, what calibration saw, which quantizers became dynamic.
+
+    Epoch 1 calibrates; when epoch 2 starts, the `dynamic_ratio` share of quantizers whose ranges varied most become
+    dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
+    """
+
+    def __init__(self, network, *, dynamic_ratio, first_stage_epoch=FIRST_STAGE_EPOCH):
+        self.network = network
+        self.dynamic_ratio = dynamic_ratio
+        self.first_stage_epoch = first_stage_epoch
+        self.phase = Phase.CALIBRATE
+        self.chosen = False
+        for quantizer in quantizers(network).values():
+            quantizer.set_dynamic(False)
+
+    def phase_of(self, epoch):
+        """The phase that an epoch trains in."""
+        if epoch < 2:
+            return Phase.CALIBRATE
+        return Phase.STATIC if epoch < self.first_stage_epoch else Phase.DYNAMIC
+
+    def counts_for_best(self, epoch):
+        """Whether an epoch's network may be called the best one: gates have to be applied."""
+        return self.phase_of(epoch) is Phase.DYNAMIC
+
+    def start_epoch(self, epoch):
+        """Put the network into the epoch's phase; after calibration choose the dynamic quantizers, once."""
+        self.phase = self.phase_of(epoch)
+        if self.phase is not Phase.CALIBRATE and not self.chosen:
+            self.choose_dynamic()
+        set_phase(self.network, self.phase)
+
+    @contextlib.contextmanager
+    def recording(self):
+        """Record (max, min) of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing."""
+        if self.phase is not Phase.CALIBRATE:
+            yield
+            return
+        members = quantizers(self.network).values()
+        for quantizer in members:
+            quantizer.observe(True)
+        try:
+            yield
+        finally:
+            for quantizer in members:
+                quantizer.observe(False)
+
+    def scores(self):
+        """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
+        return {name: torch.stack(quantizer.observations).var(0, unbiased=False).sum().item()
+                for name, quantizer in quantizers(self.network).items() if quantizer.observations}
+
+    def choose_dynamic(self):
+        """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; forget the records."""
+        scores = self.scores()
+        ranked = sorted(scores, key=scores.get, reverse=True)
+        dynamic = set(ranked[: int(self.dynamic_ratio * len(scores))])
+        for name, quantizer in quantizers(self.network).items():
+            quantizer.set_dynamic(name in dynamic)
+            quantizer.observations.clear()
+        self.chosen = True
+
+    def gate_regulariser(self):
+        """mean over the gates that ran in the last forward of mean(logits**2): pulls beta to 1; 0-d tensor, or 0.0."""
+        ran = [quantizer.logits for quantizer in quantizers(self.network).values() if quantizer.logits is not None]
+        return torch.stack([logits.square().mean() for logits in ran]).mean() if ran else 0.0
+
+    def state_dict(self):
+        """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
+        observations = {name: torch.stack(quantizer.observations)
+                        for name, quantizer in quantizers(self.network).items() if quantizer.observations}
+        return {"phase": self.phase.value, "chosen": self.chosen, "dynamic_ratio": self.dynamic_ratio,
+                "first_stage_epoch": self.first_stage_epoch, "observations": observations}
+
+    def load_state_dict(self, state):
+        """Continue from `state`; the network is put into its phase."""
+        self.phase = Phase(state["phase"])
+        self.chosen = state["chosen"]
+        self.first_stage_epoch = state["first_stage_epoch"]
+        for name, quantizer in quantizers(self.network).items():
+            quantizer.observations = list(state["observations"].get(name, ()))
+        set_phase(self.network, self.phase)

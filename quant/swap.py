@@ -1,0 +1,52 @@
+"""Turn a full-precision network into its DDTB form, in place."""
+
+from model.common import MeanShift, SuperResolver
+from quant.blocks import BLOCKS
+from quant.phase import Phased
+
+
+def quantize(network, config):
+    """Replace every float block of the network by its quantized form; `config` is a QuantConfig.
+
+    The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside the
+    blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a block. A
+    copy for a teacher has to be made before. Raises ValueError when the network is quantized already, holds a block with
+    no quantized form, or holds nothing to quantize.
+    """
+    if is_quantized(network):
+        raise ValueError("the network is quantized already")
+    if type(network) in BLOCKS:
+        return _quantized(network, config)
+    found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
+             if type(block) in BLOCKS]
+    _refuse_unknown(network)
+    if not found:
+        raise ValueError(f"{type(network).__name__} holds no block to quantize")
+    for parent, name, block in found:
+        setattr(parent, name, _quantized(block, config))
+    return network
+
+
+def _quantized(block, config):
+    reference = next(block.parameters())
+    quantized = BLOCKS[type(block)](block, config).to(device=reference.device, dtype=reference.dtype)
+    for module in quantized.modules():
+        module.training = block.training
+    return quantized
+
+
+def _refuse_unknown(module):
+    for name, child in module.named_children():
+        kind = type(child)
+        if kind in BLOCKS:
+            continue
+        if not kind.__module__.startswith("torch.nn.") and not issubclass(kind, (MeanShift, SuperResolver)):
+            raise ValueError(f"{name}: no quantized form is registered for {kind.__name__}")
+        _refuse_unknown(child)
+
+
+def is_quantized(network):
+    """Whether `quantize` has been here."""
+    return any(isinstance(module, Phased) for module in network.modules())
+
+

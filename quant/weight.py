@@ -1,0 +1,94 @@
+"""Weight quantizers (spec, sections 2 and 3) and the convolution that uses one."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from quant.functional import check_bits, fake_quantize, percentile
+from quant.phase import Phase, Phased
+
+WEIGHT_PERCENTILE = 99
+
+
+def percentile_bounds(weight):
+    """(1st, 99th percentile) of a weight tensor, [1] each; spec 3, 2b."""
+    weight = weight.detach()
+    return percentile(weight, 100 - WEIGHT_PERCENTILE).view(1), percentile(weight, WEIGHT_PERCENTILE).view(1)
+
+
+def minmax_bounds(weight):
+    """(min, max) of a weight tensor, [1] each; spec 3, 2a."""
+    low, high = torch.aminmax(weight.detach())
+    return low.view(1), high.view(1)
+
+
+def quantize_percentile(weight, k_bits):
+    """Weights on 2**k_bits levels between their 1st and 99th percentile; those outside are clipped and get no gradient."""
+    return fake_quantize(weight, *percentile_bounds(weight), k_bits)
+
+
+def quantize_minmax(weight, k_bits):
+    """Weights on 2**k_bits levels between their minimum and maximum; the gradient passes unchanged."""
+    with torch.no_grad():
+        quantized = fake_quantize(weight, *minmax_bounds(weight), k_bits)
+    return _PassGradient.apply(weight, quantized)
+
+
+def quantize_symmetric(weight, k_bits):
+    """Weights on 2**k_bits - 1 levels around zero, y = round(w*Q/a)*a/Q with a = max|w| + 1e-8; spec 3, 2c."""
+    check_bits(k_bits)
+    with torch.no_grad():
+        largest = 2 ** (k_bits - 1) - 1
+        bound = weight.abs().max() + 1e-8
+        quantized = torch.round(weight * largest / bound) * bound / largest
+    return _PassGradient.apply(weight, quantized)
+
+
+class _PassGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, quantized):
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+WEIGHT_QUANTIZERS = {"percentile": quantize_percentile, "minmax": quantize_minmax, "symmetric": quantize_symmetric}
+
+
+class QuantConv2d(nn.Conv2d, Phased):
+    """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
+
+    It takes over the Parameters of `conv`. In evaluation without gradients the quantized weight is made once and kept
+    until the weight changes.
+    """
+
+    def __init__(self, conv, k_bits, weight_quantizer, *, calibrates_quantized=False):
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
+                         padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
+                         bias=conv.bias is not None, padding_mode=conv.padding_mode, device="meta")
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.k_bits = k_bits
+        self.weight_quantizer = weight_quantizer
+        self.calibrates_quantized = calibrates_quantized
+        self.train(conv.training)
+        self._kept = (None, None)
+
+    def quantized_weight(self):
+        """The weight on its levels; shape and device of the weight."""
+        quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
+        if self.training or torch.is_grad_enabled():
+            return quantize(self.weight, self.k_bits)
+        state = (self.weight.data_ptr(), self.weight._version)
+        if self._kept[0] != state:
+            self._kept = (state, quantize(self.weight, self.k_bits))
+        return self._kept[1]
+
+    def forward(self, x):
+        quantized = self.phase is not Phase.CALIBRATE or self.calibrates_quantized
+        return self._conv_forward(x, self.quantized_weight() if quantized else self.weight, self.bias)
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, k_bits={self.k_bits}, weight_quantizer={self.weight_quantizer}"
