@@ -1,8 +1,8 @@
 """PSNR and SSIM with MATLAB's conventions, on torch tensors.
 
 The figures of super-resolution papers come from MATLAB: luma by `rgb2ycbcr` on doubles (never rounded), a border cut
-off on every side, SSIM with an 11x11 Gaussian window (sigma 1.5) where the whole window lies in the image. Here the same
-is computed in float64 on the tensors' own device; a device without float64 hands the work to the CPU.
+off on every side, SSIM with an 11x11 Gaussian window (sigma 1.5) where the whole window lies in the image. The same is
+computed here in float64 on the tensors' own device; a device without float64 hands the work to the CPU.
 """
 
 import math
@@ -41,7 +41,7 @@ def psnr(sr, hr, *, border, luma=True):
     """
     sr, hr = _prepare(sr, hr, border=border, luma=luma)
     error = (sr - hr).square_().mean().item()
-    return 10 * math.log10(PEAK**2 / error) if error > 0 else math.inf
+    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
 def ssim(sr, hr, *, border, luma=True):

@@ -1,0 +1,166 @@
+"""One table of the test results of any number of runs, beside the published figures.
+
+    python -m metrics.report RUN [RUN ...] [--csv FILE]
+
+Each run folder holds `eval.txt`, one JSON object a line per test pass and set; the last line of a (model, scale, set,
+bits) counts. The table goes to stdout as Markdown; `--csv` also writes it with every digit.
+"""
+
+import argparse
+import csv
+import functools
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from utility import UserError, atomic_path, run_main
+
+EXPERIMENTS = Path("../experiment")
+PUBLISHED = Path(__file__).with_name("published.csv")
+MODEL_NAMES = {"edsr": "EDSR", "rdn": "RDN", "srresnet": "SRResNet"}
+FULL_PRECISION = 32
+CSV_FIELDS = (
+    "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run"
+).split(",")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Mean PSNR (dB) and SSIM of one network on one set; published figures have no `images`, `epoch` and `run`."""
+
+    model: str
+    scale: int
+    set: str
+    k_bits: int
+    psnr: float
+    ssim: float
+    images: int | None = None
+    epoch: int | None = None
+    run: str = ""
+
+    @property
+    def key(self):
+        return self.model, self.scale, self.set, self.k_bits
+
+
+@functools.cache
+def published_results():
+    """The figures of published.csv as dict: (model, scale, set, bits) -> Result."""
+    with open(PUBLISHED, encoding="utf-8") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        results = [_result(row) for row in rows]
+    return {result.key: result for result in results}
+
+
+def read_run(run):
+    """The results of one run, last line per key, in the order of the first lines.
+
+    run: folder with `eval.txt`, or its name below ../experiment. Sets without HR images have no figures and are left
+    out. Raises UserError naming folder, file or line.
+    """
+    path = _run_folder(run) / "eval.txt"
+    if not path.is_file():
+        raise UserError(f"{path}: no test results; run the network with --test_only and --save {run} first")
+    results = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            values = json.loads(line)
+            if values["psnr"] is None:
+                continue
+            result = _result(values, run=str(run))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: no line of results ({error!r}); remove it or test again") from None
+        results[result.key] = result
+    return list(results.values())
+
+
+def markdown_table(results):
+    """Markdown with model, set, bits, PSNR/SSIM, the published PSNR/SSIM and the difference; one row a result.
+
+    Differences are between the figures as printed. A column with the run follows where two rows would look alike.
+    """
+    results = sorted(results, key=_order)
+    tell_runs = len({result.key for result in results}) < len(results)
+    header = ["Model", "Dataset", "Bit", "PSNR/SSIM", "Published", "Difference"] + ["Run"] * tell_runs
+    rows = [_markdown_cells(result) + [result.run] * tell_runs for result in results]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_table(results):
+    """The same as CSV with all digits measured; fields are empty where nothing is published."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for result in sorted(results, key=_order):
+        row = {name: getattr(result, name) for name in CSV_FIELDS if hasattr(result, name)}
+        published = published_results().get(result.key)
+        if published:
+            row["published_psnr"], row["published_ssim"] = published.psnr, published.ssim
+            row["psnr_difference"] = f"{result.psnr - published.psnr:+.6f}"
+            row["ssim_difference"] = f"{result.ssim - published.ssim:+.6f}"
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m metrics.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below ../experiment")
+    parser.add_argument("--csv", metavar="FILE", help="also write the table, with every digit, to this file")
+    options = parser.parse_args(argv)
+    results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
+    if not results:
+        raise UserError(f"{options.runs[0]}: eval.txt holds no PSNR; test on a set with HR images")
+    print(markdown_table(results))
+    if options.csv:
+        with atomic_path(options.csv) as path:
+            path.write_text(csv_table(results), encoding="utf-8")
+
+
+def _run_folder(run):
+    for folder in (Path(run), EXPERIMENTS / run):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"{run}: no such run folder, here or below {EXPERIMENTS}; give the folder that holds eval.txt")
+
+
+def _result(values, run=""):
+    return Result(
+        model=values["model"].lower(),
+        scale=int(values["scale"]),
+        set=values["set"],
+        k_bits=int(values["k_bits"]),
+        psnr=float(values["psnr"]),
+        ssim=float(values["ssim"]),
+        images=values.get("images"),
+        epoch=values.get("epoch"),
+        run=run,
+    )
+
+
+def _order(result):
+    """The seed's order: network, large scale first, the benchmark sets as listed, bits rising."""
+    sets = list(dict.fromkeys(key[2] for key in published_results()))
+    position = sets.index(result.set) if result.set in sets else len(sets)
+    return result.model, -result.scale, position, result.set, result.k_bits, result.run
+
+
+def _markdown_cells(result):
+    model = f"{MODEL_NAMES.get(result.model, result.model)}x{result.scale}"
+    bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
+    cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
+    published = published_results().get(result.key)
+    if not published:
+        return [*cells, "-", "-"]
+    # adding 0.0 turns -0.0 into 0.0
+    psnr = round(round(result.psnr, 2) - published.psnr, 2) + 0.0
+    ssim = round(round(result.ssim, 3) - published.ssim, 3) + 0.0
+    return [*cells, f"{published.psnr:.2f}/{published.ssim:.3f}", f"{psnr:+.2f}/{ssim:+.3f}"]
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
