@@ -65,6 +65,8 @@ def read_run(run):
         raise UserError(f"{path}: no test results; run the network with --test_only and --save {run} first")
     results = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             values = json.loads(line)
             if values["psnr"] is None:
@@ -130,7 +132,7 @@ def _run_folder(run):
 
 def _result(values, run=""):
     return Result(
-        model=values["model"].lower(),
+        model=str(values["model"]).lower(),
         scale=int(values["scale"]),
         set=values["set"],
         k_bits=int(values["k_bits"]),

@@ -1,0 +1,108 @@
+import csv
+import json
+import re
+
+import pytest
+
+from metrics import report
+from utility import UserError, run_main
+
+
+def write_run(folder, *lines):
+    folder.mkdir(parents=True)
+    texts = [line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines]
+    (folder / "eval.txt").write_text("".join(texts))
+    return str(folder)
+
+
+def line(set_name="Set5", psnr=31.849, ssim=0.8894, **changes):
+    values = {"epoch": 60, "set": set_name, "model": "edsr", "scale": 4, "k_bits": 4, "psnr": psnr, "ssim": ssim}
+    return values | {"images": 5, "seconds": 1.5} | changes
+
+
+def cells(table):
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+
+
+def test_published_figures_are_those_of_the_release(shared):
+    text = (shared / "spec" / "original-readme.md").read_text()
+    printed = re.findall(r"(\d\d\.\d\d/0\.\d{3}) *\|", text)
+    ours = [f"{result.psnr:.2f}/{result.ssim:.3f}" for result in report.published_results().values()]
+    assert len(printed) == 72 and ours == printed
+
+
+def test_published_figures_cover_every_network_scale_set_and_bit():
+    expected = {
+        (model, scale, name, bits)
+        for model in ("edsr", "rdn", "srresnet")
+        for scale in (4, 2)
+        for name in ("Set5", "Set14", "B100", "Urban100")
+        for bits in (2, 3, 4)
+    }
+    assert report.published_results().keys() == expected
+
+
+def test_the_table_has_the_figure_the_published_one_and_the_difference(tmp_path, capsys):
+    run = write_run(
+        tmp_path / "run",
+        line("Urban100", 25.68, 0.775),
+        line(k_bits=32, psnr=32.1, ssim=0.894),
+        line(),
+        line("Manga109", 30.0, 0.9),
+    )
+    assert report.main([run]) is None
+    header, rule, *rows = cells(capsys.readouterr().out)
+    assert header == ["Model", "Dataset", "Bit", "PSNR/SSIM", "Published", "Difference"]
+    assert all(set(cell) == {"-"} for cell in rule)
+    assert rows == [
+        ["EDSRx4", "Set5", "4", "31.85/0.889", "31.85/0.889", "+0.00/+0.000"],
+        ["EDSRx4", "Set5", "FP", "32.10/0.894", "-", "-"],
+        ["EDSRx4", "Urban100", "4", "25.68/0.775", "25.69/0.774", "-0.01/+0.001"],
+        ["EDSRx4", "Manga109", "4", "30.00/0.900", "-", "-"],
+    ]
+
+
+def test_the_last_line_of_a_set_counts_and_sets_without_hr_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run", line(psnr=20.0), line("Demo", None, None), line(psnr=21.0), "\n")
+    assert [(result.set, result.psnr) for result in report.read_run(run)] == [("Set5", 21.0)]
+
+
+def test_rows_that_look_alike_tell_their_run(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, line(psnr=psnr)) for name, psnr in (("a", 30.0), ("b", 31.0))]
+    report.main([*runs, runs[0]])
+    header, _, *rows = cells(capsys.readouterr().out)
+    assert header[-1] == "Run"
+    assert [(row[3], row[-1]) for row in rows] == [("30.00/0.889", runs[0]), ("31.00/0.889", runs[1])]
+
+
+def test_csv_has_every_digit(tmp_path):
+    run = write_run(tmp_path / "run", line(psnr=31.8491234), line("Manga109"))
+    report.main([run, "--csv", str(tmp_path / "table.csv")])
+    with open(tmp_path / "table.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["psnr"] == "31.8491234" and first["published_psnr"] == "31.85" and first["run"] == run
+    assert float(first["psnr_difference"]) == -0.000877  # six decimals are written
+    assert second["published_psnr"] == second["psnr_difference"] == ""
+
+
+def test_a_run_is_found_below_the_experiment_folder(tmp_path, monkeypatch):
+    write_run(tmp_path / "experiment" / "output" / "4bit", line())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert report.read_run("output/4bit")[0].run == "output/4bit"
+
+
+@pytest.mark.parametrize("bad", ["{not json\n", '{"set": "Set5"}\n', "[1, 2]\n"])
+def test_a_bad_line_is_named(tmp_path, bad):
+    run = write_run(tmp_path / "run", line(), bad)
+    with pytest.raises(UserError, match=r"eval\.txt, line 2"):
+        report.read_run(run)
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    without_figures = write_run(tmp_path / "demo", line("Demo", None, None))
+    for run, words in (("nowhere", "no such run folder"), ("empty", "--test_only"), (without_figures, "no PSNR")):
+        assert run_main(lambda run=run: report.main([str(tmp_path / run)])) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and words in error
