@@ -1,0 +1,105 @@
+"""Which super-resolved image belongs to which original, and how two files become arrays that compare."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from data.images import read_image
+from utility import UserError
+
+EXTENSIONS = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
+RESULT_NAME = re.compile(r"((?P<bit>\d+)bit_)?(?P<name>.+)_x(?P<scale>\d+)_(?P<kind>SR|LR|HR)")
+CHOICE = {"--gt": "keep one of them", "--sr": "choose with --bit, or keep one of them"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`found`: dict name -> (HR path, SR path), sorted; and the names of either folder without partner in the other."""
+
+    found: dict
+    without_sr: list
+    without_hr: list
+
+
+def find_pairs(gt, sr, *, scale, bit=None):
+    """Pair the images of folder `gt` with the outputs of folder `sr`.
+
+    `baby.png` belongs to `4bit_baby_x4_SR.png` (of the given scale and bit), `baby_x4_SR.png` or `baby.png`, the first
+    that is there, whatever the extensions. Other scales and bits, saved LR and HR images and files that are no images
+    are passed over. Raises UserError for a missing folder, no pair at all, or two files for one name.
+    """
+    originals = _by_name(((path.stem, 0, path) for path in _images(gt, flag="--gt")), flag="--gt")
+    outputs = _by_name(_outputs(_images(sr, flag="--sr"), scale=scale, bit=bit), flag="--sr")
+    common = sorted(originals.keys() & outputs.keys())
+    if not common:
+        wanted = f"{'K' if bit is None else bit}bit_NAME_x{scale}_SR.png or NAME.png"
+        raise UserError(f"--sr {sr}: holds no partner of an image in --gt {gt}; expected names are {wanted}")
+    return Pairs(
+        found={name: (originals[name], outputs[name]) for name in common},
+        without_sr=sorted(originals.keys() - outputs.keys()),
+        without_hr=sorted(outputs.keys() - originals.keys()),
+    )
+
+
+def read_pair(hr_path, sr_path, *, scale):
+    """Both images as uint8 [H, W, C], the HR image cropped to the size of the SR image.
+
+    C is 1 where both files are grey, else 3: a grey file beside a colour one becomes three equal channels, as in
+    training and testing. Raises UserError for unreadable files and for sizes that do not belong together.
+    """
+    hr, sr = read_image(hr_path), read_image(sr_path)
+    try:
+        hr = crop_to(hr, sr, scale=scale)
+    except ValueError as error:
+        raise UserError(f"{sr_path}: {error}; compare with the HR image it was made from ({hr_path})") from None
+    channels = 1 if _is_grey(hr_path) and _is_grey(sr_path) else 3
+    return hr[:, :, :channels], sr[:, :, :channels]
+
+
+def crop_to(hr, sr, *, scale):
+    """The top left part of `hr` that `sr` covers: networks drop the rows and columns beyond a multiple of the scale.
+
+    hr, sr: arrays [H, W, C]. Raises ValueError unless `hr` is as large as `sr` or larger by less than `scale`.
+    """
+    (height, width), (sr_height, sr_width) = hr.shape[:2], sr.shape[:2]
+    if not (0 <= height - sr_height < scale and 0 <= width - sr_width < scale):
+        raise ValueError(f"{sr_width}x{sr_height} pixels do not fit the HR image's {width}x{height} at scale {scale}")
+    return hr[:sr_height, :sr_width]
+
+
+def _images(folder, *, flag):
+    if not Path(folder).is_dir():
+        raise UserError(f"{flag} {folder}: no such folder; give a folder of images")
+    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS)
+
+
+def _outputs(paths, *, scale, bit):
+    """(name, rank, path) of every super-resolved image; the more its name says, the higher the rank."""
+    for path in paths:
+        match = RESULT_NAME.fullmatch(path.stem)
+        if not match:
+            yield path.stem, 0, path
+        elif match["kind"] == "SR" and int(match["scale"]) == scale:
+            if match["bit"] is None:
+                yield match["name"], 1, path
+            elif bit in (None, int(match["bit"])):
+                yield match["name"], 2, path
+
+
+def _by_name(candidates, *, flag):
+    """dict name -> path of the highest rank."""
+    best = {}
+    for name, rank, path in candidates:
+        other_rank, other = best.get(name, (-1, None))
+        if rank == other_rank:
+            raise UserError(f"{flag} {path.parent}: {other.name} and {path.name} both stand for {name}; {CHOICE[flag]}")
+        if rank > other_rank:
+            best[name] = rank, path
+    return {name: path for name, (_, path) in best.items()}
+
+
+def _is_grey(path):
+    with Image.open(path) as image:
+        return image.getbands()[0] in ("1", "L", "I", "F")

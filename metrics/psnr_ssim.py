@@ -1,0 +1,121 @@
+"""PSNR and SSIM of super-resolved images against their originals: the figures MATLAB gives.
+
+    python metrics/psnr_ssim.py --gt datasets/benchmark/Set5/HR --sr RUN/results-Set5 --scale 4 --bit 4
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: the folder of this file stands where the repository should
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from metrics import functional
+from metrics.pairs import find_pairs, read_pair
+from utility import UserError, run_main
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR in dB (infinite for identical images) and SSIM of one image, or their means."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+def evaluate(gt, sr, *, scale, bit=None, luma=True, border=None):
+    """Compare the images in folder `sr` with their partners in folder `gt`.
+
+    Returns (scores, pairs): a Score per pair in the order of the names, and the `metrics.pairs.Pairs` they come from.
+    Arguments as in `find_pairs` and `compare`. Raises UserError for folders and images that do not fit.
+    """
+    pairs = find_pairs(gt, sr, scale=scale, bit=bit)
+    scores = [
+        compare(hr_path, sr_path, scale=scale, luma=luma, border=border, name=name)
+        for name, (hr_path, sr_path) in pairs.found.items()
+    ]
+    return scores, pairs
+
+
+def compare(hr_path, sr_path, *, scale, luma=True, border=None, name=None):
+    """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
+
+    luma: compare the luma of colour images (grey ones are compared as they are), else R, G and B. Raises UserError
+    for unreadable files, sizes that do not belong together and images too small for SSIM.
+    """
+    border = scale if border is None else border
+    hr, sr = (torch.from_numpy(image).permute(2, 0, 1) for image in read_pair(hr_path, sr_path, scale=scale))
+    try:
+        psnr = functional.psnr(sr, hr, border=border, luma=luma)
+        ssim = functional.ssim(sr, hr, border=border, luma=luma)
+    except ValueError as error:
+        raise UserError(f"{sr_path}: {error}; leave this image out or make --border smaller") from None
+    return Score(name or Path(hr_path).stem, psnr, ssim)
+
+
+def mean_score(scores):
+    """The Score named "mean": the mean of the PSNR figures and that of the SSIM figures."""
+    count = len(scores)
+    return Score("mean", sum(score.psnr for score in scores) / count, sum(score.ssim for score in scores) / count)
+
+
+def format_table(scores):
+    """A line per image and the mean, six decimals."""
+    rows = [("image", "PSNR (dB)", "SSIM")]
+    rows += [(score.name, f"{score.psnr:.6f}", f"{score.ssim:.6f}") for score in [*scores, mean_score(scores)]]
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(f"{name:<{width}}  {psnr:>10}  {ssim:>8}" for name, psnr, ssim in rows)
+
+
+def format_json(scores, pairs, options):
+    """The settings, every image, the mean and the names without partner; identical images have PSNR Infinity."""
+    mean = mean_score(scores)
+    summary = {
+        "scale": options.scale,
+        "bit": options.bit,
+        "channels": "rgb" if options.rgb else "luma",
+        "images": [asdict(score) for score in scores],
+        "mean": {"psnr": mean.psnr, "ssim": mean.ssim},
+        "missing_sr": pairs.without_sr,
+        "missing_gt": pairs.without_hr,
+    }
+    return json.dumps(summary, indent=2)
+
+
+def parse_options(argv=None):
+    parser = argparse.ArgumentParser(
+        description="PSNR and SSIM of super-resolved images against their originals, as MATLAB computes them.",
+        epilog="baby.png in --gt is compared with 4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.",
+    )
+    parser.add_argument("--gt", required=True, metavar="DIR", help="folder of the original HR images")
+    parser.add_argument("--sr", required=True, metavar="DIR", help="folder of the super-resolved images")
+    parser.add_argument("--scale", required=True, type=int, metavar="S", help="upscaling factor: 2, 3, 4, ...")
+    parser.add_argument("--bit", type=int, metavar="K", help="of several bit widths in --sr, the one to take")
+    parser.add_argument("--rgb", action="store_true", help="compare R, G and B instead of luma")
+    parser.add_argument("--border", type=int, metavar="N", help="pixels to leave out at each side (default: the scale)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(argv)
+    if options.scale < 1:
+        raise UserError(f"--scale {options.scale}: no upscaling factor; give 2, 3, 4, ...")
+    return options
+
+
+def main(argv=None):
+    options = parse_options(argv)
+    scores, pairs = evaluate(
+        options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb, border=options.border
+    )
+    for name in pairs.without_sr:
+        print(f"missing: {name} has no partner in --sr {options.sr}", file=sys.stderr)
+    for name in pairs.without_hr:
+        print(f"missing: {name} has no partner in --gt {options.gt}", file=sys.stderr)
+    print(format_json(scores, pairs, options) if options.json else format_table(scores))
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
