@@ -34,6 +34,9 @@ def crop_figure(hr, results, *, crop=None, border=4, psnr_of="image", title="HR 
     the "crop" alone. title: what stands under the full image. The best figure is bold. Returns a matplotlib Figure.
     Raises ValueError for images of unequal size and for a crop that is not inside the image.
     """
+    for label, sr in results.items():
+        if sr.shape != hr.shape:
+            raise ValueError(f"{label} has the shape {sr.shape}, the HR image {hr.shape}")
     x, y, width, height = crop or worst_crop(hr, results.values(), border=border)
     if not (0 <= x < x + width <= hr.shape[1] and 0 <= y < y + height <= hr.shape[0]):
         raise ValueError(f"{x},{y},{width},{height} is not inside the image's {hr.shape[1]}x{hr.shape[0]} pixels")
@@ -58,11 +61,14 @@ def worst_crop(hr, images, *, border=0, size=None):
     """The crop (x, y, width, height) of the largest squared luma error, summed over `images`, away from the border.
 
     hr and images: uint8 [H, W, 3]. size: (width, height), by default 4:3 and a fifth of the short side high.
+    Raises ValueError when the border leaves nothing of the image.
     """
     height, width = hr.shape[:2]
     if size is None:
         crop_height = min(max(min(height, width) // 5, 32), height - 2 * border)
         size = min(crop_height * 4 // 3, width - 2 * border), crop_height
+    if min(size) < 1:
+        raise ValueError(f"a border of {border} pixels leaves nothing of {height}x{width} pixels")
     luma = functional.to_luma(_tensor(hr))
     error = sum((functional.to_luma(_tensor(image)) - luma).square() for image in images)[0]
     error = error[border : height - border, border : width - border]

@@ -63,6 +63,13 @@ def test_crops_and_captions_are_those_of_the_images():
     assert [text.get_text() for text in drawn.texts if text.get_fontweight() == "bold"] == [f"{values[1]:.2f} dB"]
 
 
+def test_broken_promises_are_value_errors():
+    with pytest.raises(ValueError, match="b has the shape"):
+        figure.crop_figure(picture(), {"b": picture(59)})
+    with pytest.raises(ValueError, match="a border of 30 pixels leaves nothing of 60x90 pixels"):
+        figure.crop_figure(picture(), {"b": picture()}, border=30)
+
+
 def test_psnr_of_the_crop_alone():
     hr = picture()
     inside = with_error(hr, 20, 20, 1, size=10)
