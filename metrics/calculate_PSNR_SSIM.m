@@ -81,12 +81,15 @@ end
 
 
 function image = read_image(path)
+% Double [h w c] in 0..255, whatever the file's bit depth.
 [image, map] = imread(path);
 if ~isempty(map)
     image = uint8(round(255 * ind2rgb(image, map)));
 end
-if ~isa(image, 'uint8')
-    error('%s: %s pixels; save it as an 8-bit image', path, class(image));
+if islogical(image)
+    image = 255 * image;
+elseif isa(image, 'uint16')
+    image = round(double(image) / 257);
 end
 image = double(image);
 end

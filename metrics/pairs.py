@@ -2,14 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
-from data.images import read_image
+from data.images import image_files, read_image
 from utility import UserError
 
-EXTENSIONS = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".pgm", ".webp"}
 RESULT_NAME = re.compile(r"((?P<bit>\d+)bit_)?(?P<name>.+)_x(?P<scale>\d+)_(?P<kind>SR|LR|HR)")
 CHOICE = {"--gt": "keep one of them", "--sr": "choose with --bit, or keep one of them"}
 
@@ -70,9 +68,10 @@ def crop_to(hr, sr, *, scale):
 
 
 def _images(folder, *, flag):
-    if not Path(folder).is_dir():
-        raise UserError(f"{flag} {folder}: no such folder; give a folder of images")
-    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS)
+    try:
+        return image_files(folder)
+    except UserError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _outputs(paths, *, scale, bit):

@@ -79,6 +79,24 @@ def test_grey_and_larger_hr_images_give_the_figures_of_python(shared, tmp_path, 
 
 @pytest.mark.slow
 @needs_interpreter
+def test_every_bit_depth_gives_the_figures_of_python(tmp_path):
+    originals, results = tmp_path / "benchmark" / "Mine" / "HR", tmp_path / "results-Mine"
+    originals.mkdir(parents=True)
+    results.mkdir()
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 24), dtype=np.uint16)
+    sr = np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    kinds = {"palette": Image.fromarray(sr).quantize(16), "bilevel": Image.fromarray(deep > 30000)}
+    for name, image in (kinds | {"deep": Image.fromarray(deep)}).items():
+        image.save(originals / f"{name}.png")
+        iio.imwrite(results / f"{name}.png", sr)
+    done = run_script("Mine", 2, 4, tmp_path, tmp_path)
+    scores, _ = psnr_ssim.evaluate(originals, results, scale=2)
+    assert len(scores) == 3
+    assert_same_figures(done.stdout, scores)
+
+
+@pytest.mark.slow
+@needs_interpreter
 def test_missing_partners_and_folders_are_told(tmp_path):
     originals, results = tmp_path / "benchmark" / "Mine" / "HR", tmp_path / "results-Mine"
     for folder, names in ((originals, ["a.png", "b.png"]), (results, ["a.png"])):
