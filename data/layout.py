@@ -1,0 +1,55 @@
+"""Where the images of a data set lie (spec section 8): one HR folder, and one LR folder per scale."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.images import image_files
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folder names below the data set's root; LR images lie in X2, X3, X4 ... and end in x2, x3, x4 ...
+
+    numbered: images are called 0001, 0002 ... and are chosen by --data_range.
+    """
+
+    name: str
+    hr: str
+    lr: str
+    numbered: bool
+
+    def hr_folder(self, root):
+        return Path(root) / self.hr
+
+    def lr_folder(self, root, scale):
+        return Path(root) / self.lr / f"X{scale}"
+
+    def path(self, root, name, scale):
+        """The file of image `name` at `scale`; scale 1 is the HR image."""
+        if scale == 1:
+            return self.hr_folder(root) / f"{name}.png"
+        return self.lr_folder(root, scale) / f"{name}x{scale}.png"
+
+    def scales(self, root):
+        """The scales of which `root` has LR images, sorted."""
+        return list(scale_folders(Path(root) / self.lr))
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(name="div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic", numbered=True),
+        Layout(name="benchmark", hr="HR", lr="LR_bicubic", numbered=False),
+    )
+}
+
+
+def images_in(folder):
+    """The image files of a folder, sorted; none where there is no such folder."""
+    return image_files(folder) if Path(folder).is_dir() else []
+
+
+def scale_folders(folder):
+    """dict scale -> path of the folders X2, X3, X4 ... in `folder` that hold images, by rising scale."""
+    folders = {int(path.name[1:]): path for path in Path(folder).glob("X*") if path.name[1:].isdigit()}
+    return {scale: folders[scale] for scale in sorted(folders) if images_in(folders[scale])}

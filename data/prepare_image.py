@@ -1,0 +1,118 @@
+"""The work on one image of a data set: compare the files that are there, or make the missing ones."""
+
+import filecmp
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data.images import read_image, write_png
+from data.imresize import imresize
+from utility import UserError, atomic_path
+
+PNG_HEADER_SIZE = 26
+EIGHT_BIT_RGB = b"\x08\x02"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to prepare. targets: dict scale -> path of the PNG file of that scale, scale 1 being the HR image."""
+
+    source: Path
+    targets: dict
+    border: str
+
+    def present(self):
+        return {scale: path for scale, path in self.targets.items() if path.exists()}
+
+    def missing(self):
+        return {scale: path for scale, path in self.targets.items() if not path.exists()}
+
+
+@dataclass
+class Outcome:
+    """How many files were found right or written, which differ, and one line for each source that is of no use."""
+
+    verified: int = 0
+    written: int = 0
+    differing: list = field(default_factory=list)
+    problems: list = field(default_factory=list)
+
+    def add(self, other):
+        self.verified += other.verified
+        self.written += other.written
+        self.differing += other.differing
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
+
+
+def verify(job):
+    """Compare every file of the job that is there with what belongs there; writes nothing."""
+    outcome = Outcome()
+    try:
+        hr = _read_source(job)
+    except UserError as error:
+        return Outcome(problems=[str(error)])
+    for scale, path in job.present().items():
+        if _holds(path, downscale(hr, scale, border=job.border), copied_from=job.source if scale == 1 else None):
+            outcome.verified += 1
+        else:
+            outcome.differing.append(path)
+    return outcome
+
+
+def make(job):
+    """Write every file of the job that is missing; touches no other."""
+    try:
+        hr = _read_source(job)
+    except UserError as error:
+        return Outcome(problems=[str(error)])
+    missing = job.missing()
+    for scale, path in missing.items():
+        if scale == 1 and _is_eight_bit_rgb_png(job.source):
+            _copy(job.source, path)
+        else:
+            write_png(path, downscale(hr, scale, border=job.border))
+    return Outcome(written=len(missing))
+
+
+def downscale(hr, scale, *, border="symmetric"):
+    """The LR image of `hr`, uint8 [H, W, 3], as MATLAB makes it: top left part of whole multiples, then bicubic.
+
+    Returns uint8 [H // scale, W // scale, 3]; at scale 1 the image itself.
+    """
+    if scale == 1:
+        return hr
+    height, width = (length // scale * scale for length in hr.shape[:2])
+    return imresize(hr[:height, :width], 1 / scale, border=border)
+
+
+def _read_source(job):
+    hr = read_image(job.source)
+    height, width = hr.shape[:2]
+    largest = max(job.targets)
+    if min(height, width) < largest:
+        raise UserError(f"{job.source}: {width}x{height} pixels are too few for scale {largest}; leave it out")
+    return hr
+
+
+def _holds(path, pixels, copied_from=None):
+    """Whether the file `path` has these pixels; a byte for byte copy of the source need not be decoded."""
+    if copied_from is not None and filecmp.cmp(path, copied_from, shallow=False):
+        return True
+    try:
+        return np.array_equal(read_image(path), pixels)
+    except UserError:
+        return False
+
+
+def _is_eight_bit_rgb_png(path):
+    """Whether a file can be copied as it is: the pixels are those a PNG file of ours would hold."""
+    with open(path, "rb") as file:
+        header = file.read(PNG_HEADER_SIZE)
+    return header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB)
+
+
+def _copy(source, path):
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,89 @@
+"""What belongs into a prepared data set: names, settings, and the refusal to mix what does not go together."""
+
+import json
+import re
+
+from data.images import image_files, images_by_name
+from data.layout import images_in
+from data.prepare_image import Job
+from utility import UserError, atomic_path
+
+SETTINGS_FILE = "prepare.json"
+NAMES_FILE = "names.json"
+NUMBER = re.compile(r"\d{4}")
+
+
+def plan(hr, out, layout, *, scales, border):
+    """The jobs that fill `out`, one per image of the folder `hr`, and the numbers given, as dict number -> file name.
+
+    layout: a Layout; div2k numbers the images unless all their names are four digits already, benchmark keeps names.
+    Numbers given in an earlier run stay.
+    Raises UserError for no images, two of one name, and where the result would mix borders or scales.
+    """
+    sources = image_files(hr)
+    if not sources:
+        raise UserError(f"--hr {hr}: no images in it; give a folder that holds HR images itself")
+    _check_settings(out, layout, border)
+    numbers = read_json(out / NAMES_FILE)
+    if layout.numbered and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
+        numbers = _numbers(sources, numbers, above=_highest_number(layout.hr_folder(out)))
+        number_of = {file_name: number for number, file_name in numbers.items()}
+        names = {number_of[path.name]: path for path in sources}
+    else:
+        names = images_by_name(hr)
+    _check_scales(out, layout, scales, names)
+    jobs = [
+        Job(path, {scale: layout.path(out, name, scale) for scale in (1, *scales)}, border)
+        for name, path in names.items()
+    ]
+    return jobs, numbers
+
+
+def read_json(path):
+    """The object in a JSON file, {} where there is no file. Raises UserError when it is no JSON object."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is no JSON object; restore it, or choose another --out")
+    return content
+
+
+def write_json(path, content):
+    text = json.dumps(content, indent=1) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def _numbers(sources, numbers, above):
+    """dict number -> file name with the sources that have no number yet added, in order, after all numbers in use."""
+    first = max([above, *(int(number) for number in numbers if number.isdigit())]) + 1
+    new = [path.name for path in sources if path.name not in numbers.values()]
+    return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}
+
+
+def _highest_number(folder):
+    return max((int(path.stem) for path in images_in(folder) if path.stem.isdigit()), default=0)
+
+
+def _check_settings(out, layout, border):
+    for key, value in {"layout": layout.name, "border": border}.items():
+        recorded = read_json(out / SETTINGS_FILE).get(key, value)
+        if recorded != value:
+            raise UserError(f"--{key} {value}: {out} was prepared with {recorded}; give that, or choose another --out")
+
+
+def _check_scales(out, layout, scales, names):
+    present = layout.scales(out)
+    if not set(present) <= set(scales):
+        every = " ".join(str(scale) for scale in sorted({*present, *scales}))
+        raise UserError(f"--scales: {out} holds others already; give --scales {every}, or choose another --out")
+    folder = layout.hr_folder(out)
+    others = [path.stem for path in images_in(folder) if path.stem not in names]
+    added = [scale for scale in scales if scale not in present]
+    if others and added:
+        lack = f"X{added[0]} would lack images that {folder} has and --hr has not, such as {others[0]}"
+        raise UserError(f"--scales: {lack}; choose another --out")

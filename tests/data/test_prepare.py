@@ -1,0 +1,244 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import prepare, prepare_image
+from data.images import read_image
+from data.imresize import imresize
+from utility import UserError
+
+
+@pytest.fixture
+def hr(tmp_path):
+    """A folder of three images: two with sides of no multiple of 2, 3 or 4, one JPEG; and a file that is no image."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for name, size in {"0001.png": (25, 30), "0002.jpg": (24, 36), "0003.png": (13, 17)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "Thumbs.db").write_text("not an image")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "datasets" / "DIV2K"
+
+
+def run(hr, out, *flags):
+    return prepare.main(["--hr", str(hr), "--out", str(out), "--workers", "1", *flags])
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_div2k_layout(hr, out, capsys, caplog):
+    caplog.set_level("INFO")
+    assert run(hr, out) == 0
+    scales = [f"DIV2K_train_LR_bicubic/X{s}/{name}x{s}.png" for s in (2, 3, 4) for name in ("0001", "0002", "0003")]
+    images = [f"DIV2K_train_HR/{name}.png" for name in ("0001", "0002", "0003")]
+    assert sorted(files(out)) == sorted([*scales, *images, "prepare.json"])
+    assert "12 files written, 0 verified" in capsys.readouterr().out
+    assert "ignored" in caplog.text and "Thumbs.db" in caplog.text
+
+
+def test_pixels_and_sizes(hr, out):
+    run(hr, out, "--border", "replicate")
+    for source in ("0001.png", "0002.jpg", "0003.png"):
+        whole = read_image(hr / source)
+        name = source[:4]
+        assert np.array_equal(read_image(out / f"DIV2K_train_HR/{name}.png"), whole)
+        for scale in (2, 3, 4):
+            height, width = whole.shape[0] // scale * scale, whole.shape[1] // scale * scale
+            expected = imresize(whole[:height, :width], 1 / scale, border="replicate")
+            lr = read_image(out / f"DIV2K_train_LR_bicubic/X{scale}/{name}x{scale}.png")
+            assert np.array_equal(lr, expected)
+            assert lr.shape == (whole.shape[0] // scale, whole.shape[1] // scale, 3)
+
+
+def test_published_lr_images_come_out(shared, tmp_path):
+    out = tmp_path / "Set5"
+    flags = ["--layout", "benchmark", "--border", "replicate", "--scales", "2", "4"]
+    assert run(shared / "data/benchmark/Set5/HR", out, *flags) == 0
+    references = [(s, path) for s in (2, 4) for path in (shared / f"data/matlab_lr/Set5/X{s}").glob("*.png")]
+    assert len(references) == 10
+    for scale, path in references:
+        assert np.array_equal(read_image(out / f"LR_bicubic/X{scale}/{path.name}"), np.asarray(Image.open(path)))
+
+
+def test_eight_bit_rgb_png_is_copied_and_others_are_converted(hr, out):
+    grey = Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20))
+    grey.save(hr / "0004.png")
+    wide = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
+    Image.fromarray(wide).save(hr / "0005.png")
+    assert run(hr, out, "--scales", "2") == 0
+    made = out / "DIV2K_train_HR"
+    assert (made / "0001.png").read_bytes() == (hr / "0001.png").read_bytes()
+    for name in ("0004.png", "0005.png"):
+        assert np.array_equal(np.asarray(Image.open(made / name)), read_image(hr / name))
+    assert not prepare_image._is_eight_bit_rgb_png(hr / "0002.jpg")
+
+
+def test_benchmark_layout_keeps_names(hr, tmp_path):
+    out = tmp_path / "datasets" / "benchmark" / "Mine"
+    (hr / "0001.png").rename(hr / "a bird.png")
+    assert run(hr, out, "--layout", "benchmark", "--scales", "4") == 0
+    assert (out / "HR/a bird.png").is_file() and (out / "LR_bicubic/X4/a birdx4.png").is_file()
+    assert not (out / "names.json").exists()
+
+
+def test_other_names_are_numbered_and_numbers_stay(hr, out):
+    (hr / "0002.jpg").rename(hr / "bird.jpg")
+    assert run(hr, out, "--scales", "4") == 0
+    assert json.loads((out / "names.json").read_text()) == {"0001": "0001.png", "0002": "0003.png", "0003": "bird.jpg"}
+    shutil.copy(hr / "0003.png", hr / "ant.png")
+    assert run(hr, out, "--scales", "4") == 0
+    assert json.loads((out / "names.json").read_text())["0004"] == "ant.png"
+    assert np.array_equal(read_image(out / "DIV2K_train_HR/0003.png"), read_image(hr / "bird.jpg"))
+    assert np.array_equal(read_image(out / "DIV2K_train_HR/0004.png"), read_image(hr / "ant.png"))
+
+
+def test_numbers_go_on_after_images_that_are_there(hr, out, tmp_path):
+    run(hr, out, "--scales", "4")
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(hr / "0001.png", more / "bird.png")
+    assert run(more, out, "--scales", "4") == 0
+    assert (out / "DIV2K_train_LR_bicubic/X4/0004x4.png").is_file()
+
+
+def test_second_run_verifies_and_writes_nothing(hr, out, capsys):
+    run(hr, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert run(hr, out) == 0
+    assert "0 files written, 12 verified" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+
+
+def test_a_run_that_was_cut_off_goes_on(hr, out, capsys, monkeypatch):
+    write_png, calls = prepare_image.write_png, []
+
+    def full_disk(path, pixels):
+        calls.append(path)
+        if len(calls) == 5:
+            raise UserError(f"{path}: cannot be written: No space left on device")
+        write_png(path, pixels)
+
+    monkeypatch.setattr(prepare_image, "write_png", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        run(hr, out)
+    monkeypatch.setattr(prepare_image, "write_png", write_png)
+    capsys.readouterr()
+    assert run(hr, out) == 0
+    assert "7 files written, 5 verified" in capsys.readouterr().out
+    whole = files(out)
+    shutil.rmtree(out)
+    run(hr, out)
+    assert files(out) == whole
+
+
+def test_hr_images_that_lie_in_place_already(hr, out, capsys):
+    (hr / "0002.jpg").unlink()
+    shutil.copytree(hr, out / "DIV2K_train_HR")
+    assert run(out / "DIV2K_train_HR", out, "--scales", "3") == 0
+    assert "2 files written, 2 verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x89PNG\r\n\x1a\n cut off"])
+def test_unreadable_images_are_named_and_the_others_made(hr, out, capsys, broken):
+    (hr / "0001.png").write_bytes(broken)
+    assert run(hr, out) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {hr / '0001.png'}: ") and captured.err.count("\n") == 1
+    assert "8 files written" in captured.out
+    assert not list(out.rglob("0001*"))
+
+
+def test_an_image_too_small_for_a_scale_is_left_out_whole(hr, out, capsys):
+    Image.new("RGB", (9, 3)).save(hr / "0004.png")
+    assert run(hr, out) == 1
+    assert "0004.png: 9x3 pixels are too few for scale 4" in capsys.readouterr().err
+    assert not list(out.rglob("0004*"))
+
+
+@pytest.mark.parametrize("file", ["DIV2K_train_HR/0001.png", "DIV2K_train_LR_bicubic/X3/0002x3.png"])
+@pytest.mark.parametrize("content", ["other pixels", "no image"])
+def test_files_that_differ_are_not_overwritten_and_nothing_is_written(hr, out, capsys, file, content):
+    run(hr, out)
+    (out / "DIV2K_train_LR_bicubic/X4/0003x4.png").unlink()
+    if content == "no image":
+        (out / file).write_bytes(b"")
+    else:
+        Image.fromarray(read_image(out / file) ^ 1).save(out / file)
+    before = files(out)
+    capsys.readouterr()
+    assert run(hr, out) == 1
+    captured = capsys.readouterr()
+    assert f"{out / file}: differs" in captured.err and "nothing was written" in captured.out
+    assert files(out) == before
+
+
+def test_an_hr_image_in_place_of_its_lr_image_is_noticed(hr, out):
+    run(hr, out, "--scales", "2")
+    shutil.copy(hr / "0001.png", out / "DIV2K_train_LR_bicubic/X2/0001x2.png")
+    assert run(hr, out, "--scales", "2") == 1
+
+
+@pytest.mark.parametrize("flags", [["--border", "replicate"], ["--layout", "benchmark"], ["--scales", "4"]])
+def test_borders_layouts_and_scales_are_not_mixed(hr, out, flags):
+    run(hr, out, "--scales", "2")
+    before = files(out)
+    with pytest.raises(UserError, match="choose another --out"):
+        run(hr, out, *flags)
+    assert files(out) == before
+
+
+def test_a_scale_that_some_images_would_lack_is_not_begun(hr, out):
+    run(hr, out, "--scales", "2")
+    (hr / "0001.png").unlink()
+    before = files(out)
+    with pytest.raises(UserError, match=r"X4 would lack images .* such as 0001"):
+        run(hr, out, "--scales", "2", "4")
+    assert files(out) == before
+
+
+def test_another_border_is_noticed_without_the_settings_file(hr, out, capsys):
+    run(hr, out)
+    (out / "prepare.json").unlink()
+    before = files(out)
+    assert run(hr, out, "--border", "replicate") == 1
+    assert files(out) == before
+
+
+def test_a_scale_can_be_added_for_all_images(hr, out):
+    run(hr, out, "--scales", "2")
+    assert run(hr, out, "--scales", "2", "4") == 0
+    assert len(list((out / "DIV2K_train_LR_bicubic/X4").iterdir())) == 3
+    assert json.loads((out / "prepare.json").read_text())["scales"] == [2, 4]
+
+
+def test_mistakes_are_user_errors(hr, out, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        run(tmp_path / "nowhere", out)
+    with pytest.raises(UserError, match="--hr .*no images"):
+        run(tmp_path, out)
+    shutil.copy(hr / "0001.png", hr / "0001.bmp")
+    with pytest.raises(UserError, match="0001.bmp"):
+        run(hr, out)
+    with pytest.raises(SystemExit):
+        run(hr, out, "--scales", "1")
+    (hr / "0001.bmp").unlink()
+    run(hr, out)
+    (out / "prepare.json").write_text("{")
+    with pytest.raises(UserError, match="prepare.json"):
+        run(hr, out)
+
+
+def test_processes_give_the_same_files(hr, out, tmp_path):
+    run(hr, out, "--scales", "4")
+    assert prepare.main(["--hr", str(hr), "--out", str(tmp_path / "two"), "--scales", "4", "--workers", "2"]) == 0
+    assert files(tmp_path / "two") == files(out)
