@@ -72,6 +72,8 @@ def main(argv=None):
         total = prepare(jobs, args.out, settings, numbers, workers=args.workers)
     except OSError as error:
         raise UserError(f"--out {args.out}: {error}; mend that and run the same command again to go on") from None
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run the same command again to go on") from None
     except BrokenProcessPool:
         raise UserError(f"--workers {args.workers}: a process was killed; go on with fewer of them") from None
     return report(args.out, total)

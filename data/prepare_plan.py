@@ -17,7 +17,7 @@ def plan(hr, out, layout, *, scales, border):
     """The jobs that fill `out`, one per image of the folder `hr`, and the numbers given, as dict number -> file name.
 
     layout: a Layout; div2k numbers the images unless all their names are four digits already, benchmark keeps names.
-    Numbers given in an earlier run stay.
+    Numbers given in an earlier run stay, and so do all names where `hr` is the data set's own HR folder.
     Raises UserError for no images, two of one name, and where the result would mix borders or scales.
     """
     sources = image_files(hr)
@@ -25,7 +25,10 @@ def plan(hr, out, layout, *, scales, border):
         raise UserError(f"--hr {hr}: no images in it; give a folder that holds HR images itself")
     _check_settings(out, layout, border)
     numbers = read_json(out / NAMES_FILE)
-    if layout.numbered and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
+    in_place = hr.resolve() == layout.hr_folder(out).resolve()
+    if in_place:
+        names = {path.stem: path for path in _all_png(sources)}
+    elif layout.numbered and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
         numbers = _numbers(sources, numbers, above=_highest_number(layout.hr_folder(out)))
         number_of = {file_name: number for number, file_name in numbers.items()}
         names = {number_of[path.name]: path for path in sources}
@@ -56,6 +59,13 @@ def write_json(path, content):
     text = json.dumps(content, indent=1) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def _all_png(sources):
+    for path in sources:
+        if path.suffix != ".png":
+            raise UserError(f"--hr {path.parent}: {path.name} is no .png; move the folder away and give it from there")
+    return sources
 
 
 def _numbers(sources, numbers, above):

@@ -148,6 +148,22 @@ def test_hr_images_that_lie_in_place_already(hr, out, capsys):
     assert "2 files written, 2 verified" in capsys.readouterr().out
 
 
+def test_names_stay_when_a_scale_is_added_in_place(hr, out, capsys):
+    (hr / "0001.png").rename(hr / "bird.png")
+    run(hr, out, "--scales", "2")
+    numbers = (out / "names.json").read_bytes()
+    capsys.readouterr()
+    assert run(out / "DIV2K_train_HR", out, "--scales", "2", "4") == 0
+    assert "3 files written, 6 verified" in capsys.readouterr().out
+    assert (out / "names.json").read_bytes() == numbers
+
+
+def test_other_formats_are_not_converted_in_place(hr, out):
+    shutil.copytree(hr, out / "DIV2K_train_HR")
+    with pytest.raises(UserError, match="0002.jpg is no .png"):
+        run(out / "DIV2K_train_HR", out)
+
+
 @pytest.mark.parametrize("broken", [b"", b"\x89PNG\r\n\x1a\n cut off"])
 def test_unreadable_images_are_named_and_the_others_made(hr, out, capsys, broken):
     (hr / "0001.png").write_bytes(broken)
