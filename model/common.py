@@ -12,7 +12,7 @@ def conv(in_channels, out_channels, kernel_size, *, bias=True):
 
 
 class MeanShift(nn.Conv2d):
-    """Add `sign * rgb_range * DIV2K mean` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, as its keys want it.
+    """Add `sign * rgb_range * DIV2K mean` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, for its keys.
 
     With one colour the mean of the three channels is used.
     """

@@ -31,7 +31,8 @@ class EDSR(SuperResolver):
         self.sub_mean = MeanShift(rgb_range=rgb_range, n_colors=n_colors, sign=-1)
         self.add_mean = MeanShift(rgb_range=rgb_range, n_colors=n_colors, sign=1)
         self.head = nn.Sequential(conv(n_colors, n_feats, 3))
-        self.body = nn.Sequential(*(ResBlock(n_feats, res_scale) for _ in range(n_resblocks)), conv(n_feats, n_feats, 3))
+        blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
+        self.body = nn.Sequential(*blocks, conv(n_feats, n_feats, 3))
         self.tail = nn.Sequential(nn.Sequential(*upsampler), conv(n_feats, n_colors, 3))
 
     def body_feature(self, lr):

@@ -74,9 +74,9 @@ class Schedule:
         self.chosen = True
 
     def gate_regulariser(self):
-        """mean over the gates that ran in the last forward of mean(logits**2): pulls beta to 1; 0-d tensor, or 0.0."""
+        """mean over the gates that ran in the last forward of mean(logits**2), which pulls beta to 1; None without any."""
         ran = [quantizer.logits for quantizer in quantizers(self.network).values() if quantizer.logits is not None]
-        return torch.stack([logits.square().mean() for logits in ran]).mean() if ran else 0.0
+        return torch.stack([logits.square().mean() for logits in ran]).mean() if ran else None
 
     def state_dict(self):
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
@@ -91,5 +91,5 @@ class Schedule:
         self.chosen = state["chosen"]
         self.first_stage_epoch = state["first_stage_epoch"]
         for name, quantizer in quantizers(self.network).items():
-            quantizer.observations = list(state["observations"].get(name, ()))
+            quantizer.observations = list(state["observations"].get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)

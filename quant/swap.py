@@ -8,15 +8,15 @@ from quant.phase import Phased
 def quantize(network, config):
     """Replace every float block of the network by its quantized form; `config` is a QuantConfig.
 
-    The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside the
-    blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a block. A
-    copy for a teacher has to be made before. Raises ValueError when the network is quantized already, holds a block with
-    no quantized form, or holds nothing to quantize.
+    The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
+    the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
+    block; its `quant_config` is `config`. A copy for a teacher has to be made before. Raises ValueError when the network is quantized already, holds a
+    block with no quantized form, or holds nothing to quantize.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")
     if type(network) in BLOCKS:
-        return _quantized(network, config)
+        return _marked(_quantized(network, config), config)
     found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
              if type(block) in BLOCKS]
     _refuse_unknown(network)
@@ -24,6 +24,11 @@ def quantize(network, config):
         raise ValueError(f"{type(network).__name__} holds no block to quantize")
     for parent, name, block in found:
         setattr(parent, name, _quantized(block, config))
+    return _marked(network, config)
+
+
+def _marked(network, config):
+    network.quant_config = config
     return network
 
 

@@ -1,0 +1,96 @@
+"""The test pass: a network over test sets, PSNR and SSIM for each, images saved where asked."""
+
+import contextlib
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from tqdm import tqdm
+
+from data.images import write_png
+from metrics.functional import psnr, ssim
+from model.inference import whole_image
+
+log = logging.getLogger(__name__)
+DIV2K_EXTRA_BORDER = 6
+
+
+class Evaluator:
+    """Call it with a network and an epoch; it returns and writes the results of every test set.
+
+    k_bits: what file names and results say, 32 for full precision. run: a utility.RunFolder; a line a set goes to its
+    eval.txt as JSON. Images go to <run>/results-<set>/ (spec, section 7).
+    """
+
+    def __init__(self, test_sets, *, run, device, k_bits, options):
+        self.test_sets = test_sets
+        self.run = run
+        self.device = device
+        self.k_bits = k_bits
+        self.options = options
+        self.to_8_bit = 255 / options.rgb_range
+
+    def __call__(self, network, epoch):
+        """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}."""
+        network.eval()
+        return {test_set.name: self._test(network, test_set, epoch) for test_set in self.test_sets}
+
+    def _test(self, network, test_set, epoch):
+        rows, seconds = [], 0.0
+        with ThreadPoolExecutor(max_workers=2) as writer, self._inference():
+            saved = []
+            for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
+                lr, hr, name = test_set[index]
+                start = time.perf_counter()
+                sr = self._super_resolve(network, lr)
+                seconds += time.perf_counter() - start
+                if hr is not None:
+                    rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set.luma))
+                saved += [writer.submit(write_png, path, image) for path, image in self._images(test_set, name, sr, lr, hr)]
+        for image in saved:
+            image.result()
+        return self._report(test_set, epoch, rows, seconds)
+
+    @contextlib.contextmanager
+    def _inference(self):
+        half = self.options.precision == "half"
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.float16, enabled=half):
+            yield
+
+    def _super_resolve(self, network, lr):
+        """lr [3, h, w] to the 8-bit values of sr [3, s*h, s*w], as float32 on the device."""
+        sr = whole_image(network, lr[None].to(self.device), scale=self.options.scale, chop=self.options.chop,
+                         self_ensemble=self.options.self_ensemble)
+        return self._rounded(sr[0].float())
+
+    def _rounded(self, image):
+        return (image * self.to_8_bit).round().clamp(0, 255)
+
+    def _measure(self, sr, hr, luma):
+        border = self.options.scale + (0 if luma else DIV2K_EXTRA_BORDER)
+        return psnr(sr, hr, border=border, luma=luma), ssim(sr, hr, border=border, luma=luma)
+
+    def _images(self, test_set, name, sr, lr, hr):
+        if not self.options.save_results:
+            return
+        images = {"SR": sr}
+        if self.options.save_gt:
+            images["LR"] = self._rounded(lr)
+            if hr is not None:
+                images["HR"] = self._rounded(hr)
+        for kind, image in images.items():
+            path = self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png"
+            yield path, image.byte().permute(1, 2, 0).cpu().numpy()
+
+    def _report(self, test_set, epoch, rows, seconds):
+        means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
+        result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
+                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set),
+                  "seconds": round(seconds, 3)}
+        with open(self.run.path / "eval.txt", "a") as file:
+            file.write(json.dumps(result) + "\n")
+        told = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
+        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, told, len(test_set), seconds)
+        return result

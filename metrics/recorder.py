@@ -1,0 +1,62 @@
+"""The curves of a training run: TensorBoard scalars, and PNG pictures of loss and PSNR in the run's folder."""
+
+from utility import atomic_path
+
+
+class Recorder:
+    """Keeps one row an epoch in `history`: {"epoch", "rate", "losses": {name: mean}, "psnr": {set: dB}}.
+
+    run: a utility.RunFolder; TensorBoard's files go to <run>/run, pictures to <run>/loss_<name>.png, psnr_<set>.png.
+    """
+
+    def __init__(self, run):
+        self.run = run
+        self.history = []
+        self._board = None
+
+    def restore(self, history):
+        """Continue from a checkpoint's history."""
+        self.history = list(history)
+
+    def add_epoch(self, epoch, *, losses, results, rate, scalars):
+        """Write an epoch's mean losses, its test results, learning rate and other scalars by name."""
+        psnr = {name: row["psnr"] for name, row in results.items() if row["psnr"] is not None}
+        self.history.append({"epoch": epoch, "rate": rate, "losses": losses, "psnr": psnr})
+        groups = {"loss": losses, "psnr": psnr, "ssim": {name: row["ssim"] for name, row in results.items()}}
+        board = self._open_board()
+        board.add_scalar("rate", rate, epoch)
+        for group, values in groups.items():
+            for name, value in values.items():
+                if value is not None:
+                    board.add_scalar(f"{group}/{name}", value, epoch)
+        for name, value in scalars.items():
+            board.add_scalar(name, value, epoch)
+        board.flush()
+        self._draw("losses", "loss", "loss")
+        self._draw("psnr", "psnr", "PSNR (dB)")
+
+    def _open_board(self):
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+            self._board = SummaryWriter(self.run.path / "run", purge_step=self.history[-1]["epoch"])
+        return self._board
+
+    def _draw(self, group, prefix, label):
+        for name in dict.fromkeys(name for row in self.history for name in row[group]):
+            points = [(row["epoch"], row[group][name]) for row in self.history if name in row[group]]
+            _draw_curve(self.run.path / f"{prefix}_{name}.png", points, f"{label} {name}")
+
+
+def _draw_curve(path, points, label):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="epoch", ylabel=label)
+    axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

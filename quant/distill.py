@@ -1,0 +1,89 @@
+"""What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
+
+import torch
+from torch.nn import functional as F
+
+from loss.attention_transfer import attention_transfer
+from quant.activation import collapsed, quantizers
+from quant.phase import Phase
+
+BOUND_LR = 1e-2
+
+
+class Distillation:
+    """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
+
+    teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
+    """
+
+    def __init__(self, teacher, schedule, *, w_l1=1.0, w_at=1000.0):
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.w_l1 = w_l1
+        self.w_at = w_at
+
+    def start_epoch(self, network, epoch):
+        """Enter the epoch's phase; calibration runs in evaluation mode."""
+        self.schedule.start_epoch(epoch)
+        network.train(self.schedule.phase is not Phase.CALIBRATE)
+
+    def counts_for_best(self, epoch):
+        """Whether the epoch's network may be the best one."""
+        return self.schedule.counts_for_best(epoch)
+
+    def losses(self, network, lr, hr):
+        """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].
+
+        Returns (loss to minimise, or None while calibrating; {name: weighted part, a detached 0-d tensor}).
+        """
+        if self.schedule.phase is Phase.CALIBRATE:
+            with torch.no_grad(), self.schedule.recording():
+                return None, {"L1": self.w_l1 * F.l1_loss(network(lr), hr)}
+        sr, feature = network.forward_features(lr)
+        with torch.no_grad():
+            guide = self.teacher.body_feature(lr)
+        parts = {"L1": self.w_l1 * F.l1_loss(sr, hr), "AT": self.w_at * attention_transfer(feature, guide)}
+        if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
+            parts["GATE"] = regulariser
+        return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
+
+    def report(self, network):
+        """Scalars worth a curve, by name: every quantizer's bounds. Waits for the device."""
+        scalars = {}
+        for name, quantizer in quantizers(network).items():
+            scalars[f"bounds/{name}/upper"] = quantizer.alpha_upper.item()
+            scalars[f"bounds/{name}/lower"] = quantizer.alpha_lower.item()
+        return scalars
+
+    def warnings(self, network):
+        """Sentences on what looks wrong in the network. Waits for the device."""
+        names = collapsed(network)
+        return [f"bounds of {', '.join(names)} have met; a minimal width is kept between them"] if names else []
+
+    def checkpoint(self, network):
+        """What a checkpoint says of the quantized network besides its state dict."""
+        config = network.quant_config
+        return {"quant": {"k_bits": config.k_bits, "init_bounds": config.init_bounds},
+                "phase": self.schedule.phase.value}
+
+    def state_dict(self):
+        """The schedule's state, and the teacher: a run continues from its checkpoint alone."""
+        return {"schedule": self.schedule.state_dict(), "teacher": self.teacher.state_dict()}
+
+    def load_state_dict(self, state):
+        """Continue the schedule, with the teacher it began with."""
+        self.teacher.load_state_dict(state["teacher"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def parameter_groups(network):
+    """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    bounds = [parameter for name, parameter in trained.items() if is_bound(name)]
+    others = [parameter for name, parameter in trained.items() if not is_bound(name)]
+    return [{"params": others}, {"params": bounds, "lr": BOUND_LR, "weight_decay": 0.0}]
+
+
+def is_bound(name):
+    """Whether a parameter's name is that of a trainable bound."""
+    return name.rsplit(".", 1)[-1] in ("alpha_upper", "alpha_lower")

@@ -1,0 +1,53 @@
+"""Load weight files of every known kind into networks, quantized or not; say what each file is."""
+
+import logging
+
+import model
+from model.weights import check_network, load_strictly, read_weights
+from quant.phase import Phase, set_phase
+from quant.released_keys import from_released, is_released
+from utility import UserError
+
+log = logging.getLogger(__name__)
+
+
+def holds_quantized(weights):
+    """Whether a weight file is of a quantized network, ours or the release's."""
+    return is_released(weights.state) or any(key.endswith(".alpha_upper") for key in weights.state)
+
+
+def load_full_precision(network, path, flag):
+    """Load a full-precision file into `network`. Raises UserError when it does not fit or is a quantized one."""
+    weights = read_weights(path)
+    check_network(weights, model.name_of(network), network.settings)
+    if holds_quantized(weights):
+        raise UserError(f"{flag} {path}: is a quantized network; give a full-precision one here, and quantized ones to "
+                        "main_limitrange_incremental.py with --refine")
+    load_strictly(network, weights.state, path)
+    log.info("%s %s: %s, full precision", flag, path, weights.kind)
+
+
+def load_quantized(network, path, flag):
+    """Load a quantized file, ours or the release's, into a quantized `network` and put it into the file's phase.
+
+    Released files count as finished: their gates are applied. Raises UserError when the file does not fit.
+    """
+    weights = read_weights(path)
+    if not holds_quantized(weights):
+        raise UserError(f"{flag} {path}: is a full-precision network; quantized training takes it with --pre_train")
+    check_network(weights, model.name_of(network), network.settings)
+    phase, state, kind = Phase.DYNAMIC, weights.state, weights.kind
+    if is_released(state):
+        state, kind = from_released(state), "the release's DDTB checkpoint"
+    if weights.checkpoint is not None:
+        _check_bits(weights, network)
+        phase = Phase(weights.checkpoint["phase"])
+    load_strictly(network, state, path)
+    set_phase(network, phase)
+    log.info("%s %s: %s, quantized, phase %s", flag, path, kind, phase.value)
+
+
+def _check_bits(weights, network):
+    found, wanted = weights.checkpoint["quant"]["k_bits"], network.quant_config.k_bits
+    if found != wanted:
+        raise UserError(f"{weights.path}: was trained at {found} bits; give --k_bits {found} instead of {wanted}")

@@ -1,0 +1,206 @@
+"""The one training loop, for full-precision and for quantized networks.
+
+What differs between the two is handed in: the objective (`loss.supervised.Supervised`, `quant.distill.Distillation`)
+says what a batch costs and what phase an epoch is in.
+"""
+
+import logging
+import math
+import warnings
+
+import torch
+from tqdm import tqdm
+
+import model
+from model.weights import FORMAT, load_strictly, read_weights
+from utility import Timer, UserError, random_state, restore_random_state, save_torch_file
+
+log = logging.getLogger(__name__)
+
+
+def build_optimizer(groups, options):
+    """The optimizer that the options name, over torch's parameter groups."""
+    common = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if options.optimizer == "SGD":
+        return torch.optim.SGD(groups, momentum=options.momentum, **common)
+    if options.optimizer == "RMSprop":
+        return torch.optim.RMSprop(groups, eps=options.epsilon, **common)
+    return torch.optim.Adam(groups, betas=tuple(options.betas), eps=options.epsilon, **common)
+
+
+def build_scheduler(optimizer, options):
+    """Every `decay` epochs, or at the epochs that a list names, each rate is multiplied by gamma."""
+    if isinstance(options.decay, int):
+        return torch.optim.lr_scheduler.StepLR(optimizer, options.decay, options.gamma)
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, options.decay, options.gamma)
+
+
+class Trainer:
+    """Trains `network` by `objective` and keeps everything in `run`, a utility.RunFolder.
+
+    loader: data.build_train_loader's. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
+    called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.
+    `position` is (epoch, batches of it that are done); epochs count from 1.
+    """
+
+    def __init__(self, network, objective, *, loader, optimizer, scheduler, evaluator, recorder, run, device, options):
+        self.network = network
+        self.objective = objective
+        self.loader = loader
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.evaluator = evaluator
+        self.recorder = recorder
+        self.run = run
+        self.device = device
+        self.options = options
+        self.position = (1, 0)
+        self.best = {"psnr": -math.inf, "epoch": 0}
+        self.sums = {}
+
+    def fit(self):
+        """Train from `position` to the last epoch; save after every epoch, and as often within as asked."""
+        while self.position[0] <= self.options.epochs:
+            self._train_epoch()
+            self._finish_epoch()
+        log.info("finished: %d epochs, best %s", self.options.epochs, self._best_text())
+
+    def _train_epoch(self):
+        epoch, done = self.position
+        self.objective.start_epoch(self.network, epoch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        log.info("[Epoch %d]\tLearning rate: %.2e", epoch, rate)
+        self.loader.sampler.set_position(epoch, done)
+        bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", disable=None, leave=False)
+        waiting, computing = Timer(), Timer()
+        for lr, hr, _ in bar:
+            waiting.toc()
+            computing.tic()
+            self._step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
+            done += 1
+            self.position = (epoch, done)
+            if done % self.options.print_every == 0:
+                text = self._check_finite()
+                computing.toc()
+                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * self.options.batch_size,
+                         len(self.loader) * self.options.batch_size, text, computing.release(), waiting.release())
+                computing.tic()
+            if self.options.checkpoint_every and done % self.options.checkpoint_every == 0:
+                self.save()
+            computing.toc()
+            waiting.tic()
+        self._check_finite()
+
+    def _step(self, lr, hr):
+        total, parts = self.objective.losses(self.network, lr, hr)
+        if total is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            if self.options.gclip > 0:
+                torch.nn.utils.clip_grad_value_(self.network.parameters(), self.options.gclip)
+            self.optimizer.step()
+        for name, part in parts.items():
+            self.sums[name] = self.sums.get(name, 0) + part
+
+    def _means(self):
+        return {name: float(value) / self.position[1] for name, value in self.sums.items()}
+
+    def _check_finite(self):
+        """The epoch's mean losses so far as text; stops the run where one is not finite. Waits for the device."""
+        means = self._means()
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if broken:
+            epoch, batch = self.position
+            raise UserError(f"loss {', '.join(broken)} is not finite in epoch {epoch}, by batch {batch}; lower --lr or "
+                            f"set --gclip. The last good checkpoint is kept: {self.run.checkpoint}")
+        return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())
+
+    def _finish_epoch(self):
+        """Save, test, count the best, step the scheduler, save again: killed anywhere, no trained batch is lost."""
+        epoch = self.position[0]
+        self.save()
+        results = self.evaluator(self.network, epoch)
+        means = self._means()
+        for warning in self.objective.warnings(self.network):
+            log.warning("warning: %s", warning)
+        self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
+                                scalars=self.objective.report(self.network))
+        is_best = self._count_best(epoch, results)
+        self._step_scheduler()
+        self.position, self.sums = (epoch + 1, 0), {}
+        self.save(best=is_best, keep=epoch if self.options.save_models else None)
+
+    def _step_scheduler(self):
+        with warnings.catch_warnings():
+            # torch warns of a schedule that moves before the optimizer: calibration does not train, its epoch counts
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.scheduler.step()
+
+    def _count_best(self, epoch, results):
+        judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
+        if not judged or not self.objective.counts_for_best(epoch) or judged[0] <= self.best["psnr"]:
+            return False
+        self.best = {"psnr": judged[0], "epoch": epoch}
+        log.info("best so far: %s", self._best_text())
+        return True
+
+    def _best_text(self):
+        return f"PSNR {self.best['psnr']:.3f} @epoch {self.best['epoch']}" if self.best["epoch"] else "none counted"
+
+    def save(self, *, best=False, keep=None):
+        """Write the checkpoint; best: as model_best too; keep: an epoch whose network is kept under its own name."""
+        if self.position[1]:
+            self._check_finite()
+        state = self.state_dict()
+        save_torch_file(state, self.run.checkpoint)
+        if best:
+            save_torch_file(state, self.run.best)
+        if keep is not None:
+            save_torch_file(state, self.run.checkpoint.with_name(f"model_{keep}.pth.tar"))
+
+    def state_dict(self):
+        """Everything that a run which goes on needs, as tensors and plain values."""
+        epoch, batch = self.position
+        return {
+            "format": FORMAT,
+            "epoch": epoch - 1,
+            "batch": batch,
+            "network": {"name": model.name_of(self.network), **self.network.settings},
+            **self.objective.checkpoint(self.network),
+            "state_dict": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "best": self.best,
+            "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
+            "history": self.recorder.history,
+            "random": random_state(),
+        }
+
+    def resume(self, path):
+        """Continue from one of our checkpoints. Raises UserError for any other file, or one of another network."""
+        weights = read_weights(path)
+        state = weights.checkpoint
+        if state is None or "optimizer" not in state:
+            raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
+        self._check_same_training(state, path)
+        load_strictly(self.network, state["state_dict"], path)
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.best = state["best"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.position = (state["epoch"] + 1, state["batch"])
+        self.recorder.restore(state["history"])
+        restore_random_state(state["random"])
+        log.info("continuing %s: epoch %d, batch %d", path, *self.position)
+
+    def _check_same_training(self, state, path):
+        own = {"network": {"name": model.name_of(self.network), **self.network.settings},
+               "quant": self.objective.checkpoint(self.network)["quant"]}
+        for part, value in own.items():
+            if state[part] != value:
+                raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
+        if state["batch"] > len(self.loader):
+            raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
+                            f"{len(self.loader)} now; give the flags of its training")
