@@ -4,13 +4,14 @@ import copy
 import logging
 import sys
 
+from option import config_text, experiment_folder, parse_options
+
 import data
 import main_ori
 import model
 from metrics.evaluator import Evaluator
 from metrics.recorder import Recorder
 from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
 from quant.loading import load_full_precision, load_quantized
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def main(argv=None):
-    """Run the command line `argv` (sys.argv without it). Returns the exit code; raises UserError for a user's mistake."""
+    """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     options = parse_options(argv, quantized=True)
     return main_ori.run(options) if options.k_bits == 32 else run(options)
 
@@ -54,7 +55,7 @@ def run(options):
 
 
 def start_weights(teacher, student, options):
-    """Give teacher and student the full-precision weights of --pre_train; the student those of --refine, where given."""
+    """Give teacher and student the weights of --pre_train; the student those of --refine, where given."""
     if options.pre_train:
         load_full_precision(teacher, options.pre_train, "--pre_train")
     else:

@@ -2,6 +2,8 @@
 
 import sys
 
+from option import config_text, experiment_folder, parse_options
+
 import data
 import loss
 import model
@@ -9,14 +11,13 @@ from loss.supervised import Supervised
 from metrics.evaluator import Evaluator
 from metrics.recorder import Recorder
 from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
 from quant.loading import load_full_precision
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import open_run, run_main
 
 
 def main(argv=None):
-    """Run the command line `argv` (sys.argv without it). Returns the exit code; raises UserError for a user's mistake."""
+    """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     return run(parse_options(argv, quantized=False))
 
 

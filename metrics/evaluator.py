@@ -48,7 +48,8 @@ class Evaluator:
                 seconds += time.perf_counter() - start
                 if hr is not None:
                     rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set.luma))
-                saved += [writer.submit(write_png, path, image) for path, image in self._images(test_set, name, sr, lr, hr)]
+                images = self._images(test_set, name, sr, lr, hr)
+                saved += [writer.submit(write_png, path, image) for path, image in images]
         for image in saved:
             image.result()
         return self._report(test_set, epoch, rows, seconds)

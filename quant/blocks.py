@@ -1,7 +1,7 @@
-"""The quantized form of each float block (spec, section 2): which convolution and which feature is quantized, and how.
+"""The quantized form of each float block (spec, section 2): which convolution and which feature is quantized.
 
-To add a network: write its block here and register it in BLOCKS beside the float class it stands for. A block takes over
-the float block's Parameters, under the same names.
+To add a network: write its block here and register it in BLOCKS beside the float class it stands for. A block takes
+over the float block's Parameters, under the same names.
 """
 
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class QuantBNResBlock(nn.Module):
 
 
 class QuantDenseConv(nn.Module):
-    """x to the concatenation of act(x) and relu(conv(act(x))); a block's first takes x, quantized before, as it comes."""
+    """x to the concatenation of act(x) and relu(conv(act(x))); the first of a block has no act."""
 
     def __init__(self, block, config, *, first):
         super().__init__()
@@ -118,7 +118,7 @@ class QuantDenseBlock(nn.Module):
 
 
 class QuantGlobalFusion(nn.Sequential):
-    """RDN: the concatenation of all block outputs is quantized; the 3x3 convolution reads the 1x1's output as it comes."""
+    """RDN: the concatenation of all block outputs is quantized; the 3x3 convolution reads the 1x1's output as it is."""
 
     def __init__(self, block, config):
         super().__init__(*(DENSE.conv(conv, config) for conv in block))

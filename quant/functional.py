@@ -48,10 +48,11 @@ def integer_levels(x, lower, upper, k_bits):
 def fake_quantize(x, lower, upper, k_bits):
     """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units (spec, section 3).
 
-    x: float32, any shape; feature values or weights. lower, upper: float32, [1] for one pair of bounds, [N, 1, 1, 1] for
-    one pair a sample. Returns x's shape, every value m / s with m a whole number. Gradients reach x, lower and upper in
-    closed form, with the straight-through rule for the rounding; a tie with a bound counts one half. Bounds closer than
-    `width_floor` are taken as that far apart, so that the result is finite. Raises ValueError unless 2 <= k_bits <= 8.
+    x: float32, any shape; feature values or weights. lower, upper: float32, [1] for one pair of bounds, [N, 1, 1, 1]
+    for one pair a sample. Returns x's shape, every value m / s with m a whole number. Gradients reach x, lower and
+    upper in closed form, with the straight-through rule for the rounding; a tie with a bound counts one half. Bounds
+    closer than `width_floor` are taken as that far apart, so that the result is finite. Raises ValueError unless
+    2 <= k_bits <= 8.
     """
     check_bits(k_bits)
     return _FakeQuantize.apply(x, lower, upper, k_bits)

@@ -14,8 +14,8 @@ GATE_CHANNELS = 32
 class Gate(nn.Module):
     """x [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
 
-    Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in training;
-    a training batch of one sample is normalised by them, since it has no statistics of its own.
+    Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
+    training; a training batch of one sample is normalised by them, since it has no statistics of its own.
     """
 
     def __init__(self, channels):

@@ -4,7 +4,7 @@ import enum
 
 
 class Phase(enum.Enum):
-    """CALIBRATE: everything in full precision, ranges recorded. STATIC: quantized, gates beside. DYNAMIC: gates applied."""
+    """CALIBRATE: features pass, ranges are recorded. STATIC: quantized, gates beside. DYNAMIC: gates applied."""
 
     CALIBRATE = "calibrate"
     STATIC = "static"

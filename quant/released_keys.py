@@ -41,7 +41,7 @@ def _renamed(key, rules):
 
 
 def from_released(state):
-    """Our names for a released state dict; tensors are shared, scalars become [1]. The later of two act2 entries wins."""
+    """Our names for a released state dict; scalars become [1]; of two act2 entries the later wins."""
     ours = {}
     for key, value in state.items():
         if _RELEASED_ONLY.match(key):
@@ -56,7 +56,7 @@ def from_released(state):
 
 
 def to_released(state):
-    """The release's names, doubles included, for our quantized state dict; what never runs is filled with start values."""
+    """The release's names, doubles included, for our quantized state dict; what never runs gets start values."""
     released = {}
     for key, value in state.items():
         if key.endswith(".initialised"):

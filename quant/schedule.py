@@ -74,7 +74,7 @@ class Schedule:
         self.chosen = True
 
     def gate_regulariser(self):
-        """mean over the gates that ran in the last forward of mean(logits**2), which pulls beta to 1; None without any."""
+        """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""
         ran = [quantizer.logits for quantizer in quantizers(self.network).values() if quantizer.logits is not None]
         return torch.stack([logits.square().mean() for logits in ran]).mean() if ran else None
 

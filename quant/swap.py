@@ -10,8 +10,8 @@ def quantize(network, config):
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
     the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
-    block; its `quant_config` is `config`. A copy for a teacher has to be made before. Raises ValueError when the network is quantized already, holds a
-    block with no quantized form, or holds nothing to quantize.
+    block; its `quant_config` is `config`. A copy for a teacher has to be made before. Raises ValueError when the
+    network is quantized already, holds a block with no quantized form, or holds nothing to quantize.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")

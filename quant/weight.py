@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from quant.functional import check_bits, fake_quantize, percentile
 from quant.phase import Phase, Phased
@@ -23,7 +22,7 @@ def minmax_bounds(weight):
 
 
 def quantize_percentile(weight, k_bits):
-    """Weights on 2**k_bits levels between their 1st and 99th percentile; those outside are clipped and get no gradient."""
+    """Weights on 2**k_bits levels between their 1st and 99th percentile; what lies outside has no gradient."""
     return fake_quantize(weight, *percentile_bounds(weight), k_bits)
 
 
