@@ -1,0 +1,215 @@
+import logging
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data.images
+from data.images import image_files, image_name, image_shape, images_by_name, read_image, write_png
+from utility import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 7, 3), dtype=np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (10, 7, 4), dtype=np.uint16)
+DEEP_AS_8_BIT = np.round(DEEP / 257).astype(np.uint8)
+
+
+def three(grey):
+    return np.stack([grey] * 3, axis=2)
+
+
+def write_png16(path, values):
+    """A 16-bit PNG of [h, w, 1..4] channels; Pillow writes none with colour."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tga", "ppm", "pcx"])
+def test_lossless_formats_keep_every_pixel(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    image = read_image(path)
+    assert np.array_equal(image, PIXELS) and image.dtype == np.uint8 and image.flags.writeable
+    assert image_shape(path) == (10, 7)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "gif"])
+def test_lossy_formats_are_what_pillow_makes_of_them(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    assert np.array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
+    assert image_shape(path) == (10, 7)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_becomes_three_equal_channels(tmp_path, mode):
+    picture = Image.fromarray(PIXELS).convert(mode)
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), three(np.asarray(picture.convert("L"))))
+
+
+def test_palette_is_expanded_also_with_transparent_entries(tmp_path, recwarn):
+    picture = Image.fromarray(PIXELS).quantize(16)
+    colours = np.asarray(picture.convert("RGB"))
+    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "b.png", transparency=bytes(range(16)))
+    assert np.array_equal(read_image(tmp_path / "a.png"), colours)
+    assert np.array_equal(read_image(tmp_path / "b.png"), colours)
+    assert not recwarn.list
+
+
+def test_alpha_is_dropped_and_colours_stay(tmp_path):
+    alpha = np.arange(70, dtype=np.uint8).reshape(10, 7, 1)
+    Image.fromarray(np.concatenate([PIXELS, alpha], axis=2)).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), PIXELS)
+
+
+def test_cmyk_is_converted(tmp_path):
+    ink = np.zeros((2, 4, 4), dtype=np.uint8)
+    ink[0, range(4), range(4)] = 255  # pure cyan, magenta, yellow, black; the second row is bare paper
+    Image.fromarray(ink, mode="CMYK").save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0].tolist() == [[0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0]]
+    assert (read_image(tmp_path / "a.tif")[1] == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_is_scaled_and_rounded(tmp_path, channels):
+    write_png16(tmp_path / "a.png", DEEP[..., :channels])
+    expected = DEEP_AS_8_BIT[..., :3] if channels > 2 else three(DEEP_AS_8_BIT[..., 0])
+    assert np.array_equal(read_image(tmp_path / "a.png"), expected)
+    assert image_shape(tmp_path / "a.png") == (10, 7)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("kind", [{}, {"compression": "zlib"}, {"planarconfig": "separate"}])
+def test_16_bit_tiff_is_scaled_and_rounded(tmp_path, byteorder, kind):
+    tifffile = pytest.importorskip("tifffile")
+    colour = DEEP[..., :3].transpose(2, 0, 1) if "planarconfig" in kind else DEEP[..., :3]
+    tifffile.imwrite(tmp_path / "a.tif", colour, byteorder=byteorder, photometric="rgb", **kind)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), DEEP_AS_8_BIT[..., :3])
+    tifffile.imwrite(tmp_path / "b.tif", DEEP[..., 0], byteorder=byteorder, photometric="minisblack")
+    assert np.array_equal(read_image(tmp_path / "b.tif"), three(DEEP_AS_8_BIT[..., 0]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    path = tmp_path / "a.webp"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(path, lossless=True, exif=exif)
+    upright = {1: PIXELS, 2: PIXELS[:, ::-1], 3: PIXELS[::-1, ::-1], 4: PIXELS[::-1]}
+    upright |= {5: PIXELS.transpose(1, 0, 2), 6: np.rot90(PIXELS, -1)}
+    upright |= {7: np.rot90(PIXELS, 2).transpose(1, 0, 2), 8: np.rot90(PIXELS)}
+    assert np.array_equal(read_image(path), upright[orientation])
+    assert image_shape(path) == upright[orientation].shape[:2]
+
+
+def picture_bytes(tmp_path, suffix):
+    path = tmp_path / f"whole.{suffix}"
+    Image.fromarray(PIXELS.repeat(20, axis=0).repeat(20, axis=1)).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5])
+def test_a_cut_off_file_is_a_user_error_of_one_line(tmp_path, suffix, part):
+    content = picture_bytes(tmp_path, suffix)
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: [^\n]+\Z") as caught:
+        read_image(path)
+    assert str(caught.value).count("cut.") == 1
+
+
+def test_other_unreadable_files_are_user_errors(tmp_path):
+    (tmp_path / "text.png").write_text("no picture at all")
+    Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(PIXELS[..., 0].astype(np.int32) * 1000).save(tmp_path / "long.tif")
+    for name, reason in {
+        "text.png": "not an image of a kind",
+        "float.tif": "32-bit pixels; save it with 8 or 16 bits",
+        "long.tif": "32-bit pixels; save it with 8 or 16 bits",
+        "missing.png": "No such file",
+        ".": "Is a directory",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            read_image(tmp_path / name)
+    with pytest.raises(UserError, match="text.png: not an image"):
+        image_shape(tmp_path / "text.png")
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(PIXELS).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with pytest.raises(UserError, match="bomb.png: .*decompression bomb"):
+        read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("image", [PIXELS, PIXELS[..., 0], PIXELS[::-1, ::2]])
+def test_written_png_reads_back(tmp_path, image):
+    write_png(tmp_path / "new" / "a.png", image)
+    assert np.array_equal(read_image(tmp_path / "new" / "a.png"), image if image.ndim == 3 else three(image))
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    def disk_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    write_png(tmp_path / "a.png", PIXELS)
+    monkeypatch.setattr(data.images.Image.Image, "save", disk_full)
+    with pytest.raises(UserError, match="a.png: cannot be written: No space left"):
+        write_png(tmp_path / "a.png", PIXELS * 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert np.array_equal(read_image(tmp_path / "a.png"), PIXELS)
+
+
+def test_where_nothing_can_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="a.png: cannot be written"):
+        write_png(tmp_path / "file" / "a.png", PIXELS)
+
+
+@pytest.mark.parametrize("image", [PIXELS.astype(np.float32), DEEP, PIXELS[None]])
+def test_write_png_takes_8_bit_images_only(tmp_path, image):
+    with pytest.raises(ValueError, match="expected uint8"):
+        write_png(tmp_path / "a.png", image)
+
+
+def test_image_files_are_sorted_and_others_ignored_with_a_line_in_the_log(tmp_path, caplog):
+    for name in ["b.png", "a.JPG", "c.webp", "Thumbs.db", "notes.txt", ".hidden.png", "._b.png"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "elsewhere.bmp").symlink_to(tmp_path / "b.png")
+    with caplog.at_level(logging.INFO):
+        assert [path.name for path in image_files(tmp_path)] == ["a.JPG", "b.png", "c.webp", "elsewhere.bmp"]
+    assert len(caplog.messages) == 1 and "ignored 2 file(s)" in caplog.messages[0] and "Thumbs.db" in caplog.messages[0]
+
+
+def test_a_missing_folder_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere: cannot be read as a folder of images: No such file"):
+        image_files(tmp_path / "nowhere")
+
+
+def test_two_images_of_one_name_are_a_user_error(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png would both be called 'a'"):
+        images_by_name(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [("x/baby.png", "baby"), ("x/a.b.png", "a.b"), ("..\\..\\up.png", ".._.._up"), ("C:up.png", "C_up")]
+    + [("a\nb.png", "a_b")],
+)
+def test_names_are_bare(file, name):
+    assert image_name(file) == name
