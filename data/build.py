@@ -1,0 +1,84 @@
+"""From options to the training loader and the test sets: the only file of `data` that knows options."""
+
+import torch
+
+from data.cache import DecodedCache
+from data.datasets import EvalSet, TrainSet
+from data.image_sets import find_test_set, find_training_set
+from data.images import read_image
+from data.loader import TrainLoader
+from data.pair_check import check_pairs
+from data.sampler import TrainSampler
+from utility import UserError
+
+
+def build_train_loader(options, *, rank=0, world_size=1):
+    """Batches (lr [B, c, p, p], hr [B, c, s*p, s*p], names) of the sets in options.data_train together.
+
+    B = batch_size / world_size, p = patch_size // scale; float32 in 0..rgb_range. len() is options.test_every.
+    `loader.sampler.set_position(epoch, batch)` says where the next iter() starts. Images are found, paired, and checked
+    for size here, and decoded into the cache with --ext sep or sep_reset. Raises UserError.
+    """
+    if options.batch_size % world_size:
+        raise UserError(f"--batch_size {options.batch_size}: cannot be shared by {world_size} processes equally")
+    sources = []
+    for name in options.data_train:
+        image_set = find_training_set(options.dir_data, name, scale=options.scale, data_range=options.data_range)
+        check_pairs(image_set.pairs, scale=options.scale, patch_size=options.patch_size)
+        read = _reader(image_set, options, start=rank / world_size)
+        sources += [(pair, read) for pair in image_set.pairs]
+    train_set = TrainSet(
+        sources,
+        scale=options.scale,
+        lr_patch=options.patch_size // options.scale,
+        seed=options.seed,
+        augmented=not options.no_augment,
+        rgb_range=options.rgb_range,
+        n_colors=options.n_colors,
+    )
+    sampler = TrainSampler(
+        len(sources),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        n_batches=options.test_every,
+        rank=rank,
+        world_size=world_size,
+    )
+    pin_memory = not options.cpu and torch.cuda.is_available()
+    return TrainLoader(train_set, sampler, n_threads=options.n_threads, pin_memory=pin_memory)
+
+
+def build_test_sets(options):
+    """An EvalSet for each name in options.data_test, in that order. Raises UserError."""
+    return [_test_set(name, options) for name in options.data_test]
+
+
+def _test_set(name, options):
+    image_set = find_test_set(
+        options.dir_data,
+        name,
+        scale=options.scale,
+        data_range=options.data_range,
+        dir_demo=options.dir_demo,
+        test_only=options.test_only,
+    )
+    check_pairs(image_set.pairs, scale=options.scale)
+    read = read_image if name == "Demo" else _reader(image_set, options)
+    return EvalSet(image_set, read, scale=options.scale, rgb_range=options.rgb_range, n_colors=options.n_colors)
+
+
+def _reader(image_set, options, *, start=0.0):
+    """A function from path to pixels, by way of decoded copies unless --ext is img.
+
+    start: where in the list to begin decoding, 0..1; ranks that begin at different places share the work.
+    """
+    if options.ext == "img":
+        return read_image
+    if options.ext not in ("sep", "sep_reset"):
+        raise UserError(f"--ext {options.ext}: expected img, sep or sep_reset")
+    images = [path for pair in image_set.pairs for path in (pair.lr, pair.hr)]
+    begin = int(start * len(images))
+    cache = DecodedCache(image_set.root)
+    rebuild = options.ext == "sep_reset"
+    cache.prepare(images[begin:] + images[:begin], threads=max(1, options.n_threads), rebuild=rebuild)
+    return cache.read

@@ -1,0 +1,108 @@
+"""Decoded copies of image files, memory-mapped, so that reading a crop costs a crop (`--ext sep`)."""
+
+import logging
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data.images import read_image
+from utility import atomic_path
+
+log = logging.getLogger(__name__)
+
+FOLDER = "decoded"
+
+
+class Copy(NamedTuple):
+    """Where the pixels of an image lie: the .npy file, the array's shape, its first byte."""
+
+    file: Path
+    shape: tuple
+    offset: int
+
+
+class DecodedCache:
+    """Keeps <root>/decoded/<folder>/<image>.npy for each <root>/<folder>/<image>, and reads those.
+
+    A copy is a NumPy file of uint8 [h, w, 3], followed by size and modification time of the image it was made from;
+    it is made anew when the image has changed or the file is not whole. Files appear whole under their names, so any
+    number of processes may prepare the same folder. Reading one never runs code.
+    """
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self._copies = {}
+
+    def prepare(self, images, *, threads=1, rebuild=False):
+        """Make the copies that are missing, or all with `rebuild`, with a progress bar on a terminal.
+
+        images: list of Path below the root. Where the folder cannot be written (read-only, disk full), the images left
+        go without, with a warning in the log: `read` decodes them each time. Raises UserError for a broken image.
+        """
+        since = time.time_ns() if rebuild else 0
+        missing = [image for image in images if not self._adopt(image, since)]
+        if not missing:
+            return
+        log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
+        pool = ThreadPoolExecutor(threads)  # Pillow decodes without holding Python's lock
+        try:
+            jobs = [pool.submit(self._store, image, since) for image in missing]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="decoding", unit=" images", disable=None):
+                job.result()
+        except OSError as error:
+            reason = error.strerror or error
+            log.warning("%s: %s; images without a copy are decoded at every read, which is slow", self.root, reason)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, image):
+        """The pixels of an image file, uint8 [h, w, 3]: mapped read-only when there is a copy, else decoded."""
+        copy = self._copies.get(image)
+        if copy is None:
+            return read_image(image)
+        try:
+            return np.memmap(copy.file, np.uint8, mode="r", offset=copy.offset, shape=copy.shape)
+        except FileNotFoundError:  # somebody tidied up
+            return read_image(image)
+
+    def _store(self, image, since):
+        if self._adopt(image, since):  # another process was faster
+            return
+        stamp = _stamp(image)
+        pixels = read_image(image)
+        with atomic_path(self._file(image)) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array(file, pixels, allow_pickle=False)
+            file.write(stamp)
+        self._adopt(image)
+
+    def _adopt(self, image, since=0):
+        """Use the copy of `image` if it is whole, of the image as it is now, and no older than `since` (ns)."""
+        file = self._file(image)
+        try:
+            with open(file, "rb") as opened:
+                np.lib.format.read_magic(opened)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+                offset = opened.tell()
+                opened.seek(offset + math.prod(shape))
+                usable = dtype == np.uint8 and len(shape) == 3 and opened.read() == _stamp(image)
+                usable = usable and os.fstat(opened.fileno()).st_mtime_ns >= since
+        except (OSError, ValueError):
+            return False
+        if usable:
+            self._copies[image] = Copy(file, shape, offset)
+        return usable
+
+    def _file(self, image):
+        image = image.relative_to(self.root)
+        return self.root / FOLDER / image.parent / f"{image.name}.npy"
+
+
+def _stamp(image):
+    status = os.stat(image)
+    return f"{status.st_size} {status.st_mtime_ns}".encode()

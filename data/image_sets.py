@@ -1,0 +1,173 @@
+"""A data set by its name: which files belong to it, and in what pairs (spec section 8)."""
+
+import logging
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.images import images_by_name
+from data.layout import LAYOUTS, Layout
+from utility import UserError
+
+log = logging.getLogger(__name__)
+
+DIV2K, BENCHMARK = LAYOUTS["div2k"], LAYOUTS["benchmark"]
+SEE = "see datasets/README.md"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image: its bare name, its LR file, and its HR file where there is one."""
+
+    name: str
+    lr: Path
+    hr: Path | None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A named data set. root: the folder all its images lie below. luma: whether its PSNR is taken on luma."""
+
+    name: str
+    root: Path
+    pairs: list
+    luma: bool
+
+
+def find_training_set(dir_data, name, *, scale, data_range):
+    """The images of <dir_data>/<name> that the first range of `data_range` names. Raises UserError, also for none."""
+    return _numbered_set("--data_train", dir_data, name, scale, parse_ranges(data_range)[0])
+
+
+def find_test_set(dir_data, name, *, scale, data_range, dir_demo, test_only=False):
+    """The test set `name`: Demo (the images in dir_demo), <dir_data>/benchmark/<name>, or else <dir_data>/<name>.
+
+    Of the last kind, such as DIV2K, the images of the second range of `data_range` are taken; with `test_only` a single
+    range will do. Raises UserError, also when no image is left.
+    """
+    if name == "Demo":
+        if not os.path.isdir(dir_demo):
+            raise UserError(f"--dir_demo {dir_demo}: no such folder; give the one that holds your images")
+        pairs = [Pair(stem, path, None) for stem, path in _some_images(dir_demo, "--dir_demo ").items()]
+        return ImageSet(name, Path(dir_demo), pairs, luma=True)
+    _check_name("--data_test", name)
+    root = Path(dir_data) / "benchmark" / name
+    folder = BENCHMARK.hr_folder(root)
+    if os.path.isdir(folder):
+        images = [(stem, path, BENCHMARK) for stem, path in _some_images(folder).items()]
+        return ImageSet(name, root, _pair_up(root, images, scale), luma=True)
+    ranges = parse_ranges(data_range)
+    if len(ranges) == 1 and not test_only and numbered_layouts(dir_data, name):
+        raise UserError(f"--data_range {data_range}: --data_test {name} needs a second range, as in 1-800/801-810")
+    return _numbered_set("--data_test", dir_data, name, scale, ranges[-1])
+
+
+def parse_ranges(data_range):
+    """'1-800/801-810' -> [(1, 800), (801, 810)]: numbers of images, from 1, both ends included. Raises UserError."""
+    match = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", data_range)
+    numbers = [int(number) for number in match.groups() if number] if match else []
+    ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
+    if not ranges or not all(1 <= first <= last for first, last in ranges):
+        raise UserError(f"--data_range {data_range}: expected first-last/first-last, as in 1-800/801-810")
+    return ranges
+
+
+def numbered_layouts(dir_data, name):
+    """The layouts in which <dir_data>/<name> has an HR folder, first choice first; `<Name>-Q<q>` has JPEG inputs."""
+    base, quality = _base_and_quality(name)
+    hr_folders = dict.fromkeys((f"{base}_train_HR", DIV2K.hr, f"{base}_HR", BENCHMARK.hr))
+    layouts = [
+        Layout(hr, hr, f"{base}_Q{quality}" if quality else f"{hr.removesuffix('HR')}LR_bicubic", numbered=True)
+        for hr in hr_folders
+    ]
+    return [layout for layout in layouts if os.path.isdir(layout.hr_folder(Path(dir_data) / base))]
+
+
+def _numbered_set(flag, dir_data, name, scale, wanted):
+    """A set in DIV2K's layout. wanted: first and last number, from 1, in the sorted list of all its HR images."""
+    _check_name(flag, name)
+    layouts = numbered_layouts(dir_data, name)
+    if not layouts:
+        raise UserError(f"{flag} {name}: {_what_is_there(dir_data, name)}")
+    root = Path(dir_data) / _base_and_quality(name)[0]
+    layout = next((layout for layout in layouts if os.path.isdir(layout.lr_folder(root, scale))), layouts[0])
+    images = _numbered_images(root, layout)
+    first, last = wanted
+    chosen = images[first - 1 : last]
+    if not chosen:
+        raise UserError(f"--data_range {first}-{last}: {root} has images 1-{len(images)}; choose a range within")
+    log.info("%s: images %d-%d of %d (--data_range)", root, first, first + len(chosen) - 1, len(images))
+    return ImageSet(name, root, _pair_up(root, chosen, scale), luma=False)
+
+
+def _numbered_images(root, layout):
+    """(name, HR path, layout) of all images: those to train with, then DIV2K's 801-900 if they lie as published."""
+    images = {name: (name, path, layout) for name, path in _some_images(layout.hr_folder(root)).items()}
+    valid = Layout("valid", *(part.replace("_train_", "_valid_") for part in (layout.hr, layout.lr)), numbered=True)
+    if valid.hr != layout.hr and os.path.isdir(valid.hr_folder(root)):
+        for name, path in images_by_name(valid.hr_folder(root)).items():
+            images.setdefault(name, (name, path, valid))
+    return list(images.values())
+
+
+def _pair_up(root, images, scale):
+    """Find the LR image of each (name, HR path, layout). Returns a list of Pair, or raises UserError."""
+    folders = {layout: layout.lr_folder(root, scale) for _, _, layout in images}
+    for layout, folder in folders.items():
+        if not os.path.isdir(folder):
+            raise UserError(f"--scale {scale}: no folder {folder}; {_how_to_make(root, layout, scale)}")
+    lr_images = {layout: images_by_name(folder) for layout, folder in folders.items()}
+    pairs = []
+    for name, hr, layout in images:
+        lr = lr_images[layout].get(f"{name}x{scale}")
+        if lr is None:
+            raise UserError(f"{folders[layout]}: no {name}x{scale}.png for {hr}; {_how_to_make(root, layout, scale)}")
+        pairs.append(Pair(name, lr, hr))
+    return pairs
+
+
+def _how_to_make(root, layout, scale):
+    if not layout.lr.endswith("LR_bicubic"):
+        return f"{layout.lr}/X{scale} holds JPEG inputs 0001x{scale}.jpg ..., which come with the data set"
+    kind = BENCHMARK.name if layout.hr == BENCHMARK.hr else DIV2K.name
+    scales = map(str, sorted({*layout.scales(root), scale}))
+    command = f"--hr {shlex.quote(str(layout.hr_folder(root)))} --out {shlex.quote(str(root))} --layout {kind}"
+    return f"make it with: python -m data.prepare {command} --scales {' '.join(scales)}"
+
+
+def _what_is_there(dir_data, name):
+    """Why there is no data set called `name`, in words."""
+    base, _ = _base_and_quality(name)
+    expected = f"expected {dir_data}/{base}/{base}_train_HR to train with, {dir_data}/benchmark/{base}/HR to test with"
+    if not os.path.isdir(dir_data):
+        return f"no folder {dir_data} (--dir_data); {expected}; {SEE}"
+    there = [entry for entry in _entries(dir_data) if numbered_layouts(dir_data, entry)]
+    benchmark = Path(dir_data) / "benchmark"
+    there += [f"benchmark/{entry}" for entry in _entries(benchmark) if BENCHMARK.hr_folder(benchmark / entry).is_dir()]
+    return f"{dir_data} has {', '.join(there) or 'no data set'}; {expected}; {SEE}"
+
+
+def _some_images(folder, flag=""):
+    images = images_by_name(folder)
+    if not images:
+        raise UserError(f"{flag}{folder}: no images in it; {SEE}")
+    return images
+
+
+def _check_name(flag, name):
+    if not name or Path(name).name != name:
+        raise UserError(f"{flag} {name!r}: expected names of data sets, such as DIV2K or Set5+Set14, not paths")
+
+
+def _base_and_quality(name):
+    """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
+    return re.fullmatch(r"(.*?)(?:-Q(\d+))?", name).groups(default="")
+
+
+def _entries(folder):
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

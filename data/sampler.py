@@ -1,0 +1,64 @@
+"""Which training image each sample of an epoch shows, for one rank of any number, from any batch on."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data.randomness import VISITING_ORDER, random_words
+
+
+class SampleKey(NamedTuple):
+    """One sample: its number `position` in the whole of an epoch, over all ranks, and the number of its image."""
+
+    epoch: int
+    position: int
+    image: int
+
+
+class TrainSampler:
+    """Yields the SampleKeys of this rank, batch after batch; `set_position` says where the next `iter()` starts.
+
+    An epoch goes through all images in a random order, then in another one, until it has n_batches * batch_size
+    samples. Rank r of W takes the r-th slice of batch_size / W samples of every batch, so that all ranks together see
+    what one process would. Nothing is drawn from a generator: each key follows from (seed, epoch, position).
+    Raises ValueError when batch_size is no multiple of world_size.
+    """
+
+    def __init__(self, n_images, *, seed, batch_size, n_batches, rank=0, world_size=1):
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
+        self.n_images = n_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.n_batches = n_batches
+        self.share = batch_size // world_size
+        self.rank = rank
+        self.set_position(epoch=1)
+
+    def set_position(self, epoch, batch=0):
+        """Let `iter()` start at that batch of that epoch, until told otherwise; batch n_batches leaves nothing."""
+        if not 0 <= batch <= self.n_batches:
+            raise ValueError(f"batch {batch} of an epoch that has {self.n_batches}")
+        self.epoch, self.batch = epoch, batch
+
+    def __len__(self):
+        """Samples of this rank in a whole epoch."""
+        return self.n_batches * self.share
+
+    def __iter__(self):
+        return self._keys(self.epoch, self.batch)
+
+    def _keys(self, epoch, first_batch):
+        round_in_order = None
+        for batch in range(first_batch, self.n_batches):
+            start = batch * self.batch_size + self.rank * self.share
+            for position in range(start, start + self.share):
+                round_, place = divmod(position, self.n_images)
+                if round_ != round_in_order:
+                    order, round_in_order = self._order(epoch, round_), round_
+                yield SampleKey(epoch, position, int(order[place]))
+
+    def _order(self, epoch, round_):
+        """A permutation of the images."""
+        words = random_words(VISITING_ORDER, self.seed, epoch, round_, count=self.n_images)
+        return np.argsort(words, kind="stable")

@@ -1,0 +1,164 @@
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+
+import data.cache
+from data.cache import DecodedCache
+from data.images import read_image, write_png
+from utility import UserError
+
+NAMES = [f"{number}.png" for number in range(6)]
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        write_png(tmp_path / "HR" / name, rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return [tmp_path / "HR" / name for name in NAMES]
+
+
+@pytest.fixture
+def copies(tmp_path):
+    return [tmp_path / "decoded" / "HR" / f"{name}.npy" for name in NAMES]
+
+
+def prepared(images, **how):
+    cache = DecodedCache(images[0].parents[1])
+    cache.prepare(images, **how)
+    return cache
+
+
+def is_mapped(pixels):
+    return isinstance(pixels, np.memmap) and not pixels.flags.writeable
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_copy_holds_the_pixels_and_is_mapped(images, copies, threads):
+    cache = prepared(images, threads=threads)
+    for image, copy in zip(images, copies, strict=True):
+        assert is_mapped(cache.read(image)) and is_mapped(cache.read(image)[2:5, 3:7])
+        assert np.array_equal(cache.read(image), read_image(image))
+        assert np.array_equal(np.load(copy, mmap_mode="r", allow_pickle=False), read_image(image))
+    assert sorted(copies[0].parent.iterdir()) == copies
+
+
+def test_copies_that_fit_are_kept_and_nothing_is_said(images, copies, monkeypatch, caplog):
+    prepared(images)
+    before = [copy.stat().st_mtime_ns for copy in copies]
+    monkeypatch.setattr(data.cache, "read_image", None)  # decoding would fail
+    with caplog.at_level(logging.INFO):
+        again = prepared(images)
+    assert is_mapped(again.read(images[0])) and not caplog.messages
+    assert [copy.stat().st_mtime_ns for copy in copies] == before
+
+
+def test_a_changed_image_is_decoded_anew(images, copies):
+    prepared(images)
+    write_png(images[0], read_image(images[0])[::-1].copy())
+    cache = prepared(images)
+    assert np.array_equal(cache.read(images[0]), read_image(images[0])) and is_mapped(cache.read(images[0]))
+
+
+@pytest.mark.parametrize("larger, later", [(1, 0), (0, 1)])
+def test_size_and_time_of_an_image_each_tell_a_change(images, copies, larger, later):
+    os.utime(images[0], ns=(0, 12345))
+    prepared(images)
+    before = [copy.stat().st_ino for copy in copies]
+    with open(images[0], "ab") as file:
+        file.write(bytes(larger))
+    os.utime(images[0], ns=(0, 12345 + later))
+    prepared(images)
+    assert [copy.stat().st_ino != old for copy, old in zip(copies, before, strict=True)] == [True] + [False] * 5
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_a_broken_or_hostile_copy_is_made_anew_and_never_run(images, copies, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared(images)
+    whole = copies[0].read_bytes()
+    copies[0].write_bytes(whole[:-30])
+    copies[1].write_bytes(b"")
+    np.save(copies[2], np.array([Bomb()]), allow_pickle=True)
+    copies[3].write_bytes(pickle.dumps(Bomb()))
+    np.save(copies[4], np.zeros((9, 12), np.uint8))
+    copies[5].write_bytes(whole)
+    cache = prepared(images)
+    assert not (tmp_path / "exploded").exists()
+    for image in images[:5]:
+        assert np.array_equal(cache.read(image), read_image(image)) and is_mapped(cache.read(image))
+
+
+def test_rebuild_makes_every_copy_once(images, copies, monkeypatch):
+    prepared(images)
+    before = [copy.stat().st_ino for copy in copies]
+    prepared(images, rebuild=True)
+    assert all(copy.stat().st_ino != old for copy, old in zip(copies, before, strict=True))
+    monkeypatch.setattr(data.cache.time, "time_ns", lambda: time.time() * 1e9 - 3600e9)  # began an hour ago, as rank 0
+    monkeypatch.setattr(data.cache, "read_image", None)
+    prepared(images, rebuild=True)
+
+
+def test_a_folder_that_cannot_be_written_costs_speed_only(images, copies, monkeypatch, caplog):
+    @contextlib.contextmanager
+    def read_only(path):
+        raise OSError(30, "Read-only file system", str(path))
+        yield
+
+    prepared(images)
+    for copy in copies[2:]:
+        copy.unlink()
+    monkeypatch.setattr(data.cache, "atomic_path", read_only)
+    cache = prepared(images, threads=2)
+    assert len([line for line in caplog.messages if "Read-only file system; images without a copy" in line]) == 1
+    assert [is_mapped(cache.read(image)) for image in images] == [True] * 2 + [False] * 4
+    assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
+
+
+def test_copies_may_disappear_during_a_run(images, copies):
+    cache = prepared(images)
+    copies[0].unlink()
+    assert np.array_equal(cache.read(images[0]), read_image(images[0]))
+
+
+def test_a_broken_image_is_a_user_error(images, tmp_path):
+    images[3].write_bytes(images[3].read_bytes()[:60])
+    with pytest.raises(UserError, match="3.png: not a readable image"):
+        prepared(images, threads=2)
+    assert not [path for path in (tmp_path / "decoded" / "HR").iterdir() if path.name.startswith(".")]
+
+
+def _prepare_at(barrier, images, how):
+    barrier.wait()
+    for _ in range(3):
+        cache = prepared(images, **how)
+        assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
+
+
+@pytest.mark.parametrize("how", [{}, {"rebuild": True, "threads": 2}])
+def test_processes_may_prepare_one_folder_at_once(images, copies, how):
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(3)
+    processes = [fork.Process(target=_prepare_at, args=(barrier, images[n:] + images[:n], how)) for n in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted(copies[0].parent.iterdir()) == copies
+
+
+def test_a_worker_gets_the_list_of_copies_and_no_pixels(images):
+    cache = pickle.loads(pickle.dumps(prepared(images)))
+    assert is_mapped(cache.read(images[0]))
+    assert len(pickle.dumps(cache)) < 3000
