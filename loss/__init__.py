@@ -6,28 +6,33 @@ import re
 import torch
 from torch import nn
 
+from loss import adversarial, vgg
+from loss.adversarial import Adversarial
+from loss.discriminator import MIN_PATCH
+from loss.vgg_weights import download_vgg19, read_vgg19
 from utility import UserError
 
-PARTS = ("L1", "MSE")
+PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
 
 
 def build(spec, *, rgb_range, patch_size, gan_k=1, vgg_weights=None, device="cpu"):
-    """Make the loss that `spec`, the value of --loss, asks for; sr and hr are [N, 3, patch_size, patch_size].
+    """Make the loss that `spec`, the value of --loss, asks for.
 
-    Raises UserError, naming the flag, for a sum that does not parse.
+    The loss takes sr and hr of [N, 3, patch_size, patch_size] in 0..rgb_range. gan_k: discriminator steps per call.
+    vgg_weights: a file with VGG19; torchvision's download without it. Raises UserError, naming the flag or file, for
+    a sum that does not parse, weights that can't be had, and patches too small for a part.
     """
     weights = parse(spec)
-    return Loss(weights, {name: _build_part(name) for name in weights}).to(device)
-
-
-def _build_part(name):
-    return nn.L1Loss() if name == "L1" else nn.MSELoss()
+    for name in weights:
+        _check_part(name, patch_size, gan_k)
+    terms = {name: _build_part(name, rgb_range, patch_size, gan_k, vgg_weights) for name in weights}
+    return Loss(weights, terms).to(device)
 
 
 def parse(spec):
-    """{part: weight} of a sum such as `1*L1+0.1*MSE`, in its order. Raises UserError naming --loss."""
+    """{part: weight} of a sum such as `1*L1+0.1*GAN`, in its order. Raises UserError naming --loss."""
     weights = {}
-    for term in re.split(r"(?<!\d[eE])\+", spec):  # the + of 1e+3 is no sum
+    for term in re.split(r"(?<![\d.][eE])\+", spec):  # the + of 1e+3 joins no parts
         weight, star, name = (piece.strip() for piece in term.partition("*"))
         if not star:
             raise _mistake(spec, f"'{term.strip()}' is not <weight>*<part>")
@@ -38,6 +43,9 @@ def parse(spec):
         weights[name] = _weight(weight, spec)
     if not any(weights.values()):
         raise _mistake(spec, "every weight is 0")
+    rivals = [name for name in weights if name in adversarial.KINDS]
+    if len(rivals) > 1:
+        raise _mistake(spec, f"only one of {', '.join(rivals)} can train at a time")
     return weights
 
 
@@ -52,14 +60,33 @@ def _weight(text, spec):
 
 
 def _mistake(spec, reason):
-    return UserError(f"--loss {spec}: {reason}; give a sum such as 1*L1+0.1*MSE of the parts {', '.join(PARTS)}")
+    return UserError(f"--loss {spec}: {reason}; give a sum such as 1*L1+0.001*GAN of the parts {', '.join(PARTS)}")
+
+
+def _check_part(name, patch_size, gan_k):
+    least = MIN_PATCH if name in adversarial.KINDS else vgg.MIN_PATCH.get(name, 1)
+    if patch_size < least:
+        raise UserError(f"--patch_size {patch_size}: too small for {name} in --loss; give {least} or more")
+    if name in adversarial.KINDS and gan_k < 1:
+        raise UserError(f"--gan_k {gan_k}: the discriminator of {name} would not train; give 1 or more")
+
+
+def _build_part(name, rgb_range, patch_size, gan_k, vgg_weights):
+    if name in adversarial.KINDS:
+        return Adversarial(name, patch_size=patch_size, rgb_range=rgb_range, gan_k=gan_k)
+    if name in vgg.DEPTHS:
+        state = read_vgg19(vgg_weights or download_vgg19(), name)
+        return vgg.VGGLoss(name, state, rgb_range=rgb_range)
+    return nn.L1Loss() if name == "L1" else nn.MSELoss()
 
 
 class Loss(nn.Module):
-    """A weighted sum of parts. `parts`: name -> weighted part of the last call, a detached 0-d tensor (no host sync).
+    """A weighted sum of parts, for sr and hr [N, 3, h, w] in 0..rgb_range.
 
+    `parts`: name -> weighted part of the last call, a detached 0-d tensor (no host sync); beside an adversarial part
+    its discriminator's loss as DIS. The state dict holds what trains, discriminator and optimizer, and nothing else.
     Everything is float32 even under autocast: in bfloat16 a pixel near 255 is off by up to half a grey level, more than
-    what late training still gains, and means of squares overflow float16.
+    what late training still gains, and squares of VGG features overflow float16.
     """
 
     def __init__(self, weights, terms):
@@ -69,11 +96,30 @@ class Loss(nn.Module):
         self.parts = {}
 
     def forward(self, sr, hr):
-        """sr, hr: [N, 3, h, w] in 0..rgb_range. Returns the float32 scalar to minimise. ValueError if shapes differ."""
+        """Return the float32 scalar to minimise; its gradients reach sr only. Raises ValueError if shapes differ."""
         if sr.shape != hr.shape:
             raise ValueError(f"sr {list(sr.shape)} and hr {list(hr.shape)} differ in shape")
         with torch.autocast(sr.device.type, enabled=False):
             sr, hr = sr.float(), hr.float()
             weighted = {name: weight * self.terms[name](sr, hr) for name, weight in self.weights.items()}
         self.parts = {name: part.detach() for name, part in weighted.items()}
+        for term in self.terms.values():
+            if isinstance(term, Adversarial) and term.discriminator_loss is not None:
+                self.parts["DIS"] = term.discriminator_loss
         return sum(weighted.values())
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        """Continue a loss of the same parts. Raises UserError, naming --loss, for the state of another one."""
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            own, other = _adversary(self.state_dict()), _adversary(state_dict)
+            raise UserError(
+                f"--loss: this run trains {own}, the checkpoint {other}, or --patch_size differs between them; "
+                "give the flags of the checkpoint's training"
+            ) from error
+
+
+def _adversary(state):
+    """Whose discriminator a state dict of Loss holds."""
+    return next((f"against a {key.split('.')[1]}" for key in state), "without a discriminator")

@@ -1,0 +1,126 @@
+"""Adversarial parts: a discriminator that trains along, and what the network pays for being found out."""
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from loss.discriminator import Discriminator
+
+KINDS = ("GAN", "WGAN", "WGAN_GP", "RGAN")
+CLIP = 1.0
+PENALTY = 10.0
+
+
+class Adversarial(nn.Module):
+    """Trains its discriminator `gan_k` steps a call and returns the network's loss against it.
+
+    kind: GAN (SRGAN, arXiv 1609.04802), WGAN (1701.07875, weights clipped to +-1), WGAN_GP (1704.00028, penalty 10),
+    RGAN (relativistic average, ESRGAN, 1809.00219). Discriminator, clip and these settings are EDSR-PyTorch's: Adam
+    with lr 1e-4, for WGAN_GP lr 1e-5 and betas (0, 0.9). The rate stays constant; BatchNorm sees real and generated
+    images apart. The discriminator is given images in 0..1, so that a penalty on its slope means the same at every
+    rgb_range. The state dict holds its optimizer too: a resumed run is exact.
+    """
+
+    def __init__(self, kind, *, patch_size, rgb_range, gan_k=1):
+        super().__init__()
+        self.kind = kind
+        self.gan_k = gan_k
+        self.rgb_range = rgb_range
+        self.discriminator = Discriminator(patch_size=patch_size)
+        settings = {"lr": 1e-5, "betas": (0.0, 0.9)} if kind == "WGAN_GP" else {"lr": 1e-4}
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), **settings)
+        self.discriminator_loss = None
+
+    def forward(self, sr, hr):
+        """sr, hr: float32 [N, 3, patch_size, patch_size] in 0..rgb_range. Returns a scalar; gradients reach sr only.
+
+        In training, with gradients on, the discriminator takes its steps first; `discriminator_loss` is their mean
+        loss, a detached 0-d tensor. Otherwise nothing is trained and it is None.
+        """
+        fake, real = sr / self.rgb_range, hr / self.rgb_range
+        train = self.training and torch.is_grad_enabled()
+        self.discriminator_loss = self._train_discriminator(fake.detach(), real.detach()) if train else None
+        with _frozen(self.discriminator):
+            return self._generator_loss(fake, real)
+
+    def _generator_loss(self, fake, real):
+        judged = self.discriminator(fake)
+        if self.kind == "GAN":
+            return taken_for_real(judged)
+        if self.kind == "RGAN":
+            with torch.no_grad():
+                other = self.discriminator(real)
+            return relativistic(judged, other)
+        return -judged.mean()
+
+    def _train_discriminator(self, fake, real):
+        losses = []
+        for _ in range(self.gan_k):
+            loss = self._discriminator_loss(fake, real)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.kind == "WGAN":
+                self._clip_weights()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _discriminator_loss(self, fake, real):
+        judged_fake, judged_real = self.discriminator(fake), self.discriminator(real)
+        if self.kind == "GAN":
+            return taken_for_real(judged_real) + taken_for_fake(judged_fake)
+        if self.kind == "RGAN":
+            return relativistic(judged_real, judged_fake)
+        loss = judged_fake.mean() - judged_real.mean()
+        return loss + gradient_penalty(self.discriminator, fake, real) if self.kind == "WGAN_GP" else loss
+
+    @torch.no_grad()
+    def _clip_weights(self):
+        for parameter in self.discriminator.parameters():
+            parameter.clamp_(-CLIP, CLIP)
+
+    def get_extra_state(self):
+        """The discriminator's optimizer; torch puts it into the state dict."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state):
+        """Continue the discriminator's optimizer."""
+        self.optimizer.load_state_dict(state)
+
+
+def taken_for_real(logits):
+    """Mean cross-entropy of logits [N, 1] against the label 'real'."""
+    return F.softplus(-logits).mean()
+
+
+def taken_for_fake(logits):
+    """Mean cross-entropy of logits [N, 1] against the label 'generated'."""
+    return F.softplus(logits).mean()
+
+
+def relativistic(winner, loser):
+    """What is lost while `winner` logits [N, 1] are not above the mean of `loser` logits, and these not below theirs.
+
+    ESRGAN's equations 1 and 2: the discriminator wants real above generated, the network the other way round.
+    """
+    return taken_for_real(winner - loser.mean()) + taken_for_fake(loser - winner.mean())
+
+
+def gradient_penalty(discriminator, fake, real):
+    """PENALTY * (|gradient| - 1)^2 at random points between fake and real (arXiv 1704.00028, equation 3)."""
+    share = torch.rand(len(real), 1, 1, 1, device=real.device)
+    between = torch.lerp(fake, real, share).requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
+    return PENALTY * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+@contextlib.contextmanager
+def _frozen(module):
+    """Run a block in which gradients pass through `module` but not into its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
