@@ -100,7 +100,7 @@ class Loss(nn.Module):
         if sr.shape != hr.shape:
             raise ValueError(f"sr {list(sr.shape)} and hr {list(hr.shape)} differ in shape")
         with torch.autocast(sr.device.type, enabled=False):
-            sr, hr = sr.float(), hr.float()
+            sr, hr = sr.float(), hr.detach().float()
             weighted = {name: weight * self.terms[name](sr, hr) for name, weight in self.weights.items()}
         self.parts = {name: part.detach() for name, part in weighted.items()}
         for term in self.terms.values():

@@ -34,7 +34,7 @@ class Adversarial(nn.Module):
         self.discriminator_loss = None
 
     def forward(self, sr, hr):
-        """sr, hr: float32 [N, 3, patch_size, patch_size] in 0..rgb_range. Returns a scalar; gradients reach sr only.
+        """sr, hr: float32 [N, 3, patch_size, patch_size] in 0..rgb_range, hr detached. Returns a scalar.
 
         In training, with gradients on, the discriminator takes its steps first; `discriminator_loss` is their mean
         loss, a detached 0-d tensor. Otherwise nothing is trained and it is None.
@@ -50,9 +50,7 @@ class Adversarial(nn.Module):
         if self.kind == "GAN":
             return taken_for_real(judged)
         if self.kind == "RGAN":
-            with torch.no_grad():
-                other = self.discriminator(real)
-            return relativistic(judged, other)
+            return relativistic(judged, self.discriminator(real))
         return -judged.mean()
 
     def _train_discriminator(self, fake, real):

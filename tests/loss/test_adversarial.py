@@ -101,6 +101,23 @@ def test_gan_k_steps_a_call(gan_k):
     assert {state["step"].item() for state in total.terms["WGAN"].optimizer.state.values()} == {gan_k}
 
 
+def test_dis_is_the_mean_over_the_steps():
+    at_once, one_by_one = build("GAN", gan_k=3), build("GAN")
+    at_once(*images())
+    steps = []
+    for _ in range(3):
+        one_by_one(*images())
+        steps.append(one_by_one.parts["DIS"])
+    assert torch.equal(at_once.parts["DIS"], torch.stack(steps).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_discriminators_optimizer(kind):
+    (group,) = build(kind).terms[kind].optimizer.param_groups
+    expected = (1e-5, (0.0, 0.9)) if kind == "WGAN_GP" else (1e-4, (0.9, 0.999))
+    assert (group["lr"], group["betas"]) == expected
+
+
 def test_wgan_clips_weights():
     total = build("WGAN")
     with torch.no_grad():
