@@ -18,7 +18,7 @@ PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
 def build(spec, *, rgb_range, patch_size, gan_k=1, vgg_weights=None, device="cpu"):
     """Make the loss that `spec`, the value of --loss, asks for.
 
-    The loss takes sr and hr of [N, 3, patch_size, patch_size] in 0..rgb_range. gan_k: discriminator steps per call.
+    The loss takes sr, hr [N, 3, patch_size, patch_size] in 0..rgb_range, or one channel, which counts as three equal. gan_k: discriminator steps per call.
     vgg_weights: a file with VGG19; torchvision's download without it. Raises UserError, naming the flag or file, for
     a sum that does not parse, weights that can't be had, and patches too small for a part.
     """
@@ -81,7 +81,7 @@ def _build_part(name, rgb_range, patch_size, gan_k, vgg_weights):
 
 
 class Loss(nn.Module):
-    """A weighted sum of parts, for sr and hr [N, 3, h, w] in 0..rgb_range.
+    """A weighted sum of parts, for sr and hr [N, 3 or 1, h, w] in 0..rgb_range.
 
     `parts`: name -> weighted part of the last call, a detached 0-d tensor (no host sync); beside an adversarial part
     its discriminator's loss as DIS. The state dict holds what trains, discriminator and optimizer, and nothing else.

@@ -34,12 +34,12 @@ class Adversarial(nn.Module):
         self.discriminator_loss = None
 
     def forward(self, sr, hr):
-        """sr, hr: float32 [N, 3, patch_size, patch_size] in 0..rgb_range, hr detached. Returns a scalar.
+        """sr, hr: float32 [N, 3 or 1, patch_size, patch_size] in 0..rgb_range, hr detached. Returns a scalar.
 
         In training, with gradients on, the discriminator takes its steps first; `discriminator_loss` is their mean
         loss, a detached 0-d tensor. Otherwise nothing is trained and it is None.
         """
-        fake, real = sr / self.rgb_range, hr / self.rgb_range
+        fake, real = ((image / self.rgb_range).expand(-1, 3, -1, -1) for image in (sr, hr))
         train = self.training and torch.is_grad_enabled()
         self.discriminator_loss = self._train_discriminator(fake.detach(), real.detach()) if train else None
         with _frozen(self.discriminator):

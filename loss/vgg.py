@@ -38,7 +38,7 @@ class VGGLoss(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, sr, hr):
-        """sr, hr: float32 [N, 3, h, w] in 0..rgb_range, hr detached. Returns a scalar."""
+        """sr, hr: float32 [N, 3 or 1, h, w] in 0..rgb_range, hr detached. Returns a scalar."""
         return F.mse_loss(self._look(sr), self._look(hr))
 
     def _look(self, image):

@@ -166,6 +166,15 @@ def test_a_resumed_run_is_bit_identical(kind, tmp_path):
         assert torch.equal(one, other)
 
 
+def test_grey_counts_as_three_equal_channels():
+    parts = []
+    for channels in (1, 3):
+        total, (sr, hr) = build("GAN"), images()
+        total(sr[:, :1].expand(-1, channels, -1, -1), hr[:, :1].expand(-1, channels, -1, -1))
+        parts.append(torch.stack([total.parts["GAN"], total.parts["DIS"]]))
+    assert torch.equal(*parts)
+
+
 def test_state_of_another_loss_is_refused():
     state = build("GAN").state_dict()
     with pytest.raises(UserError, match="--loss: this run trains against a RGAN, the checkpoint against a GAN"):

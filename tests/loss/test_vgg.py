@@ -86,6 +86,12 @@ def test_same_value_at_every_rgb_range(small, write):
     torch.testing.assert_close(build("1*VGG22", path)(sr, hr), build("1*VGG22", path, rgb_range=1)(sr / 255, hr / 255))
 
 
+def test_grey_counts_as_three_equal_channels(small, write):
+    total, (sr, hr) = build("1*VGG22", write(small)), images()
+    grey, other = sr[:, :1], hr[:, :1]
+    assert torch.equal(total(grey, other), total(grey.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1)))
+
+
 def test_float32_under_autocast(small, write):
     total, (sr, hr) = build("1*VGG22", write(small)), images()
     expected = total(sr, hr)
