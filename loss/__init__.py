@@ -18,9 +18,10 @@ PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
 def build(spec, *, rgb_range, patch_size, gan_k=1, vgg_weights=None, device="cpu"):
     """Make the loss that `spec`, the value of --loss, asks for.
 
-    The loss takes sr, hr [N, 3, patch_size, patch_size] in 0..rgb_range, or one channel, which counts as three equal. gan_k: discriminator steps per call.
-    vgg_weights: a file with VGG19; torchvision's download without it. Raises UserError, naming the flag or file, for
-    a sum that does not parse, weights that can't be had, and patches too small for a part.
+    The loss takes sr and hr [N, 3, patch_size, patch_size] in 0..rgb_range; one channel counts as three equal ones.
+    gan_k: discriminator steps per call. vgg_weights: a file with VGG19; torchvision's download without it. Raises
+    UserError, naming the flag or file, for a sum that does not parse, weights that can't be had, and patches too small
+    for a part.
     """
     weights = parse(spec)
     for name in weights:
