@@ -34,7 +34,8 @@ def run(options):
         for flag in ("pre_train", "refine"):
             if getattr(options, flag):
                 load_full_precision(network, getattr(options, flag), f"--{flag}")
-        objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=options.patch_size,
+        patch_size = options.patch_size // options.scale * options.scale
+        objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device))
         optimizer = build_optimizer([p for p in network.parameters() if p.requires_grad], options)
         trainer = Trainer(network, objective, loader=data.build_train_loader(options), optimizer=optimizer,

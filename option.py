@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+from loss import parse as parse_loss
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
@@ -28,6 +29,7 @@ def parse_options(argv=None, *, quantized):
         setattr(options, name, [part for part in getattr(options, name).split("+") if part])
     options.decay = _decay(options.decay)
     options.betas = tuple(options.betas)
+    parse_loss(options.loss)
     if options.resume in (RESUME_OWN, "-1"):
         options.load, options.resume = options.load or options.save, ""
     elif options.resume == "0":
