@@ -33,8 +33,6 @@ def build_train_loader(options, *, rank=0, world_size=1):
         lr_patch=options.patch_size // options.scale,
         seed=options.seed,
         augmented=not options.no_augment,
-        rgb_range=options.rgb_range,
-        n_colors=options.n_colors,
     )
     sampler = TrainSampler(
         len(sources),
@@ -44,8 +42,14 @@ def build_train_loader(options, *, rank=0, world_size=1):
         rank=rank,
         world_size=world_size,
     )
-    pin_memory = not options.cpu and torch.cuda.is_available()
-    return TrainLoader(train_set, sampler, n_threads=options.n_threads, pin_memory=pin_memory)
+    return TrainLoader(
+        train_set,
+        sampler,
+        n_threads=options.n_threads,
+        rgb_range=options.rgb_range,
+        n_colors=options.n_colors,
+        pinned=not options.cpu and torch.cuda.is_available(),
+    )
 
 
 def build_test_sets(options):

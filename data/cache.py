@@ -2,6 +2,7 @@
 
 import logging
 import math
+import mmap
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -67,9 +68,11 @@ class DecodedCache:
         if copy is None:
             return read_image(image)
         try:
-            return np.memmap(copy.file, np.uint8, mode="r", offset=copy.offset, shape=copy.shape)
+            with open(copy.file, "rb", buffering=0) as file:
+                pixels = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:  # somebody tidied up
             return read_image(image)
+        return np.ndarray(copy.shape, np.uint8, buffer=pixels, offset=copy.offset)  # a third of np.memmap's time
 
     def _store(self, image, since):
         if self._adopt(image, since):  # another process was faster

@@ -1,8 +1,11 @@
-"""Training samples and test images as tensors."""
+"""Training samples and test images as tensors.
+
+Samples are 8-bit, a quarter of what they become, until they have left the worker: see `data.loader`.
+"""
 
 from torch.utils.data import Dataset
 
-from data.patches import augment, crop_pair, to_tensor
+from data.patches import augment, crop_pair, to_planes, to_values
 from data.randomness import CROP, random_words
 from utility import UserError
 
@@ -11,17 +14,16 @@ class TrainSet(Dataset):
     """Random patches of images; item SampleKey is a pure function of (seed, key), whoever asks for it.
 
     sources: list of (Pair, read), where read(path) gives the file's pixels, uint8 [h, w, 3].
-    An item is (lr [n_colors, p, p], hr [n_colors, scale*p, scale*p], name), float32 in 0..rgb_range with p = lr_patch;
-    or a UserError, given instead of raised because it is to cross from a worker to the main process as it is.
+    An item is (lr [3, p, p], hr [3, scale*p, scale*p], name), uint8 with p = lr_patch; or a UserError, given instead of
+    raised because it is to cross from a worker to the main process as it is.
     """
 
-    def __init__(self, sources, *, scale, lr_patch, seed, augmented=True, rgb_range=255, n_colors=3):
+    def __init__(self, sources, *, scale, lr_patch, seed, augmented=True):
         self.sources = sources
         self.scale = scale
         self.lr_patch = lr_patch
         self.seed = seed
         self.augmented = augmented
-        self.colours = {"rgb_range": rgb_range, "n_colors": n_colors}
 
     def __len__(self):
         return len(self.sources)
@@ -36,7 +38,7 @@ class TrainSet(Dataset):
         patches = crop_pair(lr, hr, scale=self.scale, lr_patch=self.lr_patch, place=place)
         if self.augmented:
             patches = [augment(patch, int(turns)) for patch in patches]
-        return *(to_tensor(patch, **self.colours) for patch in patches), pair.name
+        return *(to_planes(patch) for patch in patches), pair.name
 
 
 class EvalSet:
@@ -63,7 +65,10 @@ class EvalSet:
         pair = self.pairs[index]
         lr = self.read(pair.lr)
         if pair.hr is None:
-            return to_tensor(lr, **self.colours), None, pair.name
+            return self._values(lr), None, pair.name
         height, width = (self.scale * length for length in lr.shape[:2])
         hr = self.read(pair.hr)[:height, :width]
-        return to_tensor(lr, **self.colours), to_tensor(hr, **self.colours), pair.name
+        return self._values(lr), self._values(hr), pair.name
+
+    def _values(self, image):
+        return to_values(to_planes(image), **self.colours)

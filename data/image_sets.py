@@ -90,7 +90,7 @@ def _numbered_set(flag, dir_data, name, scale, wanted):
     _check_name(flag, name)
     layouts = numbered_layouts(dir_data, name)
     if not layouts:
-        raise UserError(f"{flag} {name}: {_what_is_there(dir_data, name)}")
+        raise UserError(f"{flag} {name}: {_what_is_there(dir_data)}; expected {_expected(flag, name, scale)}; {SEE}")
     root = Path(dir_data) / _base_and_quality(name)[0]
     layout = next((layout for layout in layouts if os.path.isdir(layout.lr_folder(root, scale))), layouts[0])
     images = _numbered_images(root, layout)
@@ -137,16 +137,23 @@ def _how_to_make(root, layout, scale):
     return f"make it with: python -m data.prepare {command} --scales {' '.join(scales)}"
 
 
-def _what_is_there(dir_data, name):
-    """Why there is no data set called `name`, in words."""
-    base, _ = _base_and_quality(name)
-    expected = f"expected {dir_data}/{base}/{base}_train_HR to train with, {dir_data}/benchmark/{base}/HR to test with"
+def _what_is_there(dir_data):
     if not os.path.isdir(dir_data):
-        return f"no folder {dir_data} (--dir_data); {expected}; {SEE}"
+        return f"there is no --dir_data {dir_data}"
     there = [entry for entry in _entries(dir_data) if numbered_layouts(dir_data, entry)]
     benchmark = Path(dir_data) / "benchmark"
     there += [f"benchmark/{entry}" for entry in _entries(benchmark) if BENCHMARK.hr_folder(benchmark / entry).is_dir()]
-    return f"{dir_data} has {', '.join(there) or 'no data set'}; {expected}; {SEE}"
+    return f"--dir_data {dir_data} has {', '.join(there) or 'no data set'}"
+
+
+def _expected(flag, name, scale):
+    """The layout in which a set of that name would be found."""
+    base, quality = _base_and_quality(name)
+    lr_folder = f"{base}_Q{quality}" if quality else f"{base}_train_LR_bicubic"
+    numbered = f"{base}/{base}_train_HR/0001.png and {base}/{lr_folder}/X{scale}/0001x{scale}.png"
+    if flag == "--data_train" or quality:
+        return numbered
+    return f"benchmark/{base}/HR/NAME.png and LR_bicubic/X{scale}/NAMEx{scale}.png, or {numbered}"
 
 
 def _some_images(folder, flag=""):
@@ -157,13 +164,13 @@ def _some_images(folder, flag=""):
 
 
 def _check_name(flag, name):
-    if not name or Path(name).name != name:
+    if not name.strip(".") or Path(name).name != name:
         raise UserError(f"{flag} {name!r}: expected names of data sets, such as DIV2K or Set5+Set14, not paths")
 
 
 def _base_and_quality(name):
     """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
-    return re.fullmatch(r"(.*?)(?:-Q(\d+))?", name).groups(default="")
+    return re.fullmatch(r"(.+?)(?:-Q(\d+))?", name).groups(default="")
 
 
 def _entries(folder):

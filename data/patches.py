@@ -10,12 +10,15 @@ def crop_pair(lr, hr, *, scale, lr_patch, place):
     """The same random part of both images.
 
     lr: [h, w, 3], at least lr_patch high and wide. hr: [H, W, 3], at least scale times as large, top left corners
-    together. place: two random whole numbers, for row and column. Returns views, lr_patch and scale * lr_patch square.
+    together. place: two random whole numbers, for row and column. Returns copies, lr_patch and scale * lr_patch square:
+    turning an image that lies together in memory is faster than turning a part of a large one.
     """
     top, left = (int(number) % (length - lr_patch + 1) for number, length in zip(place, lr.shape[:2], strict=True))
-    size = scale * lr_patch
-    hr_top, hr_left = scale * top, scale * left
-    return lr[top : top + lr_patch, left : left + lr_patch], hr[hr_top : hr_top + size, hr_left : hr_left + size]
+    return _square(lr, top, left, lr_patch), _square(hr, scale * top, scale * left, scale * lr_patch)
+
+
+def _square(image, top, left, size):
+    return np.array(image[top : top + size, left : left + size])
 
 
 def augment(image, turns):
@@ -29,10 +32,17 @@ def augment(image, turns):
     return image
 
 
-def to_tensor(image, *, rgb_range=255, n_colors=3):
-    """uint8 [h, w, 3] -> float32 [3, h, w] in 0..rgb_range; with n_colors 1 its luma [1, h, w] in 16..235 of 255."""
-    tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")).float()
+def to_planes(image):
+    """uint8 [h, w, 3], an array, -> uint8 [3, h, w], a tensor of its own memory."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def to_values(planes, *, rgb_range=255, n_colors=3, pinned=False):
+    """uint8 [..., 3, h, w] -> float32 [..., 3, h, w] in 0..rgb_range, in page-locked memory if `pinned`.
+
+    With n_colors 1 it is [..., 1, h, w], the luma, of which 16..235 in 255 are used.
+    """
+    values = torch.empty(planes.shape, dtype=torch.float32, pin_memory=pinned).copy_(planes)
     if n_colors == 1:
-        weights = torch.tensor(LUMA).view(3, 1, 1) / 255
-        tensor = (tensor * weights).sum(dim=0, keepdim=True) + 16
-    return tensor if rgb_range == 255 else tensor.mul_(rgb_range / 255)
+        values = (values * (torch.tensor(LUMA).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + 16
+    return values if rgb_range == 255 else values.mul_(rgb_range / 255)

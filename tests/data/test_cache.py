@@ -1,5 +1,6 @@
 import contextlib
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -36,7 +37,9 @@ def prepared(images, **how):
 
 
 def is_mapped(pixels):
-    return isinstance(pixels, np.memmap) and not pixels.flags.writeable
+    while isinstance(pixels, np.ndarray):
+        writeable, pixels = pixels.flags.writeable, pixels.base
+    return isinstance(pixels, mmap.mmap) and not writeable
 
 
 @pytest.mark.parametrize("threads", [1, 3])

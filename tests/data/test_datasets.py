@@ -12,8 +12,12 @@ from PIL import Image
 
 from data import build_test_sets, build_train_loader
 from data.images import read_image, write_png
-from data.patches import to_tensor
+from data.patches import to_planes, to_values
 from utility import UserError
+
+
+def to_tensor(image, **colours):
+    return to_values(to_planes(image), **colours)
 
 
 def epoch(loader, number=1, batch=0):
@@ -313,9 +317,18 @@ def replace(path, size):
 LR = "DIV2K/DIV2K_train_LR_bicubic/X2"
 HR = "DIV2K/DIV2K_train_HR"
 MISTAKES = {
-    "no data root": ({"dir_data": "nowhere"}, None, r"--data_train DIV2K: no folder nowhere \(--dir_data\); expected"),
-    "unknown set": ({"data_train": ["DIV3K"]}, None, r"--data_train DIV3K: {root} has DIV2K, benchmark/Set5; expected"),
+    "no data root": (
+        {"dir_data": "nowhere"},
+        None,
+        r"--data_train DIV2K: there is no --dir_data nowhere; expected .*X2/0001x2.png",
+    ),
+    "unknown set": (
+        {"data_train": ["DIV3K"]},
+        None,
+        r"DIV3K: --dir_data {root} has DIV2K, benchmark/Set5; expected DIV3K/",
+    ),
     "a path": ({"data_train": ["../DIV2K"]}, None, r"--data_train '../DIV2K': expected names of data sets"),
+    "the parent": ({"data_train": [".."]}, None, r"--data_train '..': expected names of data sets"),
     "no name": ({"data_train": [""]}, None, r"--data_train '': expected names"),
     "no LR": (
         {"scale": 3},
@@ -377,7 +390,7 @@ def test_mistakes_in_training_data(root, make_options, mistake):
 
 
 TEST_MISTAKES = {
-    "unknown set": (["Set6"], {}, r"--data_test Set6: {root} has DIV2K, benchmark/Set5; expected .*benchmark/Set6/HR"),
+    "unknown set": (["Set6"], {}, r"Set6: --dir_data {root} has DIV2K, benchmark/Set5; expected benchmark/Set6/HR"),
     "one of two": (["Set5", "Set6"], {}, r"--data_test Set6: "),
     "a path": (["../Set5"], {}, r"--data_test '../Set5': expected names of data sets"),
     "no LR": (
