@@ -4,14 +4,14 @@ import copy
 import logging
 import sys
 
-from option import config_text, experiment_folder, parse_options
-
 import data
 import main_ori
 import model
 from metrics.evaluator import Evaluator
 from metrics.recorder import Recorder
+from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
+from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
 from quant.loading import load_full_precision, load_quantized
@@ -30,7 +30,7 @@ def main(argv=None):
 def run(options):
     """Quantize a network and train it, or test a quantized one, by parsed options."""
     path = experiment_folder(options.load or options.save)
-    with open_run(options, path, config_text(options)) as (folder, device):
+    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig(options.k_bits, options.init_bounds)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
@@ -45,7 +45,8 @@ def run(options):
         objective = Distillation(teacher.to(device), Schedule(student, dynamic_ratio=options.dynamic_ratio),
                                  w_l1=options.w_l1, w_at=options.w_at)
         optimizer = build_optimizer(parameter_groups(student), options)
-        trainer = Trainer(student, objective, loader=data.build_train_loader(options), optimizer=optimizer,
+        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
+        trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,
                           scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
                           recorder=Recorder(folder), run=folder, device=device, options=options)
         if continued:

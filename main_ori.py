@@ -2,15 +2,15 @@
 
 import sys
 
-from option import config_text, experiment_folder, parse_options
-
 import data
 import loss
 import model
 from loss.supervised import Supervised
 from metrics.evaluator import Evaluator
 from metrics.recorder import Recorder
+from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
+from option import config_text, experiment_folder, parse_options
 from quant.loading import load_full_precision
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import open_run, run_main
@@ -24,7 +24,7 @@ def main(argv=None):
 def run(options):
     """Train and test a full-precision network by parsed options."""
     path = experiment_folder(options.load or options.save)
-    with open_run(options, path, config_text(options)) as (folder, device):
+    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
         network = model.build(options).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         if options.test_only:
@@ -38,7 +38,8 @@ def run(options):
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device))
         optimizer = build_optimizer([p for p in network.parameters() if p.requires_grad], options)
-        trainer = Trainer(network, objective, loader=data.build_train_loader(options), optimizer=optimizer,
+        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
+        trainer = Trainer(network, objective, loader=loader, optimizer=optimizer,
                           scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
                           recorder=Recorder(folder), run=folder, device=device, options=options)
         if continued := checkpoint_to_continue(options, folder):

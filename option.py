@@ -67,7 +67,9 @@ def _hardware(parser):
     group.add_argument("--n_threads", type=int, default=6, help="worker processes that load training images")
     group.add_argument("--cpu", action="store_true", help="run on the CPU, also where there is a GPU")
     group.add_argument("--gpu_id", type=int, default=0, help="number of the CUDA device")
-    group.add_argument("--n_GPUs", type=int, default=1, help="number of GPUs; one process uses one")
+    group.add_argument("--n_GPUs", type=int, default=1, help="number of GPUs; for more than one start with torchrun")
+    group.add_argument("--deterministic", action="store_true",
+                       help="on CUDA: repeat runs bit for bit, slower; the CPU does so anyway")
     group.add_argument("--seed", type=int, default=1, help="seed of everything random")
     group.add_argument("--debug", action="store_true", help=COMPATIBILITY)
     group.add_argument("--template", default=".", help=COMPATIBILITY)
@@ -88,6 +90,7 @@ def _data(parser):
     group.add_argument("--n_colors", type=int, default=3, help="colour channels: 3, or 1 for luma alone")
     group.add_argument("--no_augment", action="store_true", help="no random flips and turns of training patches")
     group.add_argument("--chop", action="store_true", help="test in overlapping tiles, to save memory")
+    group.add_argument("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
 
 
 def _model_flags(parser):
@@ -98,7 +101,8 @@ def _model_flags(parser):
     group.add_argument("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
     group.add_argument("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")
     group.add_argument("--res_scale", type=float, default=1.0, help="factor on each residual (EDSR)")
-    group.add_argument("--precision", default="single", choices=("single", "half"), help="arithmetic of tests")
+    group.add_argument("--precision", default="single", choices=("single", "half"),
+                       help="arithmetic of tests; half: 16-bit convolutions")
     group.add_argument("--G0", type=int, default=64, help="feature channels (RDN)")
     group.add_argument("--RDNkSize", type=int, default=3, help="kernel size (RDN)")
     group.add_argument("--RDNconfig", default="B", choices=("A", "B"), help="blocks, convolutions, growth (RDN)")
@@ -125,6 +129,8 @@ def _training(parser):
     group.add_argument("--epochs", type=int, default=60, help="epochs to train")
     group.add_argument("--batch_size", type=int, default=16, help="patches in a batch, over all processes")
     group.add_argument("--test_only", action="store_true", help="test and stop")
+    group.add_argument("--amp", default="off", choices=("off", "bf16", "fp16"),
+                       help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
     group.add_argument("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
     group.add_argument("--loss", default="1*L1", help="full precision: sum of L1, MSE, VGG22, VGG54, GAN, WGAN, "
                                                       "WGAN_GP, RGAN, e.g. 1*L1+0.1*VGG54")

@@ -12,8 +12,11 @@ import torch
 from tqdm import tqdm
 
 import model
+from model import parallel
+from model.checkpoint import random_state, reading_parts, restore_random_state
+from model.precision import Precision
 from model.weights import FORMAT, load_strictly, read_weights
-from utility import Timer, UserError, random_state, restore_random_state, save_torch_file
+from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,8 @@ class Trainer:
 
     loader: data.build_train_loader's. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
     called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.
-    `position` is (epoch, batches of it that are done); epochs count from 1.
+    `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
+    trains on its slices of the batches; the first one alone tests, logs and writes.
     """
 
     def __init__(self, network, objective, *, loader, optimizer, scheduler, evaluator, recorder, run, device, options):
@@ -54,24 +58,31 @@ class Trainer:
         self.run = run
         self.device = device
         self.options = options
+        self.precision = Precision(options.amp, device)
         self.position = (1, 0)
         self.best = {"psnr": -math.inf, "epoch": 0}
         self.sums = {}
 
     def fit(self):
-        """Train from `position` to the last epoch; save after every epoch, and as often within as asked."""
+        """Train from `position` to the last epoch; save after every epoch, and as often within as asked.
+
+        SIGTERM and the like end it after the step, with everything saved: raises Stopped.
+        """
         while self.position[0] <= self.options.epochs:
-            self._train_epoch()
+            with holding_signals() as held:
+                self._train_epoch(held)
+                self.save()
             self._finish_epoch()
         log.info("finished: %d epochs, best %s", self.options.epochs, self._best_text())
 
-    def _train_epoch(self):
+    def _train_epoch(self, held):
         epoch, done = self.position
         self.objective.start_epoch(self.network, epoch)
         rate = self.optimizer.param_groups[0]["lr"]
         log.info("[Epoch %d]\tLearning rate: %.2e", epoch, rate)
         self.loader.sampler.set_position(epoch, done)
-        bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", disable=None, leave=False)
+        bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", leave=False,
+                   disable=None if parallel.is_first() else True)
         waiting, computing = Timer(), Timer()
         for lr, hr, _ in bar:
             waiting.toc()
@@ -87,22 +98,34 @@ class Trainer:
                 computing.tic()
             if self.options.checkpoint_every and done % self.options.checkpoint_every == 0:
                 self.save()
+            self._stop_if_asked(held.number)
             computing.toc()
             waiting.tic()
-        self._check_finite()
 
     def _step(self, lr, hr):
-        total, parts = self.objective.losses(self.network, lr, hr)
+        with self.precision.autocast():
+            total, parts = self.objective.losses(self.network, lr, hr)
         if total is not None:
             self.optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            if self.options.gclip > 0:
-                torch.nn.utils.clip_grad_value_(self.network.parameters(), self.options.gclip)
-            self.optimizer.step()
+            self.precision.backward(total)
+            parallel.average_gradients(self.network.parameters())
+            self.precision.step(self.optimizer, self.network.parameters(), gclip=self.options.gclip)
         for name, part in parts.items():
             self.sums[name] = self.sums.get(name, 0) + part
 
+    def _stop_if_asked(self, number):
+        """Save and end when any process got a signal: all of them stop after the same step."""
+        number = int(parallel.highest(torch.tensor(number or 0)))
+        if number:
+            self.save()
+            epoch, batch = self.position
+            raise Stopped(number, f"saved after batch {batch} of epoch {epoch}; go on with --load {self.run.path}")
+
     def _means(self):
+        """{name of a loss: its mean over the epoch's batches so far, over all processes}. Waits for the device."""
+        if self.sums:
+            together = parallel.mean(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
+            self.sums = dict(zip(self.sums, together.unbind(), strict=True))
         return {name: float(value) / self.position[1] for name, value in self.sums.items()}
 
     def _check_finite(self):
@@ -116,19 +139,23 @@ class Trainer:
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())
 
     def _finish_epoch(self):
-        """Save, test, count the best, step the scheduler, save again: killed anywhere, no trained batch is lost."""
+        """Test, count the best, step the scheduler, save: killed anywhere, the epoch is finished again from its end."""
         epoch = self.position[0]
-        self.save()
-        results = self.evaluator(self.network, epoch)
         means = self._means()
+        is_best = parallel.is_first() and self._test(epoch, means)
+        parallel.wait_for_all()
+        self._step_scheduler()
+        self.position, self.sums = (epoch + 1, 0), {}
+        self.save(best=is_best, keep=epoch if self.options.save_models else None)
+
+    def _test(self, epoch, means):
+        """Test, record the epoch's curves; returns whether its network is the best so far."""
+        results = self.evaluator(self.network, epoch)
         for warning in self.objective.warnings(self.network):
             log.warning("warning: %s", warning)
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
-        is_best = self._count_best(epoch, results)
-        self._step_scheduler()
-        self.position, self.sums = (epoch + 1, 0), {}
-        self.save(best=is_best, keep=epoch if self.options.save_models else None)
+        return self._count_best(epoch, results)
 
     def _step_scheduler(self):
         with warnings.catch_warnings():
@@ -148,15 +175,19 @@ class Trainer:
         return f"PSNR {self.best['psnr']:.3f} @epoch {self.best['epoch']}" if self.best["epoch"] else "none counted"
 
     def save(self, *, best=False, keep=None):
-        """Write the checkpoint; best: as model_best too; keep: an epoch whose network is kept under its own name."""
-        if self.position[1]:
-            self._check_finite()
+        """Write the checkpoint; best: as model_best too; keep: an epoch whose network is kept under its own name.
+
+        The checkpoint comes last: until it is there, a resumed run makes the others again.
+        """
+        self._check_finite()
+        if not parallel.is_first():
+            return
         state = self.state_dict()
-        save_torch_file(state, self.run.checkpoint)
-        if best:
-            save_torch_file(state, self.run.best)
         if keep is not None:
             save_torch_file(state, self.run.checkpoint.with_name(f"model_{keep}.pth.tar"))
+        if best:
+            save_torch_file(state, self.run.best)
+        save_torch_file(state, self.run.checkpoint)
 
     def state_dict(self):
         """Everything that a run which goes on needs, as tensors and plain values."""
@@ -170,6 +201,7 @@ class Trainer:
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "precision": self.precision.state_dict(),
             "objective": self.objective.state_dict(),
             "best": self.best,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
@@ -183,17 +215,23 @@ class Trainer:
         state = weights.checkpoint
         if state is None or "optimizer" not in state:
             raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
-        self._check_same_training(state, path)
-        load_strictly(self.network, state["state_dict"], path)
+        with reading_parts(path):
+            self._check_same_training(state, path)
+            load_strictly(self.network, state["state_dict"], path)
+            self._restore(state)
+        self._check_same_position(path)
+        log.info("continuing %s: epoch %d, batch %d", path, *self.position)
+
+    def _restore(self, state):
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.precision.load_state_dict(state["precision"])
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.restore(state["history"])
         restore_random_state(state["random"])
-        log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 
     def _check_same_training(self, state, path):
         own = {"network": {"name": model.name_of(self.network), **self.network.settings},
@@ -201,6 +239,13 @@ class Trainer:
         for part, value in own.items():
             if state[part] != value:
                 raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
+        if state["optimizer"]["param_groups"][0].keys() != self.optimizer.state_dict()["param_groups"][0].keys():
+            raise UserError(f"{path}: was trained by another --optimizer than {self.options.optimizer}; give its flags")
         if state["batch"] > len(self.loader):
             raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
                             f"{len(self.loader)} now; give the flags of its training")
+
+    def _check_same_position(self, path):
+        position = torch.tensor(self.position)
+        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
+            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")

@@ -5,15 +5,20 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
+
+UNFINISHED = ".part-"
 
 
 class UserError(Exception):
@@ -23,24 +28,82 @@ class UserError(Exception):
     """
 
 
+class Stopped(BaseException):
+    """A signal asked the program to end; like KeyboardInterrupt no `except Exception` holds it up."""
+
+    def __init__(self, number, advice="nothing that was saved is lost"):
+        super().__init__(f"stopped by {signal.Signals(number).name}: {advice}")
+        self.number = number
+
+
 def run_main(main):
-    """Call `main()`; a UserError becomes one line on stderr and exit code 2. Returns the exit code."""
+    """Call `main()`; what ends it early becomes one line on stderr. Returns the exit code.
+
+    A UserError gives 2, too little memory 1, a signal (SIGTERM, SIGINT, SIGHUP) 128 and its number.
+    """
     try:
-        return main() or 0
+        with answering_signals(_stop):
+            return main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        told, code = f"error: {error}", 2
+    except Stopped as stop:
+        told, code = str(stop), 128 + stop.number
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        told, code = "error: out of memory; lower --batch_size or --patch_size, or test with --chop", 1
+    print(told, file=sys.stderr)
+    return code
+
+
+def _lacks_memory(error):
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _stop(number):
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def answering_signals(answer):
+    """Let `answer(number)` handle SIGTERM, SIGINT and, unless nohup ignores it, SIGHUP while the block runs."""
+    if threading.current_thread() is not threading.main_thread():  # only there Python lets handlers be set
+        yield
+        return
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: answer(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def holding_signals():
+    """Give an object whose `number` is that of the signal that came meanwhile, or None; the block ends in its own time.
+
+    Raises Stopped at the end of a block that took no notice of it.
+    """
+    held = SimpleNamespace(number=None)
+    with answering_signals(lambda number: setattr(held, "number", number)):
+        yield held
+    if held.number is not None:
+        raise Stopped(held.number)
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """Give a temporary path beside `path`; move it into place when the block ends well, remove it otherwise.
 
-    Readers see the old file or the whole new one. The new file is flushed to disk before the move.
+    Readers see the old file or the whole new one. The new file is flushed to disk before the move. What a killed
+    process leaves behind starts with UNFINISHED; `remove_unfinished` finds it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem[:40]}.", suffix=path.suffix)
     os.close(handle)
     try:
         yield Path(name)
@@ -53,14 +116,38 @@ def atomic_path(path):
         raise
 
 
+def remove_unfinished(folder):
+    """Delete the files below `folder` that a killed process was writing. No other may be writing there."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
+def append_text(path, text):
+    """Add lines to a text file; a half line that a killed process left there is ended first."""
+    with open(path, "a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        whole = file.read() in (b"", b"\n")
+        file.write((("" if whole else "\n") + text).encode())
+
+
 def save_torch_file(value, path):
-    """Write `value` (tensors and plain values) atomically. Raises UserError; what was there before then stays."""
+    """Write `value` (tensors and plain values) atomically. Raises UserError; what was there before then stays.
+
+    Equal values give equal bytes: torch writes the name of the file into it unless it is handed an open one.
+    """
     try:
-        with atomic_path(path) as temporary:
-            torch.save(value, temporary)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            torch.save(value, file)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: could not be written ({reason}); what was there before is kept") from error
+        raise UserError(f"{path}: could not be written ({_first_cause(error)}); what was there is kept") from error
+
+
+def _first_cause(error):
+    """What the system said, where torch's complaint about a stream that broke off has hidden it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
 def read_torch_file(path):
@@ -86,15 +173,22 @@ def _numpy_scalars():
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
 
 
-def choose_device(options):
-    """The device that the options ask for: CUDA or what else torch has here, the CPU with --cpu or without any."""
+def choose_device(options, ranks):
+    """The device that the options ask for: CUDA or what else torch has here, the CPU with --cpu or without any.
+
+    Of several processes on a machine each has the GPU of its own number.
+    """
     if options.cpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
-        if options.gpu_id >= torch.cuda.device_count():
-            raise UserError(f"--gpu_id {options.gpu_id}: this machine has {torch.cuda.device_count()} CUDA devices")
-        return torch.device("cuda", options.gpu_id)
-    if torch.backends.mps.is_available():
+        number, reason = options.gpu_id, f"--gpu_id {options.gpu_id}"
+        if ranks.world_size > 1:
+            number, reason = ranks.local_rank, f"process {ranks.local_rank} of this machine"
+        if number >= torch.cuda.device_count():
+            raise UserError(f"{reason}: this machine has {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+    if torch.backends.mps.is_available() and ranks.world_size == 1:
         return torch.device("mps")
     log.info("no CUDA device here: running on the CPU")
     return torch.device("cpu")
@@ -107,27 +201,14 @@ def set_seed(seed):
     torch.manual_seed(seed)
 
 
-def random_state():
-    """The state of every generator, as plain values and tensors."""
-    version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
+def use_deterministic_algorithms():
+    """Make CUDA repeat itself bit for bit, at some speed; the CPU does so anyway.
 
-
-def restore_random_state(state):
-    """Put every generator back to what `random_state` gave."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
+    torch warns of what has no deterministic form. It counts kthvalue among these, of which only the index varies.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class RunFolder:
@@ -142,23 +223,50 @@ class RunFolder:
         """Whether a run of ours was here before."""
         return (self.path / "config.txt").is_file()
 
-    def start(self, config_text, *, reset=False, archive=False):
-        """Make the folder and write config.txt. reset: delete the run that was here; archive: keep it aside instead."""
-        try:
+    def start(self, *, reset=False, archive=False):
+        """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
+        if reset and self.path.exists() and not self.is_run():
+            raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
+        with self._writable():
             if reset and self.path.exists():
-                self._delete()
+                with self.claimed():
+                    self._delete()
             elif archive and (self.checkpoint.exists() or self.best.exists()):
-                self._archive()
+                with self.claimed():
+                    self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)
-            with open(self.path / "config.txt", "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{config_text}\n\n")
+
+    def describe(self, config_text):
+        """Add the time and the options of this start to config.txt. Raises UserError."""
+        with self._writable():
+            append_text(self.path / "config.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{config_text}\n\n")
+
+    @contextlib.contextmanager
+    def claimed(self):
+        """Keep other training runs out of the folder, which exists; the system takes the claim back at any death.
+
+        Files that killed runs left unfinished are removed. Raises UserError where another process trains here.
+        """
+        with self._writable():
+            file = open(self.path / ".lock", "w")
+        with file:
+            if not _lock(file):
+                raise UserError(f"--save {self.path}: another process is training in it; wait for it, or end it first")
+            remove_unfinished(self.path)
+            yield
+
+    @contextlib.contextmanager
+    def _writable(self):
+        try:
+            yield
         except OSError as error:
             raise UserError(f"--save {self.path}: can't be written ({error.strerror}); choose another place") from error
 
     def _delete(self):
-        if not self.is_run():
-            raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
-        shutil.rmtree(self.path)
+        doomed = self.path.with_name(f"{UNFINISHED}{self.path.name}")  # half deleted, it would not pass for a run
+        shutil.rmtree(doomed, ignore_errors=True)
+        self.path.rename(doomed)
+        shutil.rmtree(doomed)
 
     def _archive(self):
         number = 1
@@ -172,20 +280,36 @@ class RunFolder:
         return self.path / f"results-{set_name}"
 
 
+def _lock(file):
+    """Whether this process alone has the file now; where there are no such locks, every process has it."""
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader workers don't inherit this kind
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def logging_to(folder):
     """Send the log to stdout and to <folder>/log.txt while the block runs."""
     root = logging.getLogger()
+    append_text(Path(folder) / "log.txt", "")
     handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(Path(folder) / "log.txt")]
     level = root.level
     root.setLevel(logging.INFO)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.handleError = lambda record: None  # a full disk or closed terminal costs lines, not the run
         root.addHandler(handler)
     try:
         yield
-    except UserError as error:
-        handlers[1].handle(log.makeRecord(log.name, logging.ERROR, "", 0, f"error: {error}", (), None))
+    except (UserError, Stopped) as error:
+        told = f"error: {error}" if isinstance(error, UserError) else str(error)
+        handlers[1].handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
         raise
     finally:
         root.setLevel(level)
@@ -195,17 +319,25 @@ def logging_to(folder):
 
 
 @contextlib.contextmanager
-def open_run(options, path, config_text):
+def open_run(options, path, config_text, ranks):
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
-    A new training run in the folder of an earlier one deletes that with --reset, and keeps it aside otherwise.
+    A new training run in the folder of an earlier one deletes that with --reset, and keeps it aside otherwise. ranks:
+    which of the run's processes this is (model.parallel.Ranks); the first one alone writes.
     """
     folder = RunFolder(path)
     fresh = not (options.test_only or options.load or options.resume)
-    folder.start(config_text, reset=options.reset and fresh, archive=fresh)
-    with logging_to(folder.path):
+    with contextlib.ExitStack() as stack:
+        if ranks.rank == 0:
+            folder.start(reset=options.reset and fresh, archive=fresh)
+            if not options.test_only:
+                stack.enter_context(folder.claimed())
+            folder.describe(config_text)
+            stack.enter_context(logging_to(folder.path))
         set_seed(options.seed)
-        yield folder, choose_device(options)
+        if options.deterministic:
+            use_deterministic_algorithms()
+        yield folder, choose_device(options, ranks)
 
 
 class Timer:

@@ -5,6 +5,7 @@ import math
 from torch import nn
 
 from model.common import SuperResolver, conv, shuffle_factors
+from model.norm import BatchNorm2d
 
 
 class BNResBlock(nn.Module):
@@ -13,10 +14,10 @@ class BNResBlock(nn.Module):
     def __init__(self, n_feats):
         super().__init__()
         self.conv1 = conv(n_feats, n_feats, 3, bias=False)
-        self.in1 = nn.BatchNorm2d(n_feats)
+        self.in1 = BatchNorm2d(n_feats)
         self.relu = nn.PReLU()
         self.conv2 = conv(n_feats, n_feats, 3, bias=False)
-        self.in2 = nn.BatchNorm2d(n_feats)
+        self.in2 = BatchNorm2d(n_feats)
 
     def forward(self, x):
         hidden = self.relu(self.in1(self.conv1(x)))
@@ -36,7 +37,7 @@ class SRResNet(SuperResolver):
         self.relu = nn.PReLU()
         self.residual = nn.Sequential(*(BNResBlock(n_feats) for _ in range(n_resblocks)))
         self.conv_mid = conv(n_feats, n_feats, 3, bias=False)
-        self.bn_mid = nn.BatchNorm2d(n_feats)
+        self.bn_mid = BatchNorm2d(n_feats)
         self.upscale = nn.Sequential(*upsampler)
         self.conv_output = conv(n_feats, n_colors, 9, bias=False)
         self._initialise()

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from model import parallel
 from quant.functional import fake_quantize, keep_apart, percentile
 from quant.gate import Gate
 from quant.phase import Phase, Phased
@@ -51,7 +52,8 @@ class DualBoundQuantizer(nn.Module, Phased):
 
     @torch.no_grad()
     def start_bounds(self, x):
-        """Set both bounds from the percentiles of x."""
+        """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
+        x = parallel.gathered(x)
         self.alpha_upper.copy_(percentile(x, self.percentile))
         self.alpha_lower.copy_(percentile(x, 100 - self.percentile))
         self.initialised.fill_(True)

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model import parallel
+from model.norm import BatchNorm2d
 from quant.functional import fake_quantize
 from quant.weight import quantize_symmetric
 
@@ -21,7 +23,7 @@ class Gate(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
-        self.norm = nn.BatchNorm2d(GATE_CHANNELS)
+        self.norm = BatchNorm2d(GATE_CHANNELS)
         self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
 
     def forward(self, x):
@@ -32,12 +34,14 @@ class Gate(nn.Module):
         return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))
 
     def _normalise(self, hidden):
-        if self.training and len(hidden) == 1:
+        if self.training and len(hidden) * parallel.world_size() == 1:
             norm = self.norm
             return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return self.norm(hidden)
 
     def _quantize(self, x):
         """Spec 3, 2d: bounds are the batch's extremes in training, each image's own in evaluation (section 9)."""
-        dims = (0, 1, 2, 3) if self.training else (1, 2, 3)
-        return fake_quantize(x, x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), GATE_BITS)
+        if not self.training:
+            return fake_quantize(x, x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True), GATE_BITS)
+        extremes = parallel.highest(torch.stack((x.amax(), -x.amin())))
+        return fake_quantize(x, -extremes[1:], extremes[:1], GATE_BITS)

@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 
+from model import parallel
 from quant.activation import quantizers
 from quant.phase import Phase, set_phase
 
@@ -45,7 +46,10 @@ class Schedule:
 
     @contextlib.contextmanager
     def recording(self):
-        """Record (max, min) of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing."""
+        """Record (max, min) of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing.
+
+        Where several processes share a batch, the pair is that of the whole batch.
+        """
         if self.phase is not Phase.CALIBRATE:
             yield
             return
@@ -54,6 +58,7 @@ class Schedule:
             quantizer.observe(True)
         try:
             yield
+            _take_together([quantizer for quantizer in members if quantizer.observations])
         finally:
             for quantizer in members:
                 quantizer.observe(False)
@@ -93,3 +98,15 @@ class Schedule:
         for name, quantizer in quantizers(self.network).items():
             quantizer.observations = list(state["observations"].get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)
+
+
+def _take_together(members):
+    """Make each quantizer's last record the extremes over all processes."""
+    if parallel.world_size() == 1:
+        return
+    signs = members[0].max_val.new_tensor((1, -1))
+    together = parallel.highest(torch.stack([quantizer.observations[-1] for quantizer in members]) * signs) * signs
+    for quantizer, extremes in zip(members, together, strict=True):
+        quantizer.observations[-1] = extremes
+        quantizer.max_val.copy_(extremes[0])
+        quantizer.min_val.copy_(extremes[1])

@@ -1,0 +1,45 @@
+"""Mixed precision (--amp): which part of a training step runs in 16 bit, and what keeps float16 gradients alive."""
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Autocast for the forward pass and, for fp16, a scaled loss whose overflowing steps are left out.
+
+    amp: 'off', 'bf16' or 'fp16'. In 16 bit run the convolutions of student and teacher. Weights, bounds and optimizer
+    stay float32, as does, in a tensor's own code, the arithmetic of quantizers and losses: round(s*x - z) with z up to
+    255 leaves bfloat16 (8 significant bits) no fraction to round by, so that levels would be wrong by whole steps; a
+    bound moves by less than bfloat16 resolves in most steps; and losses are means of squares that float16 can't hold.
+    """
+
+    def __init__(self, amp, device):
+        self.device_type = device.type
+        self.dtype = DTYPES.get(amp)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+
+    def autocast(self):
+        """Context in which a forward pass runs."""
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss):
+        """Gradients of the loss, scaled until `step`."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer, parameters, *, gclip=0.0):
+        """Step by the gradients, clipped to +-gclip where that is above 0; not at all where float16 overflowed."""
+        self.scaler.unscale_(optimizer)
+        if gclip > 0:
+            torch.nn.utils.clip_grad_value_(parameters, gclip)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self):
+        """The scale of float16 gradients; empty for other precisions."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state):
+        """Continue with a scale; one begun in another precision starts from torch's own."""
+        if state and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)
