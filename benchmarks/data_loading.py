@@ -49,7 +49,8 @@ def make_images(folder, count, scale):
 
 
 def unpickle(path):
-    return pickle.loads(path.with_suffix(".pkl").read_bytes())
+    with open(path.with_suffix(".pkl"), "rb") as file:
+        return pickle.load(file)
 
 
 def readers(folder, pairs):
@@ -91,7 +92,9 @@ def measure(args, folder):
         )
         for name, read in readers(folder, pairs).items()
     }
-    if not all(torch.equal(ours, other) for ours, other in zip(*(s[keys[0]][:2] for s in sets.values()), strict=True)):
+    if not all(
+        np.array_equal(ours, other) for ours, other in zip(*(s[keys[0]][:2] for s in sets.values()), strict=True)
+    ):
         raise AssertionError("the two candidates give different patches")
     loaders = {name: TrainLoader(train_set, sampler, n_threads=1) for name, train_set in sets.items()}
     ways = {
@@ -114,8 +117,8 @@ def measure(args, folder):
 
 def load_one_by_one(train_set, keys):
     for key in keys:
-        lr, hr, _ = train_set[key]
-        to_values(lr), to_values(hr)
+        for patch in train_set[key][:2]:
+            to_values(torch.from_numpy(np.array(patch, order="C")))
 
 
 def load_epoch(loader):

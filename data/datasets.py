@@ -1,27 +1,22 @@
-"""Training samples and test images as tensors.
-
-Samples are 8-bit, a quarter of what they become, until they have left the worker: see `data.loader`.
-"""
-
-from torch.utils.data import Dataset
+"""Training samples as bytes, test images as tensors."""
 
 from data.patches import augment, crop_pair, to_planes, to_values
 from data.randomness import CROP, random_words
-from utility import UserError
 
 
-class TrainSet(Dataset):
+class TrainSet:
     """Random patches of images; item SampleKey is a pure function of (seed, key), whoever asks for it.
 
     sources: list of (Pair, read), where read(path) gives the file's pixels, uint8 [h, w, 3].
-    An item is (lr [3, p, p], hr [3, scale*p, scale*p], name), uint8 with p = lr_patch; or a UserError, given instead of
-    raised because it is to cross from a worker to the main process as it is.
+    An item is (lr [3, p, p], hr [3, scale*p, scale*p], name): p = lr_patch, uint8 arrays, views that are best copied.
+    Raises UserError when a file is broken.
     """
 
     def __init__(self, sources, *, scale, lr_patch, seed, augmented=True):
         self.sources = sources
         self.scale = scale
         self.lr_patch = lr_patch
+        self.hr_patch = scale * lr_patch
         self.seed = seed
         self.augmented = augmented
 
@@ -30,15 +25,10 @@ class TrainSet(Dataset):
 
     def __getitem__(self, key):
         pair, read = self.sources[key.image]
-        try:
-            lr, hr = read(pair.lr), read(pair.hr)
-        except UserError as error:
-            return error
         *place, turns = random_words(CROP, self.seed, key.epoch, key.position, count=3)
-        patches = crop_pair(lr, hr, scale=self.scale, lr_patch=self.lr_patch, place=place)
-        if self.augmented:
-            patches = [augment(patch, int(turns)) for patch in patches]
-        return *(to_planes(patch) for patch in patches), pair.name
+        patches = crop_pair(read(pair.lr), read(pair.hr), scale=self.scale, lr_patch=self.lr_patch, place=place)
+        lr, hr = (augment(patch, int(turns)) if self.augmented else patch for patch in patches)
+        return lr.transpose(2, 0, 1), hr.transpose(2, 0, 1), pair.name
 
 
 class EvalSet:

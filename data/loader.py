@@ -1,6 +1,6 @@
-"""A DataLoader whose workers leave float values, errors and signals to the main process.
+"""A DataLoader whose workers write into shared memory that stays, and leave errors and signals to the main process.
 
-Samples travel as bytes: shared memory for float32 is four times as large, and filling it took more than all the rest.
+PyTorch's own way makes new shared memory for each batch, which takes longer than to cut the patches.
 """
 
 import os
@@ -9,10 +9,12 @@ import threading
 from functools import partial
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from data.patches import to_values
 from utility import UserError
+
+PREFETCH = 2  # batches under way for each worker
 
 
 class TrainLoader(DataLoader):
@@ -23,13 +25,15 @@ class TrainLoader(DataLoader):
     """
 
     def __init__(self, train_set, sampler, *, n_threads, rgb_range=255, n_colors=3, pinned=False):
+        slots = BatchSlots(train_set, sampler, count=PREFETCH * n_threads + 1)
         super().__init__(
-            train_set,
+            slots,
             batch_size=sampler.share,
             sampler=sampler,
             num_workers=n_threads,
+            prefetch_factor=PREFETCH if n_threads else None,
             persistent_workers=n_threads > 0,
-            collate_fn=_collate,
+            collate_fn=_as_it_is,
             worker_init_fn=_obey_the_parent_only,
             generator=torch.Generator(),  # without one, each iter() would draw from the global generator
         )
@@ -44,12 +48,41 @@ class TrainLoader(DataLoader):
     def _finish(self, batch):
         if isinstance(batch, UserError):
             raise batch
-        lr, hr, names = batch
-        return self._to_values(lr), self._to_values(hr), names
+        slot, names = batch
+        return self._to_values(self.dataset.lr[slot]), self._to_values(self.dataset.hr[slot]), names
 
 
-def _collate(samples):
-    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)
+class BatchSlots(Dataset):
+    """A TrainSet read by the batch, into shared memory; what goes through PyTorch's queue is the number of a slot.
+
+    Batch n of an epoch lies in slot n % count. With one slot more than PyTorch lets batches be under way, a batch stays
+    until the next one is asked for. A UserError is returned, not raised: PyTorch would wrap it in a traceback.
+    """
+
+    def __init__(self, train_set, sampler, *, count):
+        self.train_set = train_set
+        self.batch_size = sampler.batch_size
+        shape = (count, sampler.share, 3)
+        self.lr = torch.empty(*shape, *2 * [train_set.lr_patch], dtype=torch.uint8).share_memory_()
+        self.hr = torch.empty(*shape, *2 * [train_set.hr_patch], dtype=torch.uint8).share_memory_()
+
+    def __len__(self):
+        return len(self.train_set)
+
+    def __getitems__(self, keys):
+        slot = keys[0].position // self.batch_size % len(self.lr)
+        names = []
+        for lr_place, hr_place, key in zip(self.lr[slot].numpy(), self.hr[slot].numpy(), keys, strict=True):
+            try:
+                lr_place[:], hr_place[:], name = self.train_set[key]
+            except UserError as error:
+                return error
+            names.append(name)
+        return slot, names
+
+
+def _as_it_is(batch):
+    return batch
 
 
 def _obey_the_parent_only(_worker):
