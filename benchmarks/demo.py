@@ -28,16 +28,16 @@ SHOWN = "coffee"
 def main(argv=None):
     """Run every step and print the table. A step that fails ends the demo with its exit code."""
     options = parse(argv)
-    train = ["--patch_size", "96", "--batch_size", "8", "--test_every", options.test_every, "--print_every", "25"]
+    train = ["--patch_size", "96", "--batch_size", "8", "--print_every", "10", "--epochs", options.epochs,
+             "--test_every", options.test_every]
     common = ["--model", "EDSR", "--scale", SCALE, "--dir_data", options.dir_data, "--data_range", "1-1000/1-1",
               "--data_test", "DemoSet", "--n_threads", "1", "--cpu", "--n_resblocks", options.n_resblocks]
     low = [*common, "--k_bits", K_BITS, "--dynamic_ratio", "0.3"]
 
     run("-m", "data.demo_set", "--out", options.dir_data)
-    run("main_ori.py", *common, *train, "--epochs", options.epochs, "--lr", "4e-4", "--decay", "4",
-        "--save", "demo/edsr_x4", "--reset")
-    run("main_limitrange_incremental.py", *low, *train, "--epochs", max(7, options.epochs), "--pre_train",
-        FULL / "model" / "model_best.pth.tar", "--save", "demo/edsr_x4_4bit", "--reset")
+    run("main_ori.py", *common, *train, "--lr", "4e-4", "--decay", "3", "--save", "demo/edsr_x4", "--reset")
+    run("main_limitrange_incremental.py", *low, *train, "--pre_train", FULL / "model" / "model_best.pth.tar",
+        "--save", "demo/edsr_x4_4bit", "--reset")
     run("main_ori.py", *common, "--test_only", "--save_results", "--save", "demo/edsr_x4")
     run("main_limitrange_incremental.py", *low, "--test_only", "--save_results", "--save", "demo/edsr_x4_4bit")
 
@@ -52,8 +52,8 @@ def parse(argv):
     """The demo's own few flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir_data", default="datasets/demo", help="data root to make (default: %(default)s)")
-    parser.add_argument("--test_every", type=int, default=60, help="batches in an epoch (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=10, help="epochs to train, 7 or more (default: %(default)s)")
+    parser.add_argument("--test_every", type=int, default=40, help="batches in an epoch (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=9, help="epochs to train, 7 or more (default: %(default)s)")
     parser.add_argument("--n_resblocks", type=int, default=16, help="residual blocks (default: %(default)s)")
     return parser.parse_args(argv)
 
