@@ -5,6 +5,7 @@ Every flag of EDSR-PyTorch is accepted; one that has no effect here says so in `
 
 import argparse
 import math
+import os
 import re
 from pathlib import Path
 
@@ -13,33 +14,27 @@ from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
 MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
+TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 COMPATIBILITY = "accepted for compatibility only, no effect"
+RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
 def parse_options(argv=None, *, quantized):
     """Parse `argv` (default: sys.argv) into a Namespace with checked values.
 
-    quantized: whether the program is the quantizing one; it changes the description alone. `model` becomes the
-    registry's name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. Raises UserError for a
-    value that cannot work; argparse itself exits with code 2 for a flag that does not parse.
+    quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
+    name, `data_train` and `data_test` lists, `decay` an int or a list of epochs; what --template stands for is filled
+    in. Raises UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
     """
     options = build_parser(quantized=quantized).parse_args(argv)
-    options.model = _model(options.model)
-    for name in ("data_train", "data_test"):
-        setattr(options, name, [part for part in getattr(options, name).split("+") if part])
-    options.decay = _decay(options.decay)
-    options.betas = tuple(options.betas)
+    vars(options).update(_template(options.template))
     parse_loss(options.loss)
     if options.resume in (RESUME_OWN, "-1"):
         options.load, options.resume = options.load or options.save, ""
     elif options.resume == "0":
         options.resume = ""
-    check(options)
+    check(options, quantized=quantized)
     return options
-
-
-# what a bare --resume means: continue the run that --save names
-RESUME_OWN = "the run of --save"
 
 
 def build_parser(*, quantized):
@@ -47,8 +42,8 @@ def build_parser(*, quantized):
     what = "Quantize a network with DDTB, or test a quantized one." if quantized else \
         "Train a full-precision network, or test one."
     parser = argparse.ArgumentParser(description=what, formatter_class=_Formatter)
-    for add in (_hardware, _data, _model_flags, _quantization, _training, _optimization, _log):
-        add(parser)
+    for add_group in (_hardware, _data, _model, _quantization, _training, _optimization, _loss, _log):
+        add_group(parser)
     return parser
 
 
@@ -57,162 +52,182 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
     def _get_help_string(self, action):
-        if action.default in (None, "", False) or COMPATIBILITY in (action.help or ""):
+        switch = isinstance(action.default, bool)  # 0 is a default worth telling, and equals False
+        if switch or action.default in (None, "", ".") or action.help == COMPATIBILITY:
             return action.help
         return super()._get_help_string(action)
 
 
 def _hardware(parser):
-    group = parser.add_argument_group("Hardware")
-    group.add_argument("--n_threads", type=int, default=6, help="worker processes that load training images")
-    group.add_argument("--cpu", action="store_true", help="run on the CPU, also where there is a GPU")
-    group.add_argument("--gpu_id", type=int, default=0, help="number of the CUDA device")
-    group.add_argument("--n_GPUs", type=int, default=1, help="number of GPUs; for more than one start with torchrun")
-    group.add_argument("--deterministic", action="store_true",
-                       help="on CUDA: repeat runs bit for bit, slower; the CPU does so anyway")
-    group.add_argument("--seed", type=int, default=1, help="seed of everything random")
-    group.add_argument("--debug", action="store_true", help=COMPATIBILITY)
-    group.add_argument("--template", default=".", help=COMPATIBILITY)
+    add = parser.add_argument_group("Hardware").add_argument
+    add("--n_threads", type=int, default=6, help="worker processes that load training images")
+    add("--cpu", action="store_true", help="run on the CPU, also where there is a GPU")
+    add("--gpu_id", type=int, default=0, help="number of the CUDA device")
+    add("--n_GPUs", type=int, default=1, help="number of GPUs; for more than one start with torchrun")
+    add("--deterministic", action="store_true", help="on CUDA: repeat runs bit for bit, slower; the CPU does so anyway")
+    add("--seed", type=int, default=1, help="seed of everything random")
+    add("--debug", action="store_true", help=COMPATIBILITY)
+    add("--template", default=".", help="EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1")
 
 
 def _data(parser):
-    group = parser.add_argument_group("Data")
-    group.add_argument("--dir_data", default="dataset/sr_data", help="folder that holds DIV2K/ and benchmark/")
-    group.add_argument("--dir_demo", default="../test", help="folder of images for --data_test Demo")
-    group.add_argument("--data_train", default="DIV2K", help="training sets, joined with +")
-    group.add_argument("--data_test", default="Set5", help="test sets, joined with +, the first one chooses the best")
-    group.add_argument("--data_range", default="1-800/801-810", help="DIV2K images for training/testing, from 1")
-    group.add_argument("--ext", default="sep", choices=("img", "sep", "sep_reset"),
-                       help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
-    group.add_argument("--scale", type=_int("--scale"), default=4, help="magnification: 2, 3 or 4")
-    group.add_argument("--patch_size", type=int, default=192, help="training patch in HR pixels")
-    group.add_argument("--rgb_range", type=_number, default=255, help="largest pixel value inside the program")
-    group.add_argument("--n_colors", type=int, default=3, help="colour channels: 3, or 1 for luma alone")
-    group.add_argument("--no_augment", action="store_true", help="no random flips and turns of training patches")
-    group.add_argument("--chop", action="store_true", help="test in overlapping tiles, to save memory")
-    group.add_argument("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
+    add = parser.add_argument_group("Data").add_argument
+    add("--dir_data", default="dataset/sr_data", help="folder that holds DIV2K/ and benchmark/")
+    add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
+    add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
+    add("--data_test", type=_sets, default="Set5", help="test sets, joined with +; the first chooses the best network")
+    add("--data_range", default="1-800/801-810", help="DIV2K images for training/testing, from 1")
+    add("--ext", default="sep", choices=("img", "sep", "sep_reset"),
+        help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
+    add("--scale", type=_scale, default=4, help="magnification: 2, 3 or 4")
+    add("--patch_size", type=int, default=192, help="training patch in HR pixels")
+    add("--rgb_range", type=_number, default=255, help="largest pixel value inside the program")
+    add("--n_colors", type=int, default=3, help="colour channels: 3, or 1 for luma alone")
+    add("--no_augment", action="store_true", help="no random flips and turns of training patches")
+    add("--chop", action="store_true", help="test in overlapping tiles, to save memory")
+    add("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
 
 
-def _model_flags(parser):
-    group = parser.add_argument_group("Model")
-    group.add_argument("--model", default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
-    group.add_argument("--pre_train", default="", help="full-precision weights to start from, and the teacher's")
-    group.add_argument("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
-    group.add_argument("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
-    group.add_argument("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")
-    group.add_argument("--res_scale", type=float, default=1.0, help="factor on each residual (EDSR)")
-    group.add_argument("--precision", default="single", choices=("single", "half"),
-                       help="arithmetic of tests; half: 16-bit convolutions")
-    group.add_argument("--G0", type=int, default=64, help="feature channels (RDN)")
-    group.add_argument("--RDNkSize", type=int, default=3, help="kernel size (RDN)")
-    group.add_argument("--RDNconfig", default="B", choices=("A", "B"), help="blocks, convolutions, growth (RDN)")
-    for name, default in (("act", "relu"), ("extend", "."), ("shift_mean", "True"), ("n_resgroups", "10"),
-                          ("reduction", "16")):
-        group.add_argument(f"--{name}", default=default, help=COMPATIBILITY)
-    group.add_argument("--dilation", action="store_true", help=COMPATIBILITY)
+def _model(parser):
+    add = parser.add_argument_group("Model").add_argument
+    add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
+    add("--pre_train", default="", help="full-precision weights to start from, and the teacher's")
+    add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
+    add("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
+    add("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")
+    add("--res_scale", type=float, default=1.0, help="factor on each residual (EDSR)")
+    add("--precision", default="single", choices=("single", "half"),
+        help="arithmetic of tests; half: 16-bit convolutions")
+    add("--G0", type=int, default=64, help="feature channels (RDN)")
+    add("--RDNkSize", type=int, default=3, help="kernel size (RDN)")
+    add("--RDNconfig", default="B", choices=("A", "B"), help="blocks, convolutions, growth (RDN)")
+    for flag, default in {"act": "relu", "extend": ".", "shift_mean": True, "n_resgroups": 10, "reduction": 16}.items():
+        add(f"--{flag}", default=default, help=COMPATIBILITY)
+    add("--dilation", action="store_true", help=COMPATIBILITY)
 
 
 def _quantization(parser):
-    group = parser.add_argument_group("Quantization")
-    group.add_argument("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
-    group.add_argument("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    group.add_argument("--init_bounds", default="percentile", choices=("percentile", "released"),
-                       help="start of the bounds; released: percentiles at 2 bits alone, else 10")
-    group.add_argument("--w_l1", type=float, default=1.0, help="weight of the L1 loss")
-    group.add_argument("--w_at", type=float, default=1000.0, help="weight of attention transfer")
+    add = parser.add_argument_group("Quantization").add_argument
+    add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
+    add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
+    add("--init_bounds", default="percentile", choices=("percentile", "released"),
+        help="start of the bounds; released: percentiles at 2 bits alone, else 10")
 
 
 def _training(parser):
-    group = parser.add_argument_group("Training")
-    group.add_argument("--reset", action="store_true", help="delete the run that --save names before starting")
-    group.add_argument("--test_every", type=int, default=1000, help="batches in an epoch")
-    group.add_argument("--epochs", type=int, default=60, help="epochs to train")
-    group.add_argument("--batch_size", type=int, default=16, help="patches in a batch, over all processes")
-    group.add_argument("--test_only", action="store_true", help="test and stop")
-    group.add_argument("--amp", default="off", choices=("off", "bf16", "fp16"),
-                       help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
-    group.add_argument("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
-    group.add_argument("--loss", default="1*L1", help="full precision: sum of L1, MSE, VGG22, VGG54, GAN, WGAN, "
-                                                      "WGAN_GP, RGAN, e.g. 1*L1+0.1*VGG54")
-    group.add_argument("--gan_k", type=int, default=1, help="discriminator steps per batch")
-    group.add_argument("--vgg_weights", default="", help="file with VGG19 weights, else torchvision downloads them")
-    group.add_argument("--split_batch", default="1", help=COMPATIBILITY)
-    group.add_argument("--skip_threshold", default="1e8", help=COMPATIBILITY)
+    add = parser.add_argument_group("Training").add_argument
+    add("--reset", action="store_true", help="delete the run that --save names before starting")
+    add("--test_every", type=int, default=1000, help="batches in an epoch")
+    add("--epochs", type=int, default=60, help="epochs to train")
+    add("--batch_size", type=int, default=16, help="patches in a batch, over all processes")
+    add("--test_only", action="store_true", help="test and stop")
+    add("--amp", default="off", choices=("off", "bf16", "fp16"),
+        help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
+    add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
+    add("--split_batch", default=1, help=COMPATIBILITY)
 
 
 def _optimization(parser):
-    group = parser.add_argument_group("Optimization")
-    group.add_argument("--lr", type=float, default=1e-4, help="learning rate; bounds have 1e-2")
-    group.add_argument("--decay", default="10", help="epochs between decays, or epochs joined with -, as 200-400")
-    group.add_argument("--gamma", type=float, default=0.5, help="factor of a decay")
-    group.add_argument("--optimizer", default="ADAM", choices=("SGD", "ADAM", "RMSprop"), help="optimizer")
-    group.add_argument("--momentum", type=float, default=0.9, help="momentum (SGD)")
-    group.add_argument("--betas", type=_pair, default=(0.9, 0.999), help="two factors joined with a comma (ADAM)")
-    group.add_argument("--epsilon", type=float, default=1e-8, help="epsilon (ADAM, RMSprop)")
-    group.add_argument("--weight_decay", type=float, default=0.0, help="weight decay")
-    group.add_argument("--gclip", type=float, default=0.0, help="largest absolute gradient, 0 for no limit")
+    add = parser.add_argument_group("Optimization").add_argument
+    add("--lr", type=float, default=1e-4, help="learning rate; bounds have 1e-2")
+    add("--decay", type=_decay, default="10", help="epochs between decays, or epochs joined with -, as 200-400")
+    add("--gamma", type=float, default=0.5, help="factor of a decay")
+    add("--optimizer", default="ADAM", choices=("SGD", "ADAM", "RMSprop"), help="optimizer")
+    add("--momentum", type=float, default=0.9, help="momentum (SGD)")
+    add("--betas", type=_pair, default=(0.9, 0.999), help="two factors joined with a comma (ADAM)")
+    add("--epsilon", type=float, default=1e-8, help="epsilon (ADAM, RMSprop)")
+    add("--weight_decay", type=float, default=0.0, help="weight decay")
+    add("--gclip", type=float, default=0.0, help="largest absolute gradient, 0 for no limit")
+
+
+def _loss(parser):
+    add = parser.add_argument_group("Loss").add_argument
+    add("--loss", default="1*L1",
+        help="full precision: a sum of L1, MSE, VGG22, VGG54, GAN, WGAN, WGAN_GP, RGAN, as 1*L1+0.1*VGG54")
+    add("--gan_k", type=int, default=1, help="steps of the discriminator in a batch")
+    add("--vgg_weights", default="", help="file of VGG19's weights; without it torchvision downloads them")
+    add("--w_l1", type=float, default=1.0, help="quantized: weight of L1")
+    add("--w_at", type=float, default=1000.0, help="quantized: weight of attention transfer")
+    add("--skip_threshold", default=1e8, help=COMPATIBILITY)
 
 
 def _log(parser):
-    group = parser.add_argument_group("Log")
-    group.add_argument("--save", default="test", help="name of the run, a folder in ../experiment")
-    group.add_argument("--load", default="", help="name of a run to continue")
-    group.add_argument("--resume", nargs="?", const=RESUME_OWN, default="",
-                       help="checkpoint to continue; alone or -1: continue the run that --save names; 0: begin")
-    group.add_argument("--save_models", action="store_true", help="keep the network of every epoch")
-    group.add_argument("--checkpoint_every", type=int, default=0, help="batches between checkpoints, 0: each epoch")
-    group.add_argument("--print_every", type=int, default=100, help="batches between lines of the log")
-    group.add_argument("--save_results", action="store_true", help="save the SR images of tests")
-    group.add_argument("--save_gt", action="store_true", help="with --save_results: save LR and HR too")
+    add = parser.add_argument_group("Log").add_argument
+    add("--save", default="test", help="name of the run, a folder in ../experiment")
+    add("--load", default="", help="name of a run to continue")
+    add("--resume", nargs="?", const=RESUME_OWN, default="",
+        help="checkpoint to continue; alone or -1: continue the run that --save names; 0: begin")
+    add("--save_models", action="store_true", help="keep the network of every epoch")
+    add("--checkpoint_every", type=int, default=0, help="batches between checkpoints, 0: each epoch")
+    add("--print_every", type=int, default=100, help="batches between lines of the log")
+    add("--save_results", action="store_true", help="save the SR images of tests")
+    add("--save_gt", action="store_true", help="with --save_results: save LR and HR too")
 
 
-def _int(flag):
-    def parse(text):
-        if not re.fullmatch(r"[+-]?\d+", text):
-            raise UserError(f"{flag} {text}: one whole number is needed; a network is trained for one scale")
-        return int(text)
+def _sets(text):
+    return [name for name in text.split("+") if name]
 
-    return parse
+
+def _scale(text):
+    if not text.isdecimal():
+        raise UserError(f"--scale {text}: one whole number is needed; a network is trained for one scale")
+    return int(text)
 
 
 def _number(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number") from None
     return int(value) if value.is_integer() else value
 
 
 def _pair(text):
-    first, second = (float(part) for part in text.strip("()").split(","))
+    try:
+        first, second = (float(part) for part in text.strip("()").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not two numbers joined with a comma") from None
     return first, second
 
 
-def _model(text):
+def _template(text):
+    if text not in TEMPLATES:
+        raise UserError(f"--template {text}: unknown; choose EDSR_paper, or give the flags it stands for")
+    return TEMPLATES[text]
+
+
+def _network(text):
     if text.lower() not in MODELS:
         raise UserError(f"--model {text}: unknown; choose EDSR, RDN or SRResNet")
     return MODELS[text.lower()]
 
 
 def _decay(text):
-    parts = text.split("-")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f"--decay {text}: give a number of epochs, as 200, or epochs joined with -, as 200-400")
-    epochs = [int(part) for part in parts]
+    epochs = [int(part) for part in text.split("-") if part.isdecimal()]
+    if len(epochs) != len(text.split("-")) or epochs != sorted(set(epochs)) or epochs[0] < 1:
+        raise UserError(f"--decay {text}: give a number of epochs, as 200, or rising epochs joined with -, as 200-400")
     return epochs[0] if len(epochs) == 1 else epochs
 
 
-def check(options):
+def check(options, *, quantized):
     """Raise UserError for the first value that cannot work."""
-    for flag, wrong, remedy in _rules(options):
+    for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
             raise UserError(f"--{flag} {getattr(options, flag)}: {remedy}")
+    experiment_folder(options.save)
+    if options.load:
+        experiment_folder(options.load, flag="load")
 
 
-def _rules(o):
+def _rules(o, quantized):
     """(flag, whether it is wrong, what to do), in the order of reporting."""
     yield "scale", o.scale not in (2, 3, 4), "choose 2, 3 or 4"
     yield "k_bits", o.k_bits not in (*range(2, 9), 32), "choose 2 to 8, or 32 for full precision"
+    yield "k_bits", o.k_bits != 32 and not quantized, "only main_limitrange_incremental.py quantizes; run that"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "n_resblocks", "n_feats", "G0",
-                 "gan_k", "n_GPUs"):
+                 "gan_k", "n_GPUs", "chop_size"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
+    yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
     for flag in ("w_l1", "w_at", "weight_decay", "gclip", "momentum"):
@@ -238,17 +253,18 @@ def _is_range(text):
     return bool(bounds) and all(1 <= first <= last for first, last in pairs)
 
 
-def experiment_folder(name):
+def experiment_folder(name, *, flag="save"):
     """The folder of a run: `output/x`, `../experiment/output/x` and the absolute path of that are the same.
 
-    Raises UserError for a name outside the root, ../experiment.
+    A link within the root may lead elsewhere. Raises UserError, naming the flag, for a name outside the root,
+    ../experiment.
     """
-    root = EXPERIMENT_ROOT.resolve()
+    root = Path(os.path.abspath(EXPERIMENT_ROOT))
     given = Path(name)
-    inside = given.resolve() if given.is_absolute() or given.parts[:2] == ("..", "experiment") else \
-        (root / given).resolve()
-    if not name or root not in inside.parents:
-        raise UserError(f"--save {name}: runs lie in {EXPERIMENT_ROOT}; give a name within it, as output/edsrx4/4bit")
+    from_here = given.is_absolute() or given.parts[:2] == EXPERIMENT_ROOT.parts
+    inside = Path(os.path.abspath(given if from_here else root / given))
+    if root not in inside.parents:
+        raise UserError(f"--{flag} {name}: runs lie in {EXPERIMENT_ROOT}; give a name in it, as output/edsrx4/4bit")
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
