@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Full-precision training (edsr_x2, ...) and testing (edsr_x2_eval, ...), one function each.
-# bash baseline.sh FUNCTION [more flags]; without a function it lists them. PYTHON, DIR_DATA: other interpreter, data.
+# bash baseline.sh FUNCTION [more flags]; without a function it lists them.
+# PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
 set -euo pipefail
-PYTHON=${PYTHON:-python}
+cd "$(dirname "${BASH_SOURCE[0]}")"
+read -ra PYTHON <<< "${PYTHON:-python}"
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # train MODEL SCALE PATCH EPOCHS DECAY [more flags]
 train() {
     local model=$1 scale=$2 patch=$3 epochs=$4 decay=$5
     shift 5
-    "$PYTHON" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x$scale" --patch_size "$patch" \
-        --epochs "$epochs" --decay "$decay" --gclip 0 --dir_data "$DIR_DATA" "$@"
+    "${PYTHON[@]}" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x$scale" \
+        --patch_size "$patch" --epochs "$epochs" --decay "$decay" --gclip 0 --dir_data "$DIR_DATA" "$@"
 }
 
 # evaluate MODEL SCALE [more flags]
 evaluate() {
     local model=$1 scale=$2
     shift 2
-    "$PYTHON" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x${scale}_eval" --test_only \
+    "${PYTHON[@]}" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x${scale}_eval" --test_only \
         --save_results --refine "./pretrained/${model}_baseline_x$scale.pt" \
         --data_test Set5+Set14+B100+Urban100 --dir_data "$DIR_DATA" "$@"
 }
@@ -36,13 +38,12 @@ srresnet_x4_eval() { evaluate srresnet 4 "$@"; }
 rdn_x2_eval() { evaluate rdn 2 "$@"; }
 rdn_x4_eval() { evaluate rdn 4 "$@"; }
 
-FUNCTIONS="edsr_x2 edsr_x4 srresnet_x2 srresnet_x4 rdn_x2 rdn_x4
-edsr_x2_eval edsr_x4_eval srresnet_x2_eval srresnet_x4_eval rdn_x2_eval rdn_x4_eval"
+FUNCTIONS=$(compgen -A function | grep '_x[234]')
 
 if [ $# -eq 0 ]; then
     echo "usage: bash baseline.sh FUNCTION [more flags]; the functions are"
-    printf '  %s\n' $FUNCTIONS
-elif [[ " ${FUNCTIONS//$'\n'/ } " == *" $1 "* ]]; then
+    sed 's/^/  /' <<< "$FUNCTIONS"
+elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
     "$@"
 else
     echo "baseline.sh: no function $1; without arguments it lists them" >&2

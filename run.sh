@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # DDTB training, one function for each network and scale.
 # bash run.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
-# PYTHON, DIR_DATA: another interpreter, other data.
+# PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
 set -euo pipefail
-PYTHON=${PYTHON:-python}
+cd "$(dirname "${BASH_SOURCE[0]}")"
+read -ra PYTHON <<< "${PYTHON:-python}"
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # quantize MODEL SCALE PATCH RATIO K_BITS [more flags]
 quantize() {
     local model=$1 scale=$2 patch=$3 ratio=$4 k_bits=$5
     shift 5
-    "$PYTHON" main_limitrange_incremental.py --scale "$scale" --k_bits "$k_bits" --model "$model" \
+    "${PYTHON[@]}" main_limitrange_incremental.py --scale "$scale" --k_bits "$k_bits" --model "$model" \
         --pre_train "./pretrained/${model}_baseline_x$scale.pt" --patch_size "$patch" --data_test Set14 \
         --dynamic_ratio "$ratio" --save "output/${model}x$scale/${k_bits}bit" --dir_data "$DIR_DATA" \
         --print_every 10 "$@"
@@ -23,13 +24,16 @@ srresnet_x2() { quantize srresnet 2 96 0.1 "$@"; }
 rdn_x4() { quantize rdn 4 96 0.5 "$@"; }
 rdn_x2() { quantize rdn 2 64 0.5 "$@"; }
 
-FUNCTIONS="edsr_x4 edsr_x2 srresnet_x4 srresnet_x2 rdn_x4 rdn_x2"
+FUNCTIONS=$(compgen -A function | grep '_x[234]')
 
 if [ $# -eq 0 ]; then
     echo "usage: bash run.sh FUNCTION [K_BITS [more flags]]; the functions are"
-    printf '  %s\n' $FUNCTIONS
-elif [[ " $FUNCTIONS " == *" $1 "* ]]; then
-    "$1" "${2:-4}" "${@:3}"
+    sed 's/^/  /' <<< "$FUNCTIONS"
+elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
+    case ${2:-} in
+        [0-9]*) "$@" ;;
+        *) "$1" 4 "${@:2}" ;;
+    esac
 else
     echo "run.sh: no function $1; without arguments it lists them" >&2
     exit 2

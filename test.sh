@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Test quantized networks and save their images, one function for each network and scale.
 # bash test.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
-# PYTHON, DIR_DATA: another interpreter, other data.
+# PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
 set -euo pipefail
-PYTHON=${PYTHON:-python3}
+cd "$(dirname "${BASH_SOURCE[0]}")"
+read -ra PYTHON <<< "${PYTHON:-python3}"
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # evaluate MODEL SCALE K_BITS [more flags]
 evaluate() {
     local model=$1 scale=$2 k_bits=$3
     shift 3
-    "$PYTHON" main_limitrange_incremental.py --scale "$scale" --model "$model" --k_bits "$k_bits" --save_results \
+    "${PYTHON[@]}" main_limitrange_incremental.py --scale "$scale" --model "$model" --k_bits "$k_bits" --save_results \
         --test_only --data_test Set5+Set14+B100+Urban100 --save "../experiment/output/${model}x$scale/${k_bits}bit" \
         --dir_data "$DIR_DATA" "$@"
 }
@@ -22,13 +23,16 @@ srresnet_x2() { evaluate srresnet 2 "$@"; }
 rdn_x4() { evaluate rdn 4 "$@"; }
 rdn_x2() { evaluate rdn 2 "$@"; }
 
-FUNCTIONS="edsr_x4 edsr_x2 srresnet_x4 srresnet_x2 rdn_x4 rdn_x2"
+FUNCTIONS=$(compgen -A function | grep '_x[234]')
 
 if [ $# -eq 0 ]; then
     echo "usage: bash test.sh FUNCTION [K_BITS [more flags]]; the functions are"
-    printf '  %s\n' $FUNCTIONS
-elif [[ " $FUNCTIONS " == *" $1 "* ]]; then
-    "$1" "${2:-4}" "${@:3}"
+    sed 's/^/  /' <<< "$FUNCTIONS"
+elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
+    case ${2:-} in
+        [0-9]*) "$@" ;;
+        *) "$1" 4 "${@:2}" ;;
+    esac
 else
     echo "test.sh: no function $1; without arguments it lists them" >&2
     exit 2

@@ -1,0 +1,179 @@
+import shlex
+from pathlib import Path
+
+import pytest
+
+from option import build_parser, config_text, experiment_folder, parse_options
+from utility import UserError
+
+EDSR_PYTORCH_FLAGS = """
+--debug --template . --n_threads 6 --cpu --n_GPUs 1 --seed 1 --dir_data d --dir_demo ../test --data_train DIV2K
+--data_test DIV2K --data_range 1-800/801-810 --ext sep --scale 4 --patch_size 192 --rgb_range 255 --n_colors 3 --chop
+--no_augment --model EDSR --act relu --pre_train p --extend . --n_resblocks 16 --n_feats 64 --res_scale 1
+--shift_mean True --dilation --precision single --G0 64 --RDNkSize 3 --RDNconfig B --n_resgroups 10 --reduction 16
+--reset --test_every 1000 --epochs 300 --batch_size 16 --split_batch 1 --self_ensemble --test_only --gan_k 1 --lr 1e-4
+--decay 200 --gamma 0.5 --optimizer ADAM --momentum 0.9 --betas (0.9,0.999) --epsilon 1e-8 --weight_decay 0 --gclip 0
+--loss 1*L1 --skip_threshold 1e8 --save test --load l --resume 0 --save_models --print_every 100 --save_results
+--save_gt
+""".split()
+
+DEFAULTS = {
+    "n_threads": 6, "cpu": False, "gpu_id": 0, "n_GPUs": 1, "seed": 1, "dir_data": "dataset/sr_data",
+    "dir_demo": "../test", "data_train": ["DIV2K"], "data_test": ["Set5"], "data_range": "1-800/801-810", "ext": "sep",
+    "scale": 4, "patch_size": 192, "rgb_range": 255, "n_colors": 3, "no_augment": False, "model": "edsr",
+    "pre_train": "", "refine": "", "n_resblocks": 16, "n_feats": 64, "res_scale": 1, "precision": "single",
+    "k_bits": 32, "dynamic_ratio": 0.1, "init_bounds": "percentile", "G0": 64, "RDNkSize": 3, "RDNconfig": "B",
+    "reset": False, "test_every": 1000, "epochs": 60, "batch_size": 16, "test_only": False, "lr": 1e-4, "w_l1": 1,
+    "w_at": 1000, "decay": 10, "gamma": 0.5, "optimizer": "ADAM", "betas": (0.9, 0.999), "epsilon": 1e-8, "gclip": 0,
+    "loss": "1*L1", "save": "test", "load": "", "resume": "", "save_models": False, "print_every": 100,
+    "checkpoint_every": 0, "save_results": False, "save_gt": False, "chop": False, "self_ensemble": False,
+}
+
+README_COMMANDS = [
+    (False, "--model edsr --scale 4 --save edsr_baseline_x4 --patch_size 192 --epochs 300 --decay 200 --gclip 0 "
+            "--dir_data ./datasets"),
+    (True, "--scale 4 --k_bits 4 --model EDSR --pre_train ./pretrained/edsr_baseline_x4.pt --patch_size 192 "
+           "--data_test Set14 --dynamic_ratio 0.3 --save 'output/edsrx4/4bit' --dir_data ./datasets --print_every 10"),
+    (True, "--scale 4 --model EDSR --k_bits 4 --save_results --test_only --data_test Set5+Set14+B100+Urban100 "
+           "--save '../experiment/output/edsrx4/4bit' --dir_data ./datasets"),
+]
+
+
+def parse(text="", *, quantized=True):
+    return parse_options(shlex.split(text), quantized=quantized)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_defaults_are_those_of_the_release(quantized):
+    options = vars(parse(quantized=quantized))
+    assert {name: options[name] for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_every_flag_of_edsr_pytorch_parses(quantized):
+    assert len(EDSR_PYTORCH_FLAGS) > 100
+    parse_options(EDSR_PYTORCH_FLAGS, quantized=quantized)
+
+
+@pytest.mark.parametrize("quantized, command", README_COMMANDS)
+def test_commands_of_the_readme_parse(quantized, command):
+    assert parse(command, quantized=quantized).dir_data == "./datasets"
+
+
+def test_the_readme_tests_the_run_that_it_trained():
+    trained, tested = (parse(command).save for _, command in README_COMMANDS[1:])
+    assert experiment_folder(trained) == experiment_folder(tested)
+
+
+@pytest.mark.parametrize("given, model", [("EDSR", "edsr"), ("Rdn", "rdn"), ("SRResNet", "srresnet"),
+                                          ("BNSRResNet", "srresnet")])
+def test_names_of_models_in_any_case(given, model):
+    assert parse(f"--model {given}").model == model
+
+
+def test_sets_are_split_at_plus():
+    options = parse("--data_test Set5+Set14+B100 --data_train DIV2K+BSD400")
+    assert options.data_test == ["Set5", "Set14", "B100"]
+    assert options.data_train == ["DIV2K", "BSD400"]
+
+
+@pytest.mark.parametrize("given, decay", [("200", 200), ("200-400", [200, 400]), ("1-2-3", [1, 2, 3])])
+def test_decay_is_a_period_or_a_list_of_epochs(given, decay):
+    assert parse(f"--decay {given}").decay == decay
+
+
+@pytest.mark.parametrize("given, load, resume", [
+    ("--save a --resume", "a", ""),
+    ("--save a --resume -1", "a", ""),
+    ("--save a --load b --resume", "b", ""),
+    ("--save a --resume 0", "", ""),
+    ("--save a --resume file.pth.tar", "", "file.pth.tar"),
+    ("--load b", "b", ""),
+])
+def test_ways_to_resume(given, load, resume):
+    options = parse(given)
+    assert (options.load, options.resume) == (load, resume)
+
+
+def test_a_whole_rgb_range_stays_whole():
+    assert repr(parse("--rgb_range 1").rgb_range) == "1"
+    assert parse("--rgb_range 0.5").rgb_range == 0.5
+
+
+def test_the_template_of_edsr_pytorch_makes_the_large_network():
+    options = parse("--template EDSR_paper --n_feats 8")
+    assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 256, 0.1)
+
+
+@pytest.mark.parametrize("flags", [
+    "--scale 5", "--scale 2+3", "--scale x2", "--k_bits 1", "--k_bits 9", "--k_bits 16", "--model VDSR",
+    "--patch_size 0", "--patch_size 3", "--batch_size 0", "--epochs 0", "--test_every 0", "--print_every 0",
+    "--n_threads -1", "--checkpoint_every -1", "--gpu_id -1", "--n_GPUs 0", "--n_resblocks 0", "--n_feats 0", "--G0 0",
+    "--gan_k 0", "--chop_size 0", "--seed -1", f"--seed {2**63}", "--dynamic_ratio 1.1", "--dynamic_ratio -0.1",
+    "--dynamic_ratio nan", "--lr 0", "--lr -1", "--lr nan", "--lr inf", "--gamma 0", "--epsilon 0", "--res_scale nan",
+    "--rgb_range 0", "--rgb_range inf", "--gclip -1", "--gclip nan", "--w_l1 -1", "--w_at inf", "--momentum -1",
+    "--weight_decay nan", "--betas 0.9,1", "--betas nan,0.9", "--RDNkSize 2", "--n_colors 4", "--data_range 1-",
+    "--data_range 9-1", "--data_range 0-5", "--data_range 1-800/801-810/1-2", "--data_test +", "--data_train +",
+    "--decay 0", "--decay x", "--decay 400-200", "--loss 1*L3", "--template RCAN", "--save ''", "--save ../../x",
+    "--load /elsewhere",
+])
+def test_a_wrong_value_is_told_in_one_line_that_names_the_flag(flags):
+    flag, value = shlex.split(flags)
+    with pytest.raises(UserError) as told:
+        parse(flags)
+    assert str(told.value).startswith(f"{flag} ")
+    assert "\n" not in str(told.value) and len(str(told.value)) > len(f"{flag} {value}: ")
+
+
+def test_only_the_quantizing_program_takes_bits():
+    assert parse("--k_bits 4").k_bits == 4
+    assert parse("--k_bits 32", quantized=False).k_bits == 32
+    with pytest.raises(UserError, match="--k_bits 4: .*main_limitrange_incremental.py"):
+        parse("--k_bits 4", quantized=False)
+
+
+@pytest.mark.parametrize("flags", ["--no_such_flag", "--lr fast", "--rgb_range x", "--betas 1", "--ext bin",
+                                   "--optimizer LION"])
+def test_what_does_not_parse_exits_with_2(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(flags)
+    assert stopped.value.code == 2
+    assert flags.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_testing_needs_neither_weights_nor_training_sets():
+    assert parse("--test_only --data_train +").data_train == []
+
+
+def test_help_is_grouped_and_explains_every_flag():
+    for quantized in (False, True):
+        parser = build_parser(quantized=quantized)
+        titles = [group.title for group in parser._action_groups if group._group_actions]
+        assert titles[1:] == ["Hardware", "Data", "Model", "Quantization", "Training", "Optimization", "Loss", "Log"]
+        assert all(action.help for action in parser._actions)
+        assert "(default: 0)" in parser.format_help()
+
+
+@pytest.mark.parametrize("name", ["output/x", "../experiment/output/x", "./output//x", "output/y/../x",
+                                  "./../experiment/output/x"])
+def test_names_of_one_run(name):
+    assert experiment_folder(name) == Path("../experiment/output/x")
+
+
+def test_an_absolute_path_within_the_root(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert experiment_folder(str(tmp_path / "experiment" / "x")) == Path("../experiment/x")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../experiment", "../../x", "../x", "x/../../y", "/tmp/x",
+                                  "../experiment/../x"])
+def test_runs_stay_within_the_root(name):
+    with pytest.raises(UserError, match="^--load .*../experiment"):
+        experiment_folder(name, flag="load")
+
+
+def test_config_text_is_sorted_lines():
+    lines = config_text(parse("--save b --data_test Set5+Set14")).splitlines()
+    assert lines == sorted(lines, key=lambda line: line.partition(":")[0])
+    assert "save: b" in lines and "data_test: ['Set5', 'Set14']" in lines

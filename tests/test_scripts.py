@@ -1,0 +1,105 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from option import parse_options
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = [f"{model}_x{scale}" for model in ("edsr", "rdn", "srresnet") for scale in (2, 4)]
+# epochs and patches of the published training: baseline.sh, run.sh
+EPOCHS = {"edsr": 300, "rdn": 300, "srresnet": 500}
+PATCHES = {"edsr_x2": (96, 96), "edsr_x4": (192, 192), "srresnet_x2": (96, 96), "srresnet_x4": (192, 192),
+           "rdn_x2": (64, 64), "rdn_x4": (192, 96)}
+RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}
+
+
+def run(script, *arguments, **variables):
+    """Run one of the scripts from another folder; in place of python, each argument is printed on a line."""
+    return subprocess.run(["bash", ROOT / script, *arguments], capture_output=True, text=True, cwd="/",
+                          env=os.environ | {"PYTHON": r"printf %s\n"} | variables)
+
+
+def options_of(script, *arguments):
+    """(program, parsed options) of the one command that a script would run."""
+    done = run(script, *arguments)
+    assert done.returncode == 0, done.stderr
+    program, *flags = done.stdout.splitlines()
+    return program, parse_options(flags, quantized=program == "main_limitrange_incremental.py")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_baseline_trains(name):
+    program, options = options_of("baseline.sh", name)
+    model, scale = name.split("_x")
+    assert program == "main_ori.py"
+    assert (options.model, options.scale, options.k_bits) == (model, int(scale), 32)
+    assert (options.patch_size, options.epochs, options.decay) == (PATCHES[name][0], EPOCHS[model], 200)
+    assert options.save == f"{model}_baseline_x{scale}" and not options.test_only
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_baseline_evaluates(name):
+    program, options = options_of("baseline.sh", f"{name}_eval")
+    model, scale = name.split("_x")
+    assert program == "main_ori.py"
+    assert (options.model, options.scale, options.test_only) == (model, int(scale), True)
+    assert options.data_test == ["Set5", "Set14", "B100", "Urban100"]
+    assert options.refine == f"./pretrained/{model}_baseline_x{scale}.pt"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_run_quantizes(name):
+    program, options = options_of("run.sh", name)
+    model, scale = name.split("_x")
+    assert program == "main_limitrange_incremental.py"
+    assert (options.model, options.scale, options.k_bits, options.data_test) == (model, int(scale), 4, ["Set14"])
+    assert (options.patch_size, options.dynamic_ratio) == (PATCHES[name][1], RATIOS[model])
+    assert options.pre_train == f"./pretrained/{model}_baseline_x{scale}.pt"
+    assert options.save == f"output/{model}x{scale}/4bit"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_test_evaluates_what_run_trained(name):
+    program, options = options_of("test.sh", name, "3")
+    _, trained = options_of("run.sh", name, "3")
+    assert program == "main_limitrange_incremental.py"
+    assert options.test_only and options.save_results
+    assert options.data_test == ["Set5", "Set14", "B100", "Urban100"]
+    assert options.save == f"../experiment/{trained.save}"
+    assert (options.model, options.scale, options.k_bits) == (trained.model, trained.scale, 3)
+
+
+@pytest.mark.parametrize("script, functions", [("baseline.sh", NETWORKS + [f"{name}_eval" for name in NETWORKS]),
+                                               ("run.sh", NETWORKS), ("test.sh", NETWORKS)])
+def test_without_arguments_the_functions_are_listed(script, functions):
+    done = run(script)
+    usage, *listed = done.stdout.splitlines()
+    assert done.returncode == 0 and script in usage
+    assert sorted(line.strip() for line in listed) == sorted(functions)
+
+
+@pytest.mark.parametrize("script", ["baseline.sh", "run.sh", "test.sh"])
+@pytest.mark.parametrize("name", ["vdsr_x4", "quantize", "edsr_x.", "", "-x"])
+def test_an_unknown_function_is_refused(script, name):
+    done = run(script, name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{script}: no function {name}")
+
+
+@pytest.mark.parametrize("script, more", [("baseline.sh", []), ("run.sh", ["2"]), ("run.sh", []), ("test.sh", [])])
+def test_more_flags_are_passed_on_and_win(script, more):
+    _, options = options_of(script, "edsr_x4", *more, "--batch_size", "8", "--dir_data", "/a folder")
+    assert (options.batch_size, options.dir_data) == (8, "/a folder")
+    assert options.k_bits == (32 if script == "baseline.sh" else int(more[0]) if more else 4)
+
+
+def test_the_python_and_the_data_can_be_others():
+    done = run("run.sh", "rdn_x2", PYTHON="echo torchrun --nproc_per_node 2", DIR_DATA="/data")
+    assert done.stdout.startswith("torchrun --nproc_per_node 2 main_limitrange_incremental.py ")
+    assert " --dir_data /data " in done.stdout
+
+
+def test_a_failing_command_fails_the_script():
+    assert run("run.sh", "edsr_x4", PYTHON="false").returncode == 1
