@@ -1,6 +1,7 @@
 """What every entry point shares: user errors, atomic files, safe reading, the run folder, seeds, the device."""
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -39,7 +40,7 @@ class Stopped(BaseException):
 def run_main(main):
     """Call `main()`; what ends it early becomes one line on stderr. Returns the exit code.
 
-    A UserError gives 2, too little memory 1, a signal (SIGTERM, SIGINT, SIGHUP) 128 and its number.
+    A UserError gives 2, a full disk or memory 1, a signal (SIGTERM, SIGINT, SIGHUP) 128 and its number.
     """
     try:
         with answering_signals(_stop):
@@ -48,16 +49,21 @@ def run_main(main):
         told, code = f"error: {error}", 2
     except Stopped as stop:
         told, code = str(stop), 128 + stop.number
-    except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not (lack := _what_lacks(error)):
             raise
-        told, code = "error: out of memory; lower --batch_size or --patch_size, or test with --chop", 1
+        told, code = f"error: {lack}", 1
     print(told, file=sys.stderr)
     return code
 
 
-def _lacks_memory(error):
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+def _what_lacks(error):
+    """Which resource of the machine an exception says is used up, in words; empty for other exceptions."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error.filename or 'a file'}: can't be written ({error.strerror}); what was saved is kept"
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out of memory; lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
+    return ""
 
 
 def _stop(number):
@@ -123,12 +129,15 @@ def remove_unfinished(folder):
 
 
 def append_text(path, text):
-    """Add lines to a text file; a half line that a killed process left there is ended first."""
-    with open(path, "a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        whole = file.read() in (b"", b"\n")
-        file.write((("" if whole else "\n") + text).encode())
+    """Add lines to a text file; a half line that a killed process left there is ended first. Raises UserError."""
+    try:
+        with open(path, "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            whole = file.read() in (b"", b"\n")
+            file.write((("" if whole else "\n") + text).encode())
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror})") from error
 
 
 def save_torch_file(value, path):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data.images import write_png
 from metrics.functional import psnr, ssim
 from model.inference import whole_image
+from utility import append_text
 
 log = logging.getLogger(__name__)
 DIV2K_EXTRA_BORDER = 6
@@ -90,8 +91,7 @@ class Evaluator:
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set),
                   "seconds": round(seconds, 3)}
-        with open(self.run.path / "eval.txt", "a") as file:
-            file.write(json.dumps(result) + "\n")
+        append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         told = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, told, len(test_set), seconds)
         return result

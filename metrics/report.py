@@ -11,11 +11,14 @@ import csv
 import functools
 import io
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from utility import UserError, atomic_path, run_main
+
+log = logging.getLogger(__name__)
 
 EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -58,7 +61,7 @@ def read_run(run):
     """The results of one run, last line per key, in the order of the first lines.
 
     run: folder with `eval.txt`, or its name below ../experiment. Sets without HR images have no figures and are left
-    out. Raises UserError naming folder, file or line.
+    out; so are lines that a killed run wrote half, which the log tells. Raises UserError naming folder, file or line.
     """
     path = _run_folder(run) / "eval.txt"
     if not path.is_file():
@@ -69,6 +72,10 @@ def read_run(run):
             continue
         try:
             values = json.loads(line)
+        except ValueError:
+            log.warning("%s, line %d: cut short, left out", path, number)
+            continue
+        try:
             if values["psnr"] is None:
                 continue
             result = _result(values, run=str(run))

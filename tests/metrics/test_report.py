@@ -92,7 +92,13 @@ def test_a_run_is_found_below_the_experiment_folder(tmp_path, monkeypatch):
     assert report.read_run("output/4bit")[0].run == "output/4bit"
 
 
-@pytest.mark.parametrize("bad", ["{not json\n", '{"set": "Set5"}\n', "[1, 2]\n"])
+def test_a_line_that_a_killed_run_wrote_half_is_left_out(tmp_path, caplog):
+    run = write_run(tmp_path / "run", line(psnr=30.0), json.dumps(line(psnr=31.0))[:40])
+    assert [result.psnr for result in report.read_run(run)] == [30.0]
+    assert "eval.txt, line 2: cut short, left out" in caplog.text
+
+
+@pytest.mark.parametrize("bad", ['{"set": "Set5"}\n', "[1, 2]\n"])
 def test_a_bad_line_is_named(tmp_path, bad):
     run = write_run(tmp_path / "run", line(), bad)
     with pytest.raises(UserError, match=r"eval\.txt, line 2"):
