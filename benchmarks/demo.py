@@ -7,6 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -16,62 +17,77 @@ from data.images import read_image
 from data.imresize import imresize
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
+from model.weights import read_weights
 from option import EXPERIMENT_ROOT
 from quant import QuantConfig, quantize
+from quant.activation import quantizers
 from quant.weight import QuantConv2d
+from utility import run_main
 
+ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
 FULL, LOW = EXPERIMENT_ROOT / "demo" / "edsr_x4", EXPERIMENT_ROOT / "demo" / "edsr_x4_4bit"
 SHOWN = "coffee"
 
 
 def main(argv=None):
-    """Run every step and print the table. A step that fails ends the demo with its exit code."""
+    """Run every step and print the table. Returns the exit code, that of the step that failed if one did."""
     options = parse(argv)
-    train = ["--patch_size", "96", "--batch_size", "8", "--print_every", "10", "--epochs", options.epochs,
-             "--test_every", options.test_every]
-    common = ["--model", "EDSR", "--scale", SCALE, "--dir_data", options.dir_data, "--data_range", "1-1000/1-1",
-              "--data_test", "DemoSet", "--n_threads", "1", "--cpu", "--n_resblocks", options.n_resblocks]
-    low = [*common, "--k_bits", K_BITS, "--dynamic_ratio", "0.3"]
-
-    run("-m", "data.demo_set", "--out", options.dir_data)
-    run("main_ori.py", *common, *train, "--lr", "4e-4", "--decay", "3", "--save", "demo/edsr_x4", "--reset")
-    run("main_limitrange_incremental.py", *low, *train, "--pre_train", FULL / "model" / "model_best.pth.tar",
-        "--save", "demo/edsr_x4_4bit", "--reset")
-    run("main_ori.py", *common, "--test_only", "--save_results", "--save", "demo/edsr_x4")
-    run("main_limitrange_incremental.py", *low, "--test_only", "--save_results", "--save", "demo/edsr_x4_4bit")
-
-    hr_folder = Path(options.dir_data) / "benchmark" / "DemoSet" / "HR"
-    network = model.NETWORKS["edsr"](scale=SCALE, n_resblocks=options.n_resblocks)
-    print_table(hr_folder, network)
-    print(f"\npicture: {draw(hr_folder).resolve()}")
+    start = time.perf_counter()
+    for step in steps(options):
+        print(f"\n$ python {' '.join(step)}", flush=True)
+        if code := run(step):
+            return code
+    hr_paths = sorted((options.dir_data / "benchmark" / "DemoSet" / "HR").glob("*.png"))
+    print_table(hr_paths, model.NETWORKS["edsr"](scale=SCALE, n_resblocks=options.n_resblocks))
+    print(f"\npicture: {draw(next(path for path in hr_paths if path.stem == SHOWN)).resolve()}")
+    print(f"everything took {time.perf_counter() - start:.0f} seconds")
     return 0
 
 
 def parse(argv):
     """The demo's own few flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dir_data", default="datasets/demo", help="data root to make (default: %(default)s)")
-    parser.add_argument("--test_every", type=int, default=40, help="batches in an epoch (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=9, help="epochs to train, 7 or more (default: %(default)s)")
-    parser.add_argument("--n_resblocks", type=int, default=16, help="residual blocks (default: %(default)s)")
+    parser.add_argument("--dir_data", type=Path, default=Path("datasets/demo"), help="data root, made where missing")
+    parser.add_argument("--n_resblocks", type=int, default=16, help="residual blocks of the network")
+    parser.add_argument("--fp_epochs", type=int, default=6, help="epochs in full precision")
+    parser.add_argument("--fp_steps", type=int, default=250, help="steps in each of them")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of quantization, gates are applied from the 6th")
+    parser.add_argument("--steps", type=int, default=100, help="steps in each of them")
     return parser.parse_args(argv)
 
 
-def run(*arguments):
-    """Run python with the arguments, showing the command; stop the demo where it fails."""
-    command = list(map(str, arguments))
-    print(f"\n$ python {' '.join(command)}", flush=True)
-    code = subprocess.run([sys.executable, *command]).returncode
-    if code:
-        sys.exit(code)
+def steps(options):
+    """The command lines, lists of text, in their order."""
+    network = ["--model", "EDSR", "--scale", SCALE, "--n_resblocks", options.n_resblocks, "--cpu",
+               "--dir_data", options.dir_data, "--data_range", "1-1000/1-1", "--data_test", "DemoSet"]
+    quantized = ["--k_bits", K_BITS, "--dynamic_ratio", "0.3"]
+    train = ["--patch_size", "64", "--batch_size", "4", "--n_threads", "0", "--print_every", "50", "--reset"]
+    full = ["--epochs", options.fp_epochs, "--test_every", options.fp_steps, "--lr", "5e-4", "--decay", "4-5"]
+    low = ["--epochs", options.epochs, "--test_every", options.steps, "--pre_train", FULL]
+    to_full, to_low = ["--save", "demo/edsr_x4"], ["--save", "demo/edsr_x4_4bit"]
+    test = ["--test_only", "--save_results"]
+    commands = [
+        ["-m", "data.demo_set", "--out", options.dir_data],
+        ["main_ori.py", *network, *train, *full, *to_full],
+        ["main_ori.py", *network, *test, *to_full],
+        ["main_limitrange_incremental.py", *network, *quantized, *train, *low, *to_low],
+        ["main_limitrange_incremental.py", *network, *quantized, *test, *to_low],
+    ]
+    return [list(map(str, command)) for command in commands]
 
 
-def print_table(hr_folder, network):
-    """Bicubic, full precision and 4 bit: mean luma PSNR and SSIM, seconds for the set, size of the weights."""
-    rows = [("bicubic", *bicubic_scores(hr_folder), None, None),
+def run(step):
+    """Run python with the arguments; programs are those beside the folder of this file. Returns the exit code."""
+    program = [str(ROOT / step[0])] if step[0].endswith(".py") else [step[0]]
+    return subprocess.run([sys.executable, *program, *step[1:]]).returncode
+
+
+def print_table(hr_paths, network):
+    """Bicubic, full precision and quantized: mean luma PSNR and SSIM, seconds for the set, size of the weights."""
+    rows = [("bicubic", *bicubic_scores(hr_paths), None, None),
             ("full precision", *scores(FULL), size_in_bytes(network)),
-            (f"DDTB {K_BITS} bit", *scores(LOW), size_in_bytes(quantize(network, QuantConfig(K_BITS))))]
+            (f"DDTB {K_BITS} bit", *scores(LOW), size_in_bytes(trained(network)))]
     print(f"\n{'DemoSet x4':16}{'PSNR':>8}{'SSIM':>9}{'seconds':>9}{'weights':>11}")
     for name, decibel, similarity, seconds, size in rows:
         cost = f"{seconds:9.2f}{size / 1e6:8.2f} MB" if size else ""
@@ -84,12 +100,42 @@ def scores(folder):
     return last["psnr"], last["ssim"], last["seconds"]
 
 
-def bicubic_scores(hr_folder):
+def bicubic_scores(hr_paths):
     """(PSNR, SSIM) of MATLAB's bicubic upscaling, means over the set."""
-    pairs = [(as_tensor(bicubic(path)), as_tensor(read_image(path))) for path in sorted(hr_folder.glob("*.png"))]
-    measured = [(psnr(sr, hr[:, : sr.shape[1], : sr.shape[2]], border=SCALE),
-                 ssim(sr, hr[:, : sr.shape[1], : sr.shape[2]], border=SCALE)) for sr, hr in pairs]
+    images = [(bicubic(path), read_image(path)) for path in hr_paths]
+    pairs = [(as_tensor(sr), as_tensor(cropped(hr, sr))) for sr, hr in images]
+    measured = [(psnr(sr, hr, border=SCALE), ssim(sr, hr, border=SCALE)) for sr, hr in pairs]
     return [sum(values) / len(values) for values in zip(*measured, strict=True)]
+
+
+def trained(network):
+    """The quantized form of `network` as the run has trained it; it takes over the network."""
+    student = quantize(network, QuantConfig(K_BITS))
+    student.load_state_dict(read_weights(LOW).state)
+    return student
+
+
+def size_in_bytes(network):
+    """What the weights take up when quantized ones are kept in their bits, and of the gates only those in use."""
+    bits = {id(conv.weight): conv.k_bits for conv in network.modules() if isinstance(conv, QuantConv2d)}
+    idle = {id(parameter) for quantizer in quantizers(network).values() if not quantizer.dynamic
+            for parameter in quantizer.gate.parameters()}
+    kept = [parameter for parameter in network.parameters() if id(parameter) not in idle]
+    return sum(parameter.numel() * bits.get(id(parameter), 32) for parameter in kept) // 8
+
+
+def draw(hr_path):
+    """LR, bicubic, full precision, quantized and HR crops of one image side by side; returns the picture's path."""
+    upscaled = bicubic(hr_path)
+    results = {
+        "LR": low_resolution(hr_path).repeat(SCALE, 0).repeat(SCALE, 1),
+        "bicubic": upscaled,
+        "full precision": read_image(FULL / "results-DemoSet" / f"32bit_{hr_path.stem}_x{SCALE}_SR.png"),
+        f"DDTB {K_BITS} bit": read_image(LOW / "results-DemoSet" / f"{K_BITS}bit_{hr_path.stem}_x{SCALE}_SR.png"),
+    }
+    picture = EXPERIMENT_ROOT / "demo" / "comparison.png"
+    save_figure(crop_figure(cropped(read_image(hr_path), upscaled), results, border=SCALE), picture)
+    return picture
 
 
 def bicubic(hr_path):
@@ -102,31 +148,15 @@ def low_resolution(hr_path):
     return read_image(hr_path.parent.parent / "LR_bicubic" / f"X{SCALE}" / f"{hr_path.stem}x{SCALE}.png")
 
 
+def cropped(image, other):
+    """The part of an image that another one, a little smaller, covers."""
+    return image[: other.shape[0], : other.shape[1]]
+
+
 def as_tensor(image):
     """uint8 [H, W, 3] to a tensor [3, H, W]."""
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def size_in_bytes(network):
-    """What the weights need when those of quantized convolutions are kept in their bits."""
-    quantized = {id(conv.weight): conv.k_bits for conv in network.modules() if isinstance(conv, QuantConv2d)}
-    return sum(parameter.numel() * quantized.get(id(parameter), 32) for parameter in network.parameters()) // 8
-
-
-def draw(hr_folder):
-    """LR, bicubic, full precision, 4 bit and HR crops of one image side by side; returns the picture's path."""
-    path = hr_folder / f"{SHOWN}.png"
-    results = {
-        "LR": low_resolution(path).repeat(SCALE, 0).repeat(SCALE, 1),
-        "bicubic": bicubic(path),
-        "full precision": read_image(FULL / "results-DemoSet" / f"32bit_{SHOWN}_x{SCALE}_SR.png"),
-        f"DDTB {K_BITS} bit": read_image(LOW / "results-DemoSet" / f"{K_BITS}bit_{SHOWN}_x{SCALE}_SR.png"),
-    }
-    height, width = results["bicubic"].shape[:2]
-    picture = EXPERIMENT_ROOT / "demo" / "comparison.png"
-    save_figure(crop_figure(read_image(path)[:height, :width], results, border=SCALE), picture)
-    return picture
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))
