@@ -4,8 +4,10 @@ import logging
 
 import model
 from model.weights import check_network, load_strictly, read_weights
+from quant.blocks import QuantConfig
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
+from quant.swap import quantize
 from utility import UserError
 
 log = logging.getLogger(__name__)
@@ -51,3 +53,22 @@ def _check_bits(weights, network):
     found, wanted = weights.checkpoint["quant"]["k_bits"], network.quant_config.k_bits
     if found != wanted:
         raise UserError(f"{weights.path}: was trained at {found} bits; give --k_bits {found} instead of {wanted}")
+
+
+def rebuild_quantized(path, *, flags=None):
+    """The quantized network that a file holds, in evaluation mode: our checkpoints say which one it is.
+
+    flags: {"name", "scale", "k_bits"} for files that don't. Raises UserError when nothing says it.
+    """
+    checkpoint = read_weights(path).checkpoint
+    if checkpoint is not None and checkpoint["quant"] is None:
+        raise UserError(f"{path}: is a full-precision network; give a quantized one")
+    if checkpoint is not None:
+        settings, quant = dict(checkpoint["network"]), checkpoint["quant"]
+    elif flags is not None:
+        settings, quant = {"name": flags["name"], "scale": flags["scale"]}, {"k_bits": flags["k_bits"]}
+    else:
+        raise UserError(f"{path}: does not say which network it is; add --model, --scale and --k_bits")
+    network = quantize(model.NETWORKS[settings.pop("name")](**settings), QuantConfig(**quant))
+    load_quantized(network, path, "network")
+    return network.eval()

@@ -1,0 +1,168 @@
+"""What a trained network does with its bounds, as pictures: `python -m quant.inspect CHECKPOINT [--images DIR]`.
+
+For every activation quantizer the distribution of what enters it, with both bounds and the share that is clipped; for
+every gate, how far it moves each bound from image to image.
+"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import skimage
+import torch
+from matplotlib.figure import Figure
+
+from data.images import image_files, read_image
+from data.imresize import imresize
+from option import MODELS
+from quant.activation import quantizers
+from quant.loading import rebuild_quantized
+from utility import UserError, atomic_path, run_main
+
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
+               "hubble_deep_field.jpg")
+BINS = 120
+COLUMNS = 6
+BOUND_COLOUR, FEATURE_COLOUR = "#c2321f", "#5b7ea4"
+
+
+@dataclass
+class Record:
+    """One quantizer over all images: histogram of its input between low and high, bounds and beta of each image."""
+
+    dynamic: bool
+    low: float = math.inf
+    high: float = -math.inf
+    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(BINS))
+    bounds: list = field(default_factory=list)
+    clipped: list = field(default_factory=list)
+
+
+def main(argv=None):
+    """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
+    options = parse(argv)
+    flags = {"name": MODELS[options.model.lower()], "scale": options.scale, "k_bits": options.k_bits} \
+        if options.model and options.scale and options.k_bits else None
+    network = rebuild_quantized(options.checkpoint, flags=flags)
+    records = record(network, load_images(options.images, network.scale))
+    print_table(records)
+    out = Path(options.out)
+    save(draw_distributions(records), out / "bounds.png")
+    gates = {name: row for name, row in records.items() if row.dynamic}
+    if gates:
+        save(draw_gates(gates, quantizers(network)), out / "gates.png")
+    print(f"pictures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+    return 0
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
+    parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
+    parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("--model", choices=(*MODELS, *(name.upper() for name in MODELS)), metavar="MODEL",
+                        help="for files that don't say it: EDSR, RDN or SRResNet")
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="for files that don't say it: magnification")
+    parser.add_argument("--k_bits", type=int, choices=range(2, 9), help="for files that don't say it: bits")
+    return parser.parse_args(argv)
+
+
+def load_images(folder, scale):
+    """LR images as uint8 [h, w, 3]. Raises UserError for a folder without images."""
+    if folder is None:
+        shipped = Path(skimage.__file__).parent / "data"
+        return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS]
+    images = [read_image(path) for path in image_files(folder)]
+    if not images:
+        raise UserError(f"--images {folder}: holds no images; give a folder of LR images")
+    return images
+
+
+@torch.inference_mode()
+def record(network, images):
+    """Run the network over the images twice, for ranges and for histograms. Returns {quantizer's name: Record}."""
+    members = quantizers(network)
+    records = {name: Record(quantizer.dynamic) for name, quantizer in members.items()}
+    for observe in (_observe_range, _observe_features):
+        hooks = [member.register_forward_pre_hook(_calling(observe, records[name])) for name, member in members.items()]
+        for image in images:
+            network(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+        for hook in hooks:
+            hook.remove()
+    return records
+
+
+def _calling(observe, row):
+    return lambda quantizer, inputs: observe(quantizer, inputs[0], row)
+
+
+def _observe_range(_quantizer, x, row):
+    low, high = torch.aminmax(x)
+    row.low, row.high = min(row.low, low.item()), max(row.high, high.item())
+
+
+def _observe_features(quantizer, x, row):
+    row.counts += torch.histc(x, BINS, row.low, row.high if row.high > row.low else row.low + 1)
+    lower, upper = (bound.item() for bound in quantizer.bounds(x))
+    row.bounds.append((lower, upper))
+    row.clipped.append(((x < lower) | (x > upper)).float().mean().item())
+
+
+def _mean(values):
+    return sum(values) / len(values)
+
+
+def print_table(records):
+    """A line a quantizer: range of the features, mean bounds, share clipped, whether a gate moves them."""
+    print(f"{'quantizer':26}{'features':>22}{'bounds':>22}{'clipped':>9}  gate")
+    for name, row in records.items():
+        lower, upper = (_mean(side) for side in zip(*row.bounds, strict=True))
+        features, bounds = f"{row.low:.2f} .. {row.high:.2f}", f"{lower:.2f} .. {upper:.2f}"
+        print(f"{name:26}{features:>22}{bounds:>22}{_mean(row.clipped):9.2%}  {'dynamic' if row.dynamic else ''}")
+
+
+def draw_distributions(records):
+    """A small picture a quantizer: its input's histogram, the bounds; a band is where a gate puts them."""
+    rows = math.ceil(len(records) / COLUMNS)
+    figure = Figure(figsize=(2.4 * COLUMNS, 1.5 * rows), layout="constrained")
+    for place, (name, row) in enumerate(records.items(), start=1):
+        axes = figure.add_subplot(rows, COLUMNS, place)
+        edges = torch.linspace(row.low, row.high, BINS + 1)
+        axes.stairs((row.counts / row.counts.sum()).tolist(), edges.tolist(), fill=True, color=FEATURE_COLOUR)
+        axes.set_yscale("log")
+        for side in zip(*row.bounds, strict=True):
+            axes.axvline(_mean(side), color=BOUND_COLOUR, linewidth=1)
+            axes.axvspan(min(side), max(side), color=BOUND_COLOUR, alpha=0.3, linewidth=0)
+        axes.set_title(f"{name}  {_mean(row.clipped):.1%} clipped", fontsize=6, pad=2)
+        axes.tick_params(labelsize=5, length=2, pad=1)
+        axes.set_yticks([])
+    return figure
+
+
+def draw_gates(records, members):
+    """Each gate's factors on its upper and lower bound, a dot an image; 1 leaves the bound where training put it."""
+    figure = Figure(figsize=(8, 1 + 0.28 * len(records)), layout="constrained")
+    for place, (title, side) in enumerate((("lower bound", 0), ("upper bound", 1)), start=1):
+        axes = figure.add_subplot(1, 2, place, title=f"factor on the {title}")
+        for height, (name, row) in enumerate(records.items()):
+            alpha = (members[name].alpha_lower, members[name].alpha_upper)[side].item()
+            factors = [bounds[side] / alpha if alpha else 1.0 for bounds in row.bounds]
+            axes.plot(factors, [height] * len(factors), ".", color=BOUND_COLOUR, alpha=0.6)
+        axes.axvline(1, color="0.6", linewidth=0.8)
+        axes.set_yticks(range(len(records)), list(records) if side == 0 else [""] * len(records), fontsize=7)
+        axes.invert_yaxis()
+        axes.grid(axis="y", alpha=0.2)
+    return figure
+
+
+def save(figure, path):
+    """Write a figure as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
