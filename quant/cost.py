@@ -1,0 +1,186 @@
+"""What a network costs: parameters, storage, multiplications and bit operations. `python -m quant.cost --help`.
+
+MACs: a convolution's weights times the pixels of its output, one multiplication with its addition each; biases, norms,
+activations, sums and the rounding of quantizers are not counted, as in the literature.
+
+BOPs, bit operations: the literature has two counts that do not agree.
+- `product`: MACs * b_w * b_a, bits of the weight times bits of the feature (32 where not quantized): the number of
+  multiplications times the bits of both operands, as papers on quantized super-resolution, DDTB's among them, define
+  it. This is what is printed. Some of them count the addition too, which doubles every number; ratios stay the same.
+- `accumulated` (UNIQ): MACs * (b_w * b_a + b_w + b_a + log2(I*k*k)), which adds the additions at the width of the
+  accumulator for I input channels and a k x k kernel. `--formula accumulated` prints it.
+
+As papers count them, every quantized convolution has k-bit features. In truth EDSR's first convolution of a block and
+RDN's last one of the global fusion read features that are not quantized; `as run` counts those at 32 bits.
+"""
+
+import json
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import model
+from model.common import MeanShift
+from quant.activation import quantizers
+from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
+from quant.deploy import load_network, parse
+from quant.gate import GATE_BITS
+from quant.swap import quantize
+from quant.weight import QuantConv2d
+from utility import UserError, run_main
+
+FLOAT_BITS = 32
+OUTPUT = (1280, 720)
+FORMULAS = ("product", "accumulated")
+
+
+@dataclass(frozen=True)
+class ConvCost:
+    """One convolution: MACs per output pixel of the network, bits of its weight and feature as papers count and as
+    run, and its weights and biases."""
+
+    name: str
+    macs: float
+    fan_in: int
+    weight_bits: int
+    feature_bits: int
+    feature_bits_run: int
+    weights: int
+    biases: int
+
+    def bops(self, formula, *, as_run=False):
+        """Bit operations per output pixel."""
+        feature_bits = self.feature_bits_run if as_run else self.feature_bits
+        product = self.weight_bits * feature_bits
+        if formula == "product":
+            return self.macs * product
+        return self.macs * (product + self.weight_bits + feature_bits + math.log2(self.fan_in))
+
+
+def conv_costs(network):
+    """The ConvCost of every convolution that runs on features, in the network's order; gates and mean shifts apart."""
+    floats = {id(conv) for block in network.modules() for conv in _reading_floats(block)}
+    costs = []
+
+    def record(module, _, output):
+        bits = module.k_bits if isinstance(module, QuantConv2d) else FLOAT_BITS
+        share = output.shape[2] * output.shape[3] / (side * network.scale) ** 2
+        costs.append(ConvCost(names[module], module.weight.numel() * share, module.weight[0].numel(), bits, bits,
+                              FLOAT_BITS if id(module) in floats else bits, module.weight.numel(),
+                              0 if module.bias is None else module.bias.numel()))
+
+    side = 16
+    names = {module: name for name, module in network.named_modules()}
+    convs = [module for module in names if isinstance(module, nn.Conv2d) and not isinstance(module, MeanShift)]
+    handles = [conv.register_forward_hook(record) for conv in convs]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, network.settings["n_colors"], side, side))
+    for handle in handles:
+        handle.remove()
+    return costs
+
+
+def _reading_floats(block):
+    """The quantized convolutions of a block whose input is not quantized."""
+    if isinstance(block, QuantResBlock):
+        return [block.body[0]]
+    return [block[1]] if isinstance(block, QuantGlobalFusion) else []
+
+
+def gate_costs(network):
+    """What the applied gates add: their number, parameters, bits to store, MACs an image and additions an LR pixel."""
+    live = [quantizer.gate for quantizer in quantizers(network).values() if quantizer.dynamic]
+    weights = sum(gate.reduce.weight.numel() + gate.expand.weight.numel() for gate in live)
+    norms = sum(4 * gate.norm.num_features for gate in live)
+    return {"gates": len(live), "parameters": weights + norms, "bits": weights * GATE_BITS + norms * FLOAT_BITS,
+            "macs_per_image": weights, "additions_per_lr_pixel": sum(gate.reduce.in_channels for gate in live)}
+
+
+def summary(network, *, formula="product", output=OUTPUT):
+    """Costs of a network, full-precision or quantized, as a dict of numbers; the gates' under `gates`."""
+    costs = conv_costs(network)
+    ours = sum(cost.weights + cost.biases for cost in costs)
+    others = sum(parameter.numel() for name, parameter in network.named_parameters()
+                 if ".gate." not in name) - ours
+    bits = sum(cost.weights * cost.weight_bits + cost.biases * FLOAT_BITS for cost in costs) + others * FLOAT_BITS
+    pixels = output[0] * output[1]
+    per_pixel = {"macs": sum(cost.macs for cost in costs), "bops": sum(cost.bops(formula) for cost in costs),
+                 "bops_as_run": sum(cost.bops(formula, as_run=True) for cost in costs)}
+    return {"parameters": ours + others, "storage_bytes": bits / 8, "per_output_pixel": per_pixel,
+            "per_output": {name: value * pixels for name, value in per_pixel.items()}, "gates": gate_costs(network),
+            "parts": _parts(costs)}
+
+
+def _parts(costs):
+    """{bits of the weights: share of MACs}: how much of the network is quantized."""
+    shares = defaultdict(float)
+    total = sum(cost.macs for cost in costs)
+    for cost in costs:
+        shares[str(cost.weight_bits)] += cost.macs / total
+    return dict(shares)
+
+
+def main(argv=None):
+    """Print the costs of a quantized network beside those of the full-precision one. Raises UserError."""
+    options = parse(argv, "Parameters, storage, MACs and bit operations of a network.", _add_flags)
+    full = model.build(options)
+    found = {"full precision": summary(full, formula=options.formula, output=options.output)}
+    if options.k_bits != FLOAT_BITS:
+        found[f"{options.k_bits} bit"] = summary(_quantized(options), formula=options.formula, output=options.output)
+    if options.json:
+        print(json.dumps({"model": options.model, "scale": options.scale, "formula": options.formula,
+                          "output": options.output, "costs": found}))
+        return 0
+    print(f"{options.model} x{options.scale}, output {options.output[0]}x{options.output[1]}, BOPs by the formula "
+          f"'{options.formula}'\n{_table(found)}")
+    return 0
+
+
+def _quantized(options):
+    """The network of --refine, or a new one whose first quantizers have gates, --dynamic_ratio of them."""
+    if options.refine:
+        return load_network(options)
+    network = quantize(model.build(options), QuantConfig(options.k_bits))
+    members = list(quantizers(network).values())
+    for quantizer in members[: int(options.dynamic_ratio * len(members))]:
+        quantizer.set_dynamic(True)
+    return network
+
+
+def _add_flags(parser):
+    parser.add_argument("--refine", default="", help="a run's folder or a file; without, gates are counted by "
+                                                     "--dynamic_ratio")
+    parser.add_argument("--formula", default="product", choices=FORMULAS, help="how bit operations are counted")
+    parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _size(text):
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--output {text}: give width and height in pixels, as 1280x720")
+    return int(width), int(height)
+
+
+def _table(found):
+    rows = [("", *found),
+            ("parameters", *(f"{cost['parameters']:,}" for cost in found.values())),
+            ("storage", *(f"{cost['storage_bytes'] / 1e6:.3f} MB" for cost in found.values())),
+            ("MACs per output pixel", *(f"{cost['per_output_pixel']['macs'] / 1e3:.2f} k" for cost in found.values())),
+            ("MACs", *(f"{cost['per_output']['macs'] / 1e9:.1f} G" for cost in found.values())),
+            ("BOPs per output pixel", *(f"{cost['per_output_pixel']['bops'] / 1e6:.2f} M" for cost in found.values())),
+            ("BOPs", *(f"{cost['per_output']['bops'] / 1e12:.2f} T" for cost in found.values())),
+            ("BOPs as run", *(f"{cost['per_output']['bops_as_run'] / 1e12:.2f} T" for cost in found.values())),
+            ("gates", *(str(cost["gates"]["gates"]) for cost in found.values())),
+            ("  parameters", *(f"{cost['gates']['parameters']:,}" for cost in found.values())),
+            ("  storage", *(f"{cost['gates']['bits'] / 8e6:.3f} MB" for cost in found.values())),
+            ("  MACs per image", *(f"{cost['gates']['macs_per_image'] / 1e3:.1f} k" for cost in found.values()))]
+    return "\n".join(f"{row[0]:24}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

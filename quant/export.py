@@ -1,0 +1,132 @@
+"""Export a trained network to ONNX, its quantized convolutions in integers: `python -m quant.export --help`."""
+
+import json
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+import onnx
+
+import model
+from data.images import image_files, read_image
+from data.patches import to_planes, to_values
+from model.weights import trained_file
+from quant.deploy import load_network, parse
+from quant.lowering.exact import EXACT_BLOCKS, any_gated
+from quant.lowering.floats import FLOAT_BLOCKS, NETWORKS
+from quant.lowering.graph import OPSETS, Graph, image_model
+from quant.lowering.int8 import Int8
+from quant.lowering.int8_networks import INT8_NETWORKS
+from quant.lowering.ranges import record_ranges
+from quant.onnx_backend import FORMAT
+from quant.packed import file_hash
+from quant.swap import is_quantized
+from utility import UserError, atomic_path, run_main
+
+log = logging.getLogger(__name__)
+
+BITS = range(2, 7)
+DEFAULT_OPSET = 17
+CALIBRATION_IMAGES = 32
+CALIBRATION_SIDE = 192
+INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
+
+
+def main(argv=None):
+    """Read --refine, write --out, say which convolutions became integers. Raises UserError for a user's mistake."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = parse(argv, "Export a network to ONNX, quantized convolutions in integers.", _add_flags)
+    _check(options)
+    source = Path(options.refine)
+    source = trained_file(source) if source.is_dir() else source
+    network = load_network(options)
+    images = calibration_images(options.calib, options) if options.rest == "int8" else None
+    exported = export(network, rest=options.rest, images=images, opset=options.opset, rgb_range=options.rgb_range,
+                      source={"file": source.name, "sha256": file_hash(source)})
+    try:
+        with atomic_path(options.out) as temporary:
+            onnx.save(exported, temporary)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: can't be written ({error.strerror or error})") from error
+    print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {options.opset}, {told(exported)}")
+    return 0
+
+
+def _add_flags(parser):
+    parser.add_argument("--refine", required=True, help="what to export: a run's folder, a checkpoint, a packed file")
+    parser.add_argument("--out", required=True, help="file to write, ending in .onnx")
+    parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
+                        help="layers that DDTB does not quantize: fp32 (default), every value as in PyTorch, or "
+                             "post-training int8, fast")
+    parser.add_argument("--calib", default="", help="folder of low-resolution images that --rest int8 is calibrated on")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET,
+                        help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: {DEFAULT_OPSET})")
+
+
+def _check(options):
+    if not options.out.endswith(".onnx"):
+        raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
+    if options.k_bits not in (*BITS, 32):
+        raise UserError(f"--k_bits {options.k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
+                        "bits need not fit int8, and their products saturate on processors without VNNI")
+    if options.rest == "int8" and options.k_bits == 32:
+        raise UserError("--rest int8: is for quantized networks; give --k_bits 2 to 6 and such a network")
+    if options.rest == "int8" and not options.calib:
+        raise UserError("--rest int8: needs --calib, a folder of images like those to be upscaled")
+    if options.rest == "fp32" and options.calib:
+        raise UserError(f"--calib {options.calib}: --rest fp32 needs no calibration; drop it, or give --rest int8")
+
+
+def calibration_images(folder, options):
+    """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle."""
+    files = image_files(folder)
+    if not files:
+        raise UserError(f"--calib {folder}: no images in it")
+    images = []
+    for path in files[:: -(-len(files) // CALIBRATION_IMAGES)]:
+        pixels = read_image(path)
+        top, left = (max(side - CALIBRATION_SIDE, 0) // 2 for side in pixels.shape[:2])
+        middle = to_planes(pixels[top : top + CALIBRATION_SIDE, left : left + CALIBRATION_SIDE])
+        images.append(to_values(middle, rgb_range=options.rgb_range, n_colors=options.n_colors)[None])
+    log.info("calibrating on %d images of %s", len(images), folder)
+    return images
+
+
+def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, rgb_range=255, source=None):
+    """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
+
+    Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
+    and each float as in PyTorch, or 'int8' (quantized networks alone), calibrated on `images`, float32
+    [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. source: {"file", "sha256"} for the metadata.
+    Raises UserError for a network whose levels integers can't hold.
+    """
+    graph = Graph(network)
+    if rest == "int8":
+        sr = INT8_NETWORKS[type(network)](Int8(graph, record_ranges(network, images)), network, rgb_range)
+    else:
+        sr = NETWORKS[type(network)](graph, network, {**FLOAT_BLOCKS, **EXACT_BLOCKS})
+    bits = network.quant_config.k_bits if is_quantized(network) else 32
+    metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
+                "rest": rest, "rgb_range": rgb_range, "source": source}
+    return image_model(graph, sr, channels=network.settings["n_colors"], scale=network.scale, opset=opset,
+                       per_image=any_gated(network), metadata={key: json.dumps(value) for key, value in
+                                                               metadata.items()})
+
+
+def told(exported):
+    """What became of the convolutions, in words."""
+    counts = Counter(node.op_type for node in body_nodes(exported.graph) if ".gate/" not in node.name)
+    integers = sum(counts[kind] for kind in INTEGER_OPERATORS)
+    return f"{integers} convolutions in integers, {counts['Conv']} in float"
+
+
+def body_nodes(graph):
+    """All nodes of a graph; those of its Scan over the batch, where there is one."""
+    for node in graph.node:
+        bodies = [attribute.g for attribute in node.attribute if attribute.name == "body"]
+        yield from body_nodes(bodies[0]) if bodies else [node]
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,134 @@
+"""Quantized blocks whose every level equals that of the PyTorch network: integer convolutions, float in between."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from quant.activation import DualBoundQuantizer
+from quant.blocks import QuantBNResBlock, QuantDenseBlock, QuantGlobalFusion, QuantResBlock
+from quant.lowering.convs import exact_code_conv, float_conv, integer_conv
+from quant.lowering.floats import array, norm_factors, prelu
+from quant.lowering.gate import runtime_grid
+from quant.lowering.layers import concat, dequantize, mean_of, quantize, requantize
+from quant.lowering.levels import quantized_weight, static_grid
+from quant.phase import Phase
+
+
+def is_gated(quantizer):
+    """Whether a quantizer's bounds come from its gate."""
+    return quantizer.dynamic and quantizer.phase is Phase.DYNAMIC
+
+
+def any_gated(network):
+    """Whether any quantizer of the network has a gate applied."""
+    return any(isinstance(module, DualBoundQuantizer) and is_gated(module) for module in network.modules())
+
+
+def grid_of(graph, quantizer, pooled):
+    """A quantizer's grid; pooled() makes the float [1, C, 1, 1] means of its input, called only for a gate."""
+    with graph.within(quantizer):
+        return runtime_grid(graph, quantizer, pooled()) if is_gated(quantizer) else static_grid(graph.place, quantizer)
+
+
+def activate(graph, quantizer, x):
+    """A float feature to the codes of its quantizer."""
+    grid = grid_of(graph, quantizer, lambda: graph.op("GlobalAveragePool", x))
+    with graph.within(quantizer):
+        return quantize(graph, x, grid, quantizer.gate.reduce.in_channels)
+
+
+def integers_of(graph, conv):
+    """(IntegerWeight, bias float64 [O]) of a QuantConv2d."""
+    with graph.within(conv):
+        bias = np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
+        return quantized_weight(graph.place, conv), bias
+
+
+def on_float(graph, conv, x):
+    """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
+    with graph.within(conv):
+        return float_conv(graph, x, array(conv.quantized_weight()), array(conv.bias))
+
+
+def on_codes(graph, conv, codes, norm=None):
+    """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
+    weight, bias = integers_of(graph, conv)
+    if norm is not None:
+        factor, offset = norm_factors(norm)
+        weight, bias = weight.scaled(factor), bias * factor + offset
+    with graph.within(conv):
+        return integer_conv(graph, codes, weight, bias)
+
+
+def res_block(graph, block, x):
+    """EDSR's block: conv 1 reads a float feature by the method and stays a float convolution."""
+    conv1, _, conv2 = block.body
+    skip = activate(graph, block.act1, x)
+    inner = activate(graph, block.act2, graph.op("Relu", on_float(graph, conv1, x)))
+    residual = _scaled_residual(graph, block, conv2, inner)
+    return graph.op("Add", dequantize(graph, residual), dequantize(graph, skip))
+
+
+def _scaled_residual(graph, block, conv, inner):
+    """act3(res_scale * conv(inner)) as codes."""
+    if not is_gated(block.act3):
+        weight, bias = integers_of(graph, conv)
+        weight = replace(weight, step=weight.step * block.res_scale)
+        grid = grid_of(graph, block.act3, None)
+        with graph.within(conv):
+            codes = exact_code_conv(graph, inner, weight, bias * block.res_scale, grid)
+        if codes is not None:
+            return codes
+    residual = on_codes(graph, conv, inner)
+    if block.res_scale != 1:
+        residual = graph.op("Mul", residual, graph.constant(block.res_scale, np.float32))
+    return activate(graph, block.act3, residual)
+
+
+def bn_res_block(graph, block, x):
+    """SRResNet's block."""
+    hidden = prelu(graph, on_codes(graph, block.conv1, activate(graph, block.act1, x), block.in1), block.relu)
+    return graph.op("Add", on_codes(graph, block.conv2, activate(graph, block.act2, hidden), block.in2), x)
+
+
+def dense_block(graph, block, x):
+    """RDN's block: what was concatenated before is brought from level to level by table look-up."""
+    first = dense = activate(graph, block.act1, x)
+    quantizers = [part.act for part in block.convs[1:]] + [block.act2]
+    for part, quantizer in zip(block.convs, quantizers, strict=True):
+        dense = _grow(graph, part.conv[0], quantizer, dense)
+    return graph.op("Add", on_codes(graph, block.LFF, dense), dequantize(graph, first))
+
+
+def _grow(graph, conv, quantizer, dense):
+    """quantizer(concatenation of dense and relu(conv(dense))), codes to codes."""
+    fresh = None
+    if is_gated(quantizer):
+        fresh = graph.op("Relu", on_codes(graph, conv, dense))
+    grid = grid_of(graph, quantizer, lambda: graph.op("Concat", mean_of(graph, dense),
+                                                      graph.op("GlobalAveragePool", fresh), axis=1))
+    if fresh is None:
+        weight, bias = integers_of(graph, conv)
+        positive = replace(grid, low=max(grid.low, grid.zero))
+        with graph.within(conv):
+            grown = exact_code_conv(graph, dense, weight, bias, positive)
+        if grown is None:
+            fresh = graph.op("Relu", on_codes(graph, conv, dense))
+    with graph.within(quantizer):
+        if fresh is not None:
+            grown = quantize(graph, fresh, grid, conv.out_channels)
+        return concat(graph, [requantize(graph, dense, grid), grown])
+
+
+def global_fusion(graph, block, features):
+    """RDN's fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
+    channels = block[0].in_channels // len(features)
+    grid = grid_of(graph, block.act, lambda: graph.op(
+        "Concat", *(graph.op("GlobalAveragePool", feature) for feature in features), axis=1))
+    with graph.within(block.act):
+        codes = concat(graph, [quantize(graph, feature, grid, channels) for feature in features])
+    return on_float(graph, block[1], on_codes(graph, block[0], codes))
+
+
+EXACT_BLOCKS = {QuantResBlock: res_block, QuantBNResBlock: bn_res_block, QuantDenseBlock: dense_block,
+                QuantGlobalFusion: global_fusion}

@@ -1,0 +1,177 @@
+"""From quantizers and weights to the integers that kernels compute with (spec, section 3); NumPy alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from quant.functional import integer_levels
+from quant.weight import minmax_bounds, percentile_bounds
+from utility import UserError
+
+WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
+UINT8_MAX = 255
+INT32_MAX = 2**31 - 1
+INT8_MAX = 127
+# without VNNI, x86 adds two products of a uint8 and an int8 in 16 bits, saturating
+PAIR_SAFE_PRODUCT = (2**15 - 1) // 2
+# offsets of the integer bias that are tried before a requantization counts as impossible
+BIAS_OFFSETS = sorted(range(-64, 65), key=abs)
+# how far apart, relatively, the limits of a requantization factor must be for float32 to meet it
+FACTOR_MARGIN = 2e-6
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a uint8 code lies on the real axis: value = (code - zero) * step, and codes span low..high.
+
+    step, low and high are numbers, or names of runtime scalars in a graph (a dynamic quantizer's); zero is a number.
+    """
+
+    step: float | str
+    zero: int
+    low: int | str
+    high: int | str
+
+    @property
+    def is_static(self):
+        return not isinstance(self.step, str)
+
+    @property
+    def largest_code(self):
+        """The largest code; with runtime bounds the largest of bounds around zero."""
+        return self.high if self.is_static else 2 * self.zero + 1
+
+    @property
+    def bounds(self):
+        """(lowest, highest) real value of a static grid."""
+        return (self.low - self.zero) * self.step, (self.high - self.zero) * self.step
+
+
+def static_grid(name, quantizer, *, after_relu=False):
+    """The grid of an activation quantizer without a gate; after_relu: no input is negative.
+
+    Codes are m - min(m, 0) with the spec's m = q + z. Raises UserError where 8 bits do not hold them.
+    """
+    bounds = torch.cat((quantizer.alpha_lower, quantizer.alpha_upper)).detach()
+    levels, scale = integer_levels(bounds, quantizer.alpha_lower.detach(), quantizer.alpha_upper.detach(),
+                                   quantizer.k_bits)
+    low, high = (int(level) for level in levels)
+    if after_relu:
+        low, high = max(low, 0), max(high, 0)
+    zero = max(-low, 0)
+    if zero > UINT8_MAX or high + zero > UINT8_MAX:
+        raise UserError(f"{name}: its bounds {bounds.tolist()} are so far from zero that no 8-bit integer holds the "
+                        "levels; train it further, its range has collapsed")
+    return Grid(1 / float(scale), zero, low + zero, high + zero)
+
+
+def affine_grid(low, high):
+    """The grid of all 256 codes that spans low..high, to half a step, and has an exact zero."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = ((high - low) or 1.0) / UINT8_MAX
+    return Grid(step, round(-low / step), 0, UINT8_MAX)
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight [O, I, kh, kw]: real value = levels * step; levels are whole numbers (int64), step one number or [O]."""
+
+    levels: np.ndarray
+    step: float | np.ndarray
+
+    def spread(self, largest_code):
+        """The same weight on the finest int8 grid whose products with codes up to `largest_code` no processor
+        saturates: a finer weight makes a finer bias."""
+        largest = max(int(np.abs(self.levels).max()), 1)
+        factor = max(min(INT8_MAX, PAIR_SAFE_PRODUCT // max(largest_code, 1)) // largest, 1)
+        return IntegerWeight(self.levels * factor, self.step / factor)
+
+    def scaled(self, factors):
+        """Each output channel multiplied by a real factor; negative ones turn the levels' signs."""
+        signs = np.where(factors < 0, -1, 1)
+        return IntegerWeight(self.levels * signs[:, None, None, None], self.step * np.abs(factors))
+
+
+def quantized_weight(name, conv):
+    """The integers behind a QuantConv2d's weight. Raises UserError where int8 does not hold them."""
+    weight = conv.weight.detach()
+    bounds = WEIGHT_BOUNDS[conv.weight_quantizer](weight)
+    levels, scale = integer_levels(weight, *bounds, conv.k_bits)
+    levels = levels.numpy().astype(np.int64)
+    if np.abs(levels).max() > INT8_MAX:
+        raise UserError(f"{name}: weights at {conv.k_bits} bits reach level {np.abs(levels).max()}, which int8 does "
+                        "not hold; all of them lie on one side of zero")
+    return IntegerWeight(levels, 1 / float(scale))
+
+
+def rounded_weight(weight):
+    """A float weight [O, I, kh, kw] on the int8 grid of each output channel, symmetric around zero.
+
+    At most 64 levels a side: with uint8 features that is what processors without VNNI add without saturating.
+    """
+    most = PAIR_SAFE_PRODUCT // UINT8_MAX
+    weight = weight.astype(np.float64)
+    step = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-12) / most
+    return IntegerWeight(np.rint(weight / step[:, None, None, None]).astype(np.int64), step)
+
+
+def rounded_bias(bias, unit):
+    """The bias in units of the accumulator, int32."""
+    return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
+
+
+def exact_requantization(weight, bias, grid_in, grid_out):
+    """An integer bias and a factor per channel with which every accumulator lands on its true level.
+
+    A kernel computes round((a + b) * f) of the accumulator a, for integer b; the network means round(a * f' + b') with
+    a real b'. Only the accumulators at which the level changes matter: b and f are chosen so that each of these stays
+    the same whole number. weight: spread, its step including all factors up to the output; bias: real [O], likewise;
+    both grids static. Returns (b int32 [O], f float64 [O], from accumulator to output codes), or None where a channel
+    has no such pair.
+    """
+    units = np.broadcast_to(grid_in.step * weight.step, bias.shape).astype(np.float64)
+    stride = int(np.gcd.reduce(np.abs(weight.levels), axis=None)) or 1
+    least, most = _reach(weight.levels // stride, grid_in)
+    levels = np.arange(grid_out.low + 1, grid_out.high + 1) - grid_out.zero - 0.5
+    biases, factors = [], []
+    for channel, unit in enumerate(units * stride):
+        changes = np.ceil((levels * grid_out.step - bias[channel]) / unit)
+        for offset in BIAS_OFFSETS:
+            b = round(bias[channel] / unit * stride) + offset
+            factor = _factor(changes, levels, least[channel], most[channel], stride, b)
+            if factor is not None and abs(b) <= INT32_MAX:
+                break
+        else:
+            return None
+        biases.append(b)
+        factors.append(factor)
+    return np.array(biases, np.int32), np.array(factors)
+
+
+def _reach(levels, grid):
+    """The least and the largest accumulator of each channel."""
+    low, high = grid.low - grid.zero, grid.high - grid.zero
+    ends = np.stack((levels * low, levels * high))
+    return ends.min(0).sum((1, 2, 3)), ends.max(0).sum((1, 2, 3))
+
+
+def _factor(changes, levels, least, most, stride, bias):
+    """The middle of all f with (a * stride + bias) * f < level below each change, and >= level from there on."""
+    above = np.maximum(changes, least) * stride + bias
+    below = np.minimum(changes - 1, most) * stride + bias
+    reached, left = changes <= most, changes > least
+    low, high = 0.0, np.inf
+    for value, applies, is_above in ((above, reached, True), (below, left, False)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            limit = levels / value
+        # f * value >= level where above: a lower limit if value > 0, an upper one if value < 0; below: the reverse
+        if np.any(applies & (value * np.sign(levels) <= 0) & ((levels > 0) == is_above)):
+            return None
+        bounded = applies & (value * np.sign(levels) > 0)
+        from_below = bounded & ((value > 0) == is_above)
+        low = max(low, limit[from_below].max(initial=0.0))
+        high = min(high, limit[bounded & ~from_below].min(initial=np.inf))
+    if not np.isfinite(high):
+        high = max(2 * low, 1e-30)
+    return (low + high) / 2 if high - low > FACTOR_MARGIN * high else None
