@@ -15,6 +15,8 @@ from utility import UserError
 EXPERIMENT_ROOT = Path("..") / "experiment"
 MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
+# beyond these a machine is brought down before anything can fail
+CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
 COMPATIBILITY = "accepted for compatibility only, no effect"
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
@@ -225,8 +227,11 @@ def _rules(o, quantized):
     yield "k_bits", o.k_bits not in (*range(2, 9), 32), "choose 2 to 8, or 32 for full precision"
     yield "k_bits", o.k_bits != 32 and not quantized, "only main_limitrange_incremental.py quantizes; run that"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "n_resblocks", "n_feats", "G0",
-                 "gan_k", "n_GPUs", "chop_size"):
+                 "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
+    for flag, most in CEILINGS.items():
+        yield flag, getattr(o, flag) > most, f"give {most} or less"
+    yield "chop_size", o.chop_size < 32, "give 32 or more"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"

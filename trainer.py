@@ -68,6 +68,8 @@ class Trainer:
 
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
+        if parallel.is_first():
+            self.run.begin()
         while self.position[0] <= self.options.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)

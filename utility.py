@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import logging.handlers
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,10 +124,15 @@ def atomic_path(path):
         raise
 
 
-def remove_unfinished(folder):
-    """Delete the files below `folder` that a killed process was writing. No other may be writing there."""
+def remove_unfinished(folder, *, older_than=0.0):
+    """Delete the files below `folder` that a killed process was writing, those of at least so many seconds.
+
+    Where others may be writing at the same time, the age has to be more than a write can take.
+    """
     for path in Path(folder).rglob(f"{UNFINISHED}*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # finished by its writer meanwhile, or on a read-only disk
+            if older_than == 0 or time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
 
 
 def append_text(path, text):
@@ -134,7 +141,7 @@ def append_text(path, text):
         with open(path, "a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
-            whole = file.read() in (b"", b"\n")
+            whole = file.read(1) in (b"", b"\n")
             file.write((("" if whole else "\n") + text).encode())
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror})") from error
@@ -164,6 +171,7 @@ def read_torch_file(path):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    _check_whole(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -171,8 +179,23 @@ def read_torch_file(path):
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
             reason = "holds Python objects besides tensors and plain values, which are not loaded for safety"
         else:
-            reason = "is not a checkpoint that torch can read, or is cut short"
+            reason = "is not a checkpoint that torch can read, or is damaged or cut short"
         raise UserError(f"{path}: {reason}; save its state dict alone, or fetch the file again") from error
+
+
+def _check_whole(path):
+    """Raise UserError for a file that is neither a zip, as torch writes, nor a pickle, as it used to, or a damaged zip.
+
+    torch itself compares no checksums.
+    """
+    with open(path, "rb") as file:
+        start = file.read(2)
+    try:
+        whole = start[:1] == b"\x80" or start == b"PK" and zipfile.ZipFile(path).testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: is not a checkpoint that torch can read, or is damaged or cut short; give another")
 
 
 def _numpy_scalars():
@@ -227,6 +250,18 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "model" / "checkpoint.pth.tar"
         self.best = self.path / "model" / "model_best.pth.tar"
+        self.prepare = self.start
+
+    def begin(self):
+        """Make the folder ready to be written to, in the way that `prepare` says, once."""
+        prepare, self.prepare = self.prepare, lambda: None
+        prepare()
+
+    def check_writable(self):
+        """Raise UserError where the folder can't be made or written to, without making it."""
+        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(f"--save {self.path}: {nearest} is no folder that can be written to; choose another place")
 
     def is_run(self):
         """Whether a run of ours was here before."""
@@ -303,22 +338,28 @@ def _lock(file):
 
 
 @contextlib.contextmanager
-def logging_to(folder):
-    """Send the log to stdout and to <folder>/log.txt while the block runs."""
+def logging_to_stdout():
+    """Send the log to stdout while the block runs. Gives a function that sends it to a file too, from its beginning."""
     root = logging.getLogger()
-    append_text(Path(folder) / "log.txt", "")
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(Path(folder) / "log.txt")]
+    kept = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
+    handlers = [logging.StreamHandler(sys.stdout), kept]
     level = root.level
     root.setLevel(logging.INFO)
+
+    def add(path):
+        append_text(path, "")
+        handlers.append(_outlived(logging.FileHandler(path)))
+        kept.setTarget(handlers[-1])
+        kept.flush()
+        kept.capacity = 0
+
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.handleError = lambda record: None  # a full disk or closed terminal costs lines, not the run
-        root.addHandler(handler)
+        root.addHandler(_outlived(handler))
     try:
-        yield
+        yield add
     except (UserError, Stopped) as error:
         told = f"error: {error}" if isinstance(error, UserError) else str(error)
-        handlers[1].handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
+        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
         raise
     finally:
         root.setLevel(level)
@@ -327,22 +368,38 @@ def logging_to(folder):
             handler.close()
 
 
+def _outlived(handler):
+    """The handler, set so that a full disk or closed terminal costs lines of the log, not the run."""
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.handleError = lambda record: None
+    return handler
+
+
 @contextlib.contextmanager
 def open_run(options, path, config_text, ranks):
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
-    A new training run in the folder of an earlier one deletes that with --reset, and keeps it aside otherwise. ranks:
+    Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A new
+    training run in the folder of an earlier one then deletes that with --reset, and keeps it aside otherwise. ranks:
     which of the run's processes this is (model.parallel.Ranks); the first one alone writes.
     """
-    folder = RunFolder(path)
     fresh = not (options.test_only or options.load or options.resume)
     with contextlib.ExitStack() as stack:
+        folder = RunFolder(path)
         if ranks.rank == 0:
-            folder.start(reset=options.reset and fresh, archive=fresh)
-            if not options.test_only:
-                stack.enter_context(folder.claimed())
-            folder.describe(config_text)
-            stack.enter_context(logging_to(folder.path))
+            log_to_file = stack.enter_context(logging_to_stdout())
+
+            def prepare():
+                folder.start(reset=options.reset and fresh, archive=fresh)
+                if not options.test_only:
+                    stack.enter_context(folder.claimed())
+                folder.describe(config_text)
+                log_to_file(folder.path / "log.txt")
+
+            folder.prepare = prepare
+            folder.check_writable()
+            if not (fresh or options.test_only):  # before the checkpoint is read, which another process may be writing
+                folder.begin()
         set_seed(options.seed)
         if options.deterministic:
             use_deterministic_algorithms()

@@ -13,11 +13,12 @@ import torch
 from tqdm import tqdm
 
 from data.images import read_image
-from utility import atomic_path
+from utility import atomic_path, remove_unfinished
 
 log = logging.getLogger(__name__)
 
 FOLDER = "decoded"
+STALE_SECONDS = 3600
 MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
@@ -56,6 +57,7 @@ class DecodedCache:
         missing = [image for image in images if not self._adopt(image, since)]
         if not missing:
             return
+        remove_unfinished(self.root / FOLDER, older_than=STALE_SECONDS)
         log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
         pool = ThreadPoolExecutor(threads)  # Pillow decodes without holding Python's lock
         try:

@@ -21,8 +21,8 @@ DIV2K_EXTRA_BORDER = 6
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    k_bits: what file names and results say, 32 for full precision. run: a utility.RunFolder; a line a set goes to its
-    eval.txt as JSON. Images go to <run>/results-<set>/ (spec, section 7).
+    k_bits: what file names and results say, 32 for full precision. run: a utility.RunFolder, begun by the first call;
+    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/ (spec, section 7).
     """
 
     def __init__(self, test_sets, *, run, device, k_bits, options):
@@ -36,6 +36,7 @@ class Evaluator:
     def __call__(self, network, epoch):
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}."""
         network.eval()
+        self.run.begin()
         return {test_set.name: self._test(network, test_set, epoch) for test_set in self.test_sets}
 
     def _test(self, network, test_set, epoch):

@@ -38,13 +38,26 @@ def read_weights(path):
         path = trained_file(path)
     content = read_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
+        _check_parts(content, path)
         return Weights(Path(path), "a checkpoint of this program", content["state_dict"], content)
     kind = "a state dict"
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content, kind = content["state_dict"], "a checkpoint with a state dict"
-    if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
+    if not _is_state_dict(content):
         raise UserError(f"{path}: holds no state dict; give a file of this program, of EDSR-PyTorch or of the release")
     return Weights(Path(path), kind, _without_prefix(content))
+
+
+def _is_state_dict(content):
+    return isinstance(content, dict) and bool(content) and all(map(torch.is_tensor, content.values()))
+
+
+def _check_parts(checkpoint, path):
+    """Raise UserError unless one of our checkpoints holds what its network is told by."""
+    kinds = {"state_dict": dict, "network": dict, "quant": dict if checkpoint.get("quant") else type(None)}
+    broken = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name, 0), kind)]
+    if broken or not _is_state_dict(checkpoint["state_dict"]):
+        raise UserError(f"{path}: is an incomplete checkpoint of this program; give another one")
 
 
 def weights_to_test(options, folder, *, or_pre_train=False):

@@ -1,3 +1,5 @@
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import main_limitrange_incremental
 import main_ori
 from data.images import write_png
 from utility import run_main
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # modules that several tests import
 
 PROGRAMS = {False: main_ori.main, True: main_limitrange_incremental.main}
 TINY = (
@@ -51,8 +55,8 @@ def experiments(tmp_path, monkeypatch):
     return tmp_path / "experiment"
 
 
-@pytest.fixture
-def launch(experiments, tiny_data):
+@pytest.fixture(scope="session")
+def launch_anywhere(tiny_data):
     """Function that runs an entry point in this process, on tiny data and a tiny network; returns its exit code.
 
     flags: one string; they come after the tiny ones and win. quantized: the quantizing program, at 4 bits.
@@ -60,6 +64,12 @@ def launch(experiments, tiny_data):
 
     def run(flags="", *, quantized=False, data=tiny_data):
         bits = ["--k_bits", "4"] if quantized else []
-        return run_main(lambda: PROGRAMS[quantized]([*TINY, *bits, "--dir_data", str(data), *flags.split()]))
+        return run_main(lambda: PROGRAMS[quantized]([*TINY, *bits, "--dir_data", str(data), *shlex.split(flags)]))
 
     return run
+
+
+@pytest.fixture
+def launch(experiments, launch_anywhere):
+    """`launch_anywhere` in a temporary working directory, with runs in `experiments`."""
+    return launch_anywhere

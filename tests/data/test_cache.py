@@ -136,6 +136,17 @@ def test_copies_may_disappear_during_a_run(images, copies):
     assert np.array_equal(cache.read(images[0]), read_image(images[0]))
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_now_is_not(images, copies):
+    prepared(images)
+    copies[0].unlink()
+    old, new = (copies[0].with_name(f".part-0.{kind}.npy") for kind in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    prepared(images)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_a_broken_image_is_a_user_error(images, tmp_path):
     images[3].write_bytes(images[3].read_bytes()[:60])
     with pytest.raises(UserError, match="3.png: not a readable image"):
