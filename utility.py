@@ -365,7 +365,8 @@ def logging_to_stdout():
         root.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # a full disk again
+                handler.close()
 
 
 def _outlived(handler):
