@@ -48,7 +48,7 @@ def _bounds(graph, quantizer, pooled):
 
 
 def _conv1x1(graph, x, weight):
-    return graph.op("Conv", x, graph.constant(weight.detach().numpy(), np.float32), kernel_shape=[1, 1])
+    return graph.op("Conv", x, graph.constant(weight.detach().numpy() + 0.0), kernel_shape=[1, 1])  # -0.0 becomes 0.0
 
 
 def _quantize(graph, x):
