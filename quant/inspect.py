@@ -127,7 +127,8 @@ def print_table(records):
 def draw_distributions(records):
     """A small picture a quantizer: its input's histogram, the bounds; a band is where a gate puts them."""
     rows = math.ceil(len(records) / COLUMNS)
-    figure = Figure(figsize=(2.4 * COLUMNS, 1.5 * rows), layout="constrained")
+    figure = Figure(figsize=(2.4 * COLUMNS, 1.5 * rows + 0.2))
+    figure.subplots_adjust(0.01, 0.2 / rows, 0.99, 1 - 0.15 / rows, wspace=0.08, hspace=0.4)
     for place, (name, row) in enumerate(records.items(), start=1):
         axes = figure.add_subplot(rows, COLUMNS, place)
         edges = torch.linspace(row.low, row.high, BINS + 1)
