@@ -401,6 +401,8 @@ def open_run(options, path, config_text, ranks):
             folder.check_writable()
             if not (fresh or options.test_only):  # before the checkpoint is read, which another process may be writing
                 folder.begin()
+        else:
+            logging.getLogger().addHandler(logging.NullHandler())  # or each would print the first one's warnings
         set_seed(options.seed)
         if options.deterministic:
             use_deterministic_algorithms()

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from loss.discriminator import Discriminator
+from model import parallel
 
 KINDS = ("GAN", "WGAN", "WGAN_GP", "RGAN")
 CLIP = 1.0
@@ -20,7 +21,8 @@ class Adversarial(nn.Module):
     RGAN (relativistic average, ESRGAN, 1809.00219). Discriminator, clip and these settings are EDSR-PyTorch's: Adam
     with lr 1e-4, for WGAN_GP lr 1e-5 and betas (0, 0.9). The rate stays constant; BatchNorm sees real and generated
     images apart. The discriminator is given images in 0..1, so that a penalty on its slope means the same at every
-    rgb_range. The state dict holds its optimizer too: a resumed run is exact.
+    rgb_range. The state dict holds its optimizer too: a resumed run is exact. Where several processes share a batch
+    the discriminator learns from all of it; its BatchNorm and RGAN's means see each process's own patches.
     """
 
     def __init__(self, kind, *, patch_size, rgb_range, gan_k=1):
@@ -59,6 +61,7 @@ class Adversarial(nn.Module):
             loss = self._discriminator_loss(fake, real)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            parallel.average_gradients(self.discriminator.parameters())
             self.optimizer.step()
             if self.kind == "WGAN":
                 self._clip_weights()
