@@ -51,9 +51,9 @@ def parse(argv):
     parser.add_argument("--dir_data", type=Path, default=Path("datasets/demo"), help="data root, made where missing")
     parser.add_argument("--n_resblocks", type=int, default=16, help="residual blocks of the network")
     parser.add_argument("--fp_epochs", type=int, default=6, help="epochs in full precision")
-    parser.add_argument("--fp_steps", type=int, default=250, help="steps in each of them")
+    parser.add_argument("--fp_steps", type=int, default=200, help="steps in each of them")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of quantization, gates are applied from the 6th")
-    parser.add_argument("--steps", type=int, default=100, help="steps in each of them")
+    parser.add_argument("--steps", type=int, default=60, help="steps in each of them")
     return parser.parse_args(argv)
 
 
@@ -62,9 +62,10 @@ def steps(options):
     network = ["--model", "EDSR", "--scale", SCALE, "--n_resblocks", options.n_resblocks, "--cpu",
                "--dir_data", options.dir_data, "--data_range", "1-1000/1-1", "--data_test", "DemoSet"]
     quantized = ["--k_bits", K_BITS, "--dynamic_ratio", "0.3"]
-    train = ["--patch_size", "64", "--batch_size", "4", "--n_threads", "0", "--print_every", "50", "--reset"]
-    full = ["--epochs", options.fp_epochs, "--test_every", options.fp_steps, "--lr", "5e-4", "--decay", "4-5"]
-    low = ["--epochs", options.epochs, "--test_every", options.steps, "--pre_train", FULL]
+    train = ["--patch_size", "48", "--batch_size", "8", "--n_threads", "0", "--print_every", "50", "--reset"]
+    full = ["--epochs", options.fp_epochs, "--test_every", options.fp_steps, "--lr", "1e-3", "--decay", "3-4-5"]
+    low = ["--epochs", options.epochs, "--test_every", options.steps, "--lr", "4e-4", "--decay", "5-6-7",
+           "--pre_train", FULL]
     to_full, to_low = ["--save", "demo/edsr_x4"], ["--save", "demo/edsr_x4_4bit"]
     test = ["--test_only", "--save_results"]
     commands = [
