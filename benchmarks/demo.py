@@ -27,7 +27,7 @@ from utility import run_main
 ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
 FULL, LOW = EXPERIMENT_ROOT / "demo" / "edsr_x4", EXPERIMENT_ROOT / "demo" / "edsr_x4_4bit"
-SHOWN = "coffee"
+SHOWN = "astronaut"
 
 
 def main(argv=None):
