@@ -8,6 +8,8 @@ import torch
 from utility import UserError
 
 FORMAT = "ddtb-onnx-1"
+# before, QLinearConv got biases wrong that are computed at run time, as --rest int8 does behind gates, in silence
+OLDEST_RUNTIME = (1, 29)
 
 
 class OnnxNetwork:
@@ -53,11 +55,21 @@ class OnnxNetwork:
             raise UserError(f"{self.path}: was exported with {', '.join(different)}; give the flags of its export")
 
 
+def open_exported(options):
+    """The network of --refine FILE.onnx, for --backend onnx. Raises UserError when it is not what is asked for."""
+    network = OnnxNetwork(options.refine)
+    network.check(options)
+    return network
+
+
 def _session(path, threads):
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"{path}: needs ONNX Runtime to run; pip install onnxruntime") from error
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST_RUNTIME:
+        raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} computes some integer convolutions wrongly; "
+                        f"install {OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:

@@ -36,8 +36,8 @@ def byte(graph, value):
 
 def limit(graph, codes, grid):
     """Codes held within grid.low..grid.high; whoever made them has saturated them to 0..255 already."""
-    if grid.is_static and grid.low == 0:
-        return codes if grid.high == UINT8_MAX else graph.op("Min", codes, byte(graph, grid.high))
+    if grid.is_static and (grid.low, grid.high) == (0, UINT8_MAX):
+        return codes
     return graph.op("Clip", codes, byte(graph, grid.low), byte(graph, grid.high))
 
 

@@ -6,6 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from data.images import write_png
 from quant import Phase, export, set_phase
@@ -158,6 +159,24 @@ def test_backend_refuses_other_files(tmp_path):
         OnnxNetwork(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="no such file"):
         OnnxNetwork(tmp_path / "none.onnx")
+
+
+def test_backend_refuses_a_runtime_that_is_wrong(small_network, tmp_path, monkeypatch):
+    onnx.save(export.export(small_network("edsr")), tmp_path / "x.onnx")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
+    with pytest.raises(UserError, match="ONNX Runtime 1.23.2 computes .* wrongly; install 1.29 or newer"):
+        OnnxNetwork(tmp_path / "x.onnx")
+
+
+def test_standard_operators_mean_the_same(small_network, smooth_image):
+    """ONNX's own reference implementation, which knows nothing of fused kernels, gives ONNX Runtime's results."""
+    lr = smooth_image(6, 5)
+    for name in ("edsr", "srresnet"):
+        network = small_network(name)
+        for rest in ("fp32", "int8"):
+            exported = export.export(network, rest=rest, images=[lr], opset=21)  # older ones it can not read
+            (sr,) = ReferenceEvaluator(exported).run(["sr"], {"lr": lr.numpy()})
+            assert np.abs(sr - run(exported, lr).numpy()).max() < 1e-3, (name, rest)
 
 
 def command(network, folder, *flags):
