@@ -9,7 +9,7 @@ from quant.blocks import QuantBNResBlock, QuantDenseBlock, QuantGlobalFusion, Qu
 from quant.lowering.convs import exact_code_conv, float_conv, integer_conv
 from quant.lowering.floats import array, norm_factors, prelu
 from quant.lowering.gate import runtime_grid
-from quant.lowering.layers import concat, dequantize, mean_of, quantize, requantize
+from quant.lowering.layers import Codes, byte, concat, dequantize, mean_of, quantize, requantize
 from quant.lowering.levels import quantized_weight, static_grid
 from quant.phase import Phase
 
@@ -54,10 +54,15 @@ def on_codes(graph, conv, codes, norm=None):
     """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
     weight, bias = integers_of(graph, conv)
     if norm is not None:
-        factor, offset = norm_factors(norm)
-        weight, bias = weight.scaled(factor), bias * factor + offset
+        weight, bias = with_norm(weight, bias, norm)
     with graph.within(conv):
         return integer_conv(graph, codes, weight, bias)
+
+
+def with_norm(weight, bias, norm):
+    """IntegerWeight and bias with the batch norm behind them folded in."""
+    factor, offset = norm_factors(norm)
+    return weight.scaled(factor), bias * factor + offset
 
 
 def res_block(graph, block, x):
@@ -87,8 +92,37 @@ def _scaled_residual(graph, block, conv, inner):
 
 def bn_res_block(graph, block, x):
     """SRResNet's block."""
-    hidden = prelu(graph, on_codes(graph, block.conv1, activate(graph, block.act1, x), block.in1), block.relu)
-    return graph.op("Add", on_codes(graph, block.conv2, activate(graph, block.act2, hidden), block.in2), x)
+    inner = _activated_prelu(graph, block, activate(graph, block.act1, x))
+    return graph.op("Add", on_codes(graph, block.conv2, inner, block.in2), x)
+
+
+def _activated_prelu(graph, block, codes):
+    """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
+    in_parts = None if is_gated(block.act2) else _prelu_in_parts(graph, block, codes)
+    if in_parts is not None:
+        return in_parts
+    hidden = prelu(graph, on_codes(graph, block.conv1, codes, block.in1), block.relu)
+    return activate(graph, block.act2, hidden)
+
+
+def _prelu_in_parts(graph, block, codes):
+    """The same as a positive and a negative part, one of them zero: two convolutions to codes and their sum.
+
+    That costs half of one convolution to a float feature. None where the slope is not positive, or levels not exact.
+    """
+    grid = grid_of(graph, block.act2, None)
+    slope = block.relu.weight.item() if block.relu.weight.numel() == 1 else 0.0
+    if slope <= 0 or not grid.low <= grid.zero <= grid.high:
+        return None
+    weight, bias = with_norm(*integers_of(graph, block.conv1), block.in1)
+    with graph.within(block.conv1):
+        positive = exact_code_conv(graph, codes, weight, bias, replace(grid, low=grid.zero))
+        weight = replace(weight, step=weight.step * slope)
+        negative = exact_code_conv(graph, codes, weight, bias * slope, replace(grid, high=grid.zero))
+        if positive is None or negative is None:
+            return None
+        both = graph.op("Add", positive.name, negative.name)
+        return Codes(graph.op("Sub", both, byte(graph, grid.zero)), grid, block.conv1.out_channels)
 
 
 def dense_block(graph, block, x):

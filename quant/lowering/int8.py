@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from quant.lowering.convs import code_conv
-from quant.lowering.exact import grid_of, integers_of, is_gated
-from quant.lowering.floats import array, norm_factors
+from quant.lowering.exact import grid_of, integers_of, is_gated, with_norm
+from quant.lowering.floats import array
 from quant.lowering.layers import Codes, concat, mean_of, requantize
 from quant.lowering.levels import UINT8_MAX, Grid, affine_grid, rounded_weight, static_grid
 from quant.weight import QuantConv2d
@@ -37,8 +37,7 @@ class Int8:
             weight = rounded_weight(array(module.weight))
             bias = np.zeros(module.out_channels) if module.bias is None else array(module.bias).astype(np.float64)
         if norm is not None:
-            factors, offset = norm_factors(norm)
-            weight, bias = weight.scaled(factors), bias * factors + offset
+            weight, bias = with_norm(weight, bias, norm)
         weight = replace(weight, step=weight.step * factor)
         with self.graph.within(module):
             return code_conv(self.graph, codes, weight, bias * factor, grid)
