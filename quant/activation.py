@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from model import parallel
-from quant.functional import fake_quantize, keep_apart, percentile
+from quant.functional import extremes, fake_quantize, keep_apart, percentiles
 from quant.gate import Gate
 from quant.phase import Phase, Phased
 
@@ -54,8 +54,9 @@ class DualBoundQuantizer(nn.Module, Phased):
     def start_bounds(self, x):
         """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
         x = parallel.gathered(x)
-        self.alpha_upper.copy_(percentile(x, self.percentile))
-        self.alpha_lower.copy_(percentile(x, 100 - self.percentile))
+        high, low = percentiles(x, self.percentile, 100 - self.percentile)
+        self.alpha_upper.copy_(high)
+        self.alpha_lower.copy_(low)
         self.initialised.fill_(True)
         self._started = True
 
@@ -81,7 +82,7 @@ class DualBoundQuantizer(nn.Module, Phased):
         self._observing = observing
 
     def _observe(self, x):
-        low, high = torch.aminmax(x.detach())
+        low, high = extremes(x)
         self.observations.append(torch.stack((high, low)))
         self.max_val.copy_(high)
         self.min_val.copy_(low)

@@ -3,7 +3,12 @@
 Order of operations matters: in float32 it gives the published release's values to the bit.
 """
 
+import math
+
 import torch
+from torch.autograd.function import once_differentiable
+
+from quant import native
 
 # A range narrower than this share of its larger bound has no useful levels left; it is widened to it.
 RELATIVE_WIDTH_FLOOR = 1e-4
@@ -54,32 +59,66 @@ def fake_quantize(x, lower, upper, k_bits):
     closer than `width_floor` are taken as that far apart, so that the result is finite. Raises ValueError unless
     2 <= k_bits <= 8.
     """
+    return fake_quantize_parts((x,), lower, upper, k_bits)
+
+
+def fake_quantize_parts(parts, lower, upper, k_bits):
+    """`fake_quantize` of the concatenation over channels of `parts`, [N, C_i, h, w] each; [N, sum of C_i, h, w].
+
+    What backward needs are the parts themselves: their concatenation is not kept.
+    """
     check_bits(k_bits)
-    return _FakeQuantize.apply(x, lower, upper, k_bits)
+    return _FakeQuantize.apply(lower, upper, k_bits, *parts)
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, lower, upper, k_bits):
-        levels, scale = integer_levels(x, lower, upper, k_bits)
-        y = levels.div_(scale)
-        ctx.save_for_backward(x, y, lower, upper)
-        return y
+    def forward(ctx, lower, upper, k_bits, *parts):
+        ctx.save_for_backward(lower, upper, *parts)
+        ctx.k_bits = k_bits
+        return _quantized(parts, lower, upper, k_bits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
-        x, y, lower, upper = ctx.saved_tensors
-        raised = keep_apart(lower, upper)
-        below = _less(x, raised)
-        above = _less(lower, torch.minimum(x, raised))
-        grad_x = grad_lower = grad_upper = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad * below * above
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            rounding = (y - torch.clamp(x, lower, raised)) / (raised - lower)
-            grad_upper = (grad * ((1 - below) * above + rounding)).sum_to_size(upper.shape)
-            grad_lower = (grad * ((1 - above) - rounding)).sum_to_size(lower.shape)
-        return grad_x, grad_lower, grad_upper, None
+        lower, upper, *parts = ctx.saved_tensors
+        grads = native.quantize_backward(parts, lower, upper, ctx.k_bits, grad)
+        if grads is None:
+            grads = _gradients(parts, lower, upper, ctx.k_bits, grad, of_bounds=any(ctx.needs_input_grad[:2]))
+        grad_lower, grad_upper, grad_parts = grads
+        return grad_lower, grad_upper, None, *grad_parts
+
+    @staticmethod
+    def again(ctx):
+        """The result of forward, computed anew from what backward needs."""
+        lower, upper, *parts = ctx.saved_tensors
+        return _quantized(parts, lower, upper, ctx.k_bits)
+
+
+def _quantized(parts, lower, upper, k_bits):
+    y = native.quantize(parts, lower, upper, k_bits)
+    if y is None and len(parts) > 1:
+        return _quantized((torch.cat(parts, 1),), lower, upper, k_bits)
+    if y is None:
+        levels, scale = integer_levels(*parts, lower, upper, k_bits)
+        y = levels.div_(scale)
+    return y
+
+
+def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
+    """Spec 3's closed forms: gradients of (lower, upper, [each part]); of_bounds: those of the bounds are needed."""
+    x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    raised = keep_apart(lower, upper)
+    below = _less(x, raised)
+    above = _less(lower, torch.minimum(x, raised))
+    grad_x = grad * below * above
+    grad_parts = grad_x.split([part.shape[1] for part in parts], 1) if len(parts) > 1 else [grad_x]
+    if not of_bounds:
+        return None, None, grad_parts
+    rounding = (_quantized((x,), lower, upper, k_bits) - torch.clamp(x, lower, raised)) / (raised - lower)
+    grad_upper = (grad * ((1 - below) * above + rounding)).sum_to_size(upper.shape)
+    grad_lower = (grad * ((1 - above) - rounding)).sum_to_size(lower.shape)
+    return grad_lower, grad_upper, grad_parts
 
 
 def _less(a, b):
@@ -92,12 +131,26 @@ def percentile(x, q):
 
     x: float32, any shape, not empty. Returns a 0-d float32 tensor on x's device; nothing waits for the device.
     """
-    values = x.detach().flatten()
-    position = q / 100 * (values.numel() - 1)
-    index = int(position)
-    share = position - index
-    low = values.kthvalue(index + 1).values
-    if share == 0:
-        return low
-    high = values.kthvalue(index + 2).values
-    return torch.lerp(low, high, share)
+    return percentiles(x, q)[0]
+
+
+def percentiles(x, *qs):
+    """`percentile` for several q at once, a list."""
+    x = x.detach()
+    positions = [q / 100 * (x.numel() - 1) for q in qs]
+    ranks = sorted({rank for position in positions for rank in (math.floor(position), math.ceil(position))})
+    found = native.order_statistics(x, ranks)
+    if found is None:
+        values = x.flatten()
+        found = [values.kthvalue(rank + 1).values for rank in ranks]
+    ranked = dict(zip(ranks, found, strict=True))
+    return [_between(ranked[math.floor(position)], ranked[math.ceil(position)], position % 1) for position in positions]
+
+
+def _between(low, high, share):
+    return torch.lerp(low, high, share) if share else low
+
+
+def extremes(x):
+    """(min, max) of all values of x, 0-d each on its device, without a gradient; NaN both where x holds one."""
+    return native.extremes(x.detach()) or torch.aminmax(x.detach())

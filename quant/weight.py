@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from quant.functional import check_bits, fake_quantize, percentile
+from quant.functional import check_bits, extremes, fake_quantize, percentiles
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
@@ -11,13 +11,13 @@ WEIGHT_PERCENTILE = 99
 
 def percentile_bounds(weight):
     """(1st, 99th percentile) of a weight tensor, [1] each; spec 3, 2b."""
-    weight = weight.detach()
-    return percentile(weight, 100 - WEIGHT_PERCENTILE).view(1), percentile(weight, WEIGHT_PERCENTILE).view(1)
+    low, high = percentiles(weight, 100 - WEIGHT_PERCENTILE, WEIGHT_PERCENTILE)
+    return low.view(1), high.view(1)
 
 
 def minmax_bounds(weight):
     """(min, max) of a weight tensor, [1] each; spec 3, 2a."""
-    low, high = torch.aminmax(weight.detach())
+    low, high = extremes(weight)
     return low.view(1), high.view(1)
 
 

@@ -1,0 +1,209 @@
+// Uniform quantization on the CPU, each function one pass over memory; quant/native.py calls them.
+//
+// The arithmetic is quant/functional.py's to the bit: the same operations in the same order, each rounded to float32.
+// It has to be compiled without contraction into fused multiply-adds. Sums are taken over pieces of fixed length and
+// then in order, so that no result depends on the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+constexpr int64_t PIECE = 8192;  // elements: a thread's share of work, two or three of them fit its first-level cache
+constexpr int64_t BLOCK = 512;   // elements summed in float32 before they are added up in float64
+
+// A feature [n_samples, channels, h, w] given as parts that would be concatenated over channels.
+struct Feature {
+    const float *const *parts;
+    const int64_t *sizes;  // elements of a sample, by part
+    int64_t n_parts, n_samples;
+};
+
+// One pair of bounds for all samples, or one a sample.
+struct Bounds {
+    const float *lower, *upper;
+    int64_t count;
+    int k_bits;
+};
+
+// Elements of one part of one sample: their places in the part and in the concatenation.
+struct Piece {
+    int64_t part, sample, within_part, within_whole, length;
+};
+
+std::vector<Piece> pieces_of(const Feature &feature) {
+    std::vector<Piece> pieces;
+    int64_t whole = 0;
+    for (int64_t sample = 0; sample < feature.n_samples; sample++)
+        for (int64_t part = 0; part < feature.n_parts; part++) {
+            const int64_t size = feature.sizes[part];
+            for (int64_t start = 0; start < size; start += PIECE)
+                pieces.push_back({part, sample, sample * size + start, whole + start, std::min(PIECE, size - start)});
+            whole += size;
+        }
+    return pieces;
+}
+
+template <class Work>
+void for_each(int64_t count, int n_threads, Work work) {
+#pragma omp parallel for num_threads(n_threads) if (n_threads > 1 && count > 3)
+    for (int64_t i = 0; i < count; i++) work(i);
+}
+
+// functional.keep_apart and functional.scale_and_zero
+struct Grid {
+    float lower, upper, width, scale, zero;
+
+    Grid(const Bounds &bounds, int64_t sample) {
+        const int64_t i = bounds.count == 1 ? 0 : sample;
+        lower = bounds.lower[i];
+        upper = bounds.upper[i];
+        const float floor = std::max(std::fabs(lower), std::fabs(upper)) * 1e-4f + 1e-8f;
+        if (upper - lower < floor) upper = lower + floor;
+        width = upper - lower;
+        scale = (1.0f / width) * float((1 << bounds.k_bits) - 1);
+        zero = std::nearbyint(scale * lower) + float(1 << (bounds.k_bits - 1));
+    }
+
+    float clip(float x) const {
+        x = x < lower ? lower : x;
+        return x > upper ? upper : x;
+    }
+
+    float snap(float clipped) const { return (std::nearbyint(clipped * scale - zero) + zero) / scale; }
+};
+
+// [a < b], one half where neither is less
+inline float less(float a, float b) { return a < b ? 1.0f : a > b ? 0.0f : 0.5f; }
+
+struct Sums {
+    double lower = 0, upper = 0;
+};
+
+Sums piece_backward(const float *x, const float *grad, float *grad_x, int64_t length, const Grid &grid) {
+    Sums sums;
+    for (int64_t start = 0; start < length; start += BLOCK) {
+        const int64_t end = std::min(length, start + BLOCK);
+        float to_lower = 0, to_upper = 0;
+#pragma omp simd reduction(+ : to_lower, to_upper)
+        for (int64_t i = start; i < end; i++) {
+            const float below = less(x[i], grid.upper);
+            const float above = less(grid.lower, x[i] > grid.upper ? grid.upper : x[i]);
+            const float clipped = grid.clip(x[i]);
+            const float rounding = (grid.snap(clipped) - clipped) / grid.width;
+            grad_x[i] = grad[i] * below * above;
+            to_upper += grad[i] * ((1.0f - below) * above + rounding);
+            to_lower += grad[i] * ((1.0f - above) - rounding);
+        }
+        sums.lower += to_lower;
+        sums.upper += to_upper;
+    }
+    return sums;
+}
+
+}  // namespace
+
+extern "C" {
+
+// y: the quantized concatenation of the parts.
+void ddtb_quantize(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples,
+                   const float *lower, const float *upper, int64_t n_bounds, int k_bits, int n_threads, float *y) {
+    const Bounds bounds{lower, upper, n_bounds, k_bits};
+    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
+    for_each(pieces.size(), n_threads, [&](int64_t i) {
+        const Piece piece = pieces[i];
+        const Grid grid(bounds, piece.sample);
+        const float *from = parts[piece.part] + piece.within_part;
+        float *to = y + piece.within_whole;
+#pragma omp simd
+        for (int64_t j = 0; j < piece.length; j++) to[j] = grid.snap(grid.clip(from[j]));
+    });
+}
+
+// grad: of y. grad_parts: a buffer for each part. grad_lower, grad_upper: n_bounds numbers each.
+void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples,
+                            const float *lower, const float *upper, int64_t n_bounds, int k_bits, int n_threads,
+                            const float *grad, float *const *grad_parts, float *grad_lower, float *grad_upper) {
+    const Bounds bounds{lower, upper, n_bounds, k_bits};
+    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
+    std::vector<Sums> sums(pieces.size()), totals(n_bounds);
+    for_each(pieces.size(), n_threads, [&](int64_t i) {
+        const Piece piece = pieces[i];
+        sums[i] = piece_backward(parts[piece.part] + piece.within_part, grad + piece.within_whole,
+                                 grad_parts[piece.part] + piece.within_part, piece.length,
+                                 Grid(bounds, piece.sample));
+    });
+    for (size_t i = 0; i < pieces.size(); i++) {
+        Sums &total = totals[n_bounds == 1 ? 0 : pieces[i].sample];
+        total.lower += sums[i].lower;
+        total.upper += sums[i].upper;
+    }
+    for (int64_t i = 0; i < n_bounds; i++) {
+        grad_lower[i] = float(totals[i].lower);
+        grad_upper[i] = float(totals[i].upper);
+    }
+}
+
+// least and largest of x; both NaN where x holds one.
+void ddtb_extremes(const float *x, int64_t count, int n_threads, float *least, float *largest) {
+    const int64_t n_pieces = (count + PIECE - 1) / PIECE;
+    std::vector<float> lows(n_pieces), highs(n_pieces);
+    for_each(n_pieces, n_threads, [&](int64_t i) {
+        const float *values = x + i * PIECE;
+        const int64_t length = std::min(PIECE, count - i * PIECE);
+        float low = INFINITY, high = -INFINITY;
+        int ordered = 1;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(& : ordered)
+        for (int64_t j = 0; j < length; j++) {
+            low = values[j] < low ? values[j] : low;
+            high = values[j] > high ? values[j] : high;
+            ordered &= values[j] == values[j];
+        }
+        lows[i] = ordered ? low : NAN;
+        highs[i] = ordered ? high : NAN;
+    });
+    *least = lows[0];
+    *largest = highs[0];
+    for (int64_t i = 0; i < n_pieces && *least == *least; i++) {
+        *least = lows[i] < *least || lows[i] != lows[i] ? lows[i] : *least;
+        *largest = highs[i] > *largest || highs[i] != highs[i] ? highs[i] : *largest;
+    }
+}
+
+// found[i]: the element with ranks[i] smaller ones, were x sorted. Returns 0, having found nothing, where x is not
+// finite or its range overflows.
+int ddtb_order_statistics(const float *x, int64_t count, const int64_t *ranks, int n_ranks, int n_threads,
+                          float *found) {
+    float least, largest;
+    ddtb_extremes(x, count, n_threads, &least, &largest);
+    if (!std::isfinite(largest - least)) return 0;
+    if (least == largest) {
+        std::fill(found, found + n_ranks, least);
+        return 1;
+    }
+    constexpr int BINS = 4096;
+    const float bins_per_unit = std::min((BINS - 1) / (largest - least), 3e38f);
+    std::vector<uint16_t> bins(count);
+    std::vector<int64_t> in_bin(BINS);
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) bins[i] = uint16_t((x[i] - least) * bins_per_unit);
+    for (const uint16_t bin : bins) in_bin[bin]++;
+    std::vector<float> candidates;
+    int64_t bin = -1, before = 0;
+    for (int i = 0; i < n_ranks; i++) {
+        if (bin < 0 || ranks[i] < before || ranks[i] >= before + in_bin[bin]) {
+            for (bin = before = 0; before + in_bin[bin] <= ranks[i]; bin++) before += in_bin[bin];
+            candidates.clear();
+            for (int64_t j = 0; j < count; j++)
+                if (bins[j] == bin) candidates.push_back(x[j]);
+        }
+        const auto place = candidates.begin() + (ranks[i] - before);
+        std::nth_element(candidates.begin(), place, candidates.end());
+        found[i] = *place;
+    }
+    return 1;
+}
+
+}  // extern "C"
