@@ -15,8 +15,10 @@ from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
 from quant.loading import load_full_precision, load_quantized
+from quant.onnx_backend import open_exported
+from quant.packed import is_packed
 from trainer import Trainer, build_optimizer, build_scheduler
-from utility import open_run, run_main
+from utility import UserError, open_run, run_main
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ def run(options):
         student = quantize(copy.deepcopy(teacher), QuantConfig(options.k_bits, options.init_bounds)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
+        if options.backend == "onnx":
+            evaluator(open_exported(options), 0)
+            return 0
         if options.test_only:
             load_quantized(student, *weights_to_test(options, folder))
             evaluator(student, 0)
@@ -62,6 +67,8 @@ def start_weights(teacher, student, options):
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)
+    if is_packed(options.refine):
+        raise UserError(f"--refine {options.refine}: a packed file can be tested, not trained; give its checkpoint")
     if options.refine:
         load_quantized(student, options.refine, "--refine")
 

@@ -12,6 +12,7 @@ from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant.loading import load_full_precision
+from quant.onnx_backend import open_exported
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import open_run, run_main
 
@@ -27,6 +28,9 @@ def run(options):
     with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
         network = model.build(options).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
+        if options.backend == "onnx":
+            evaluator(open_exported(options), 0)
+            return 0
         if options.test_only:
             load_full_precision(network, *weights_to_test(options, folder, or_pre_train=True))
             evaluator(network, 0)

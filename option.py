@@ -123,6 +123,8 @@ def _training(parser):
     add("--epochs", type=int, default=60, help="epochs to train")
     add("--batch_size", type=int, default=16, help="patches in a batch, over all processes")
     add("--test_only", action="store_true", help="test and stop")
+    add("--backend", default="torch", choices=("torch", "onnx"),
+        help="what runs the network in tests; onnx: ONNX Runtime, on a file of quant.export given with --refine")
     add("--amp", default="off", choices=("off", "bf16", "fp16"),
         help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
@@ -232,6 +234,10 @@ def _rules(o, quantized):
     for flag, most in CEILINGS.items():
         yield flag, getattr(o, flag) > most, f"give {most} or less"
     yield "chop_size", o.chop_size < 32, "give 32 or more"
+    exported = o.backend == "onnx"
+    yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
+    yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"

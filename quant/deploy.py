@@ -6,7 +6,6 @@ import model
 from option import parse_options
 from quant.blocks import QuantConfig
 from quant.loading import load_full_precision, load_quantized
-from quant.packed import is_packed, load_packed
 from quant.phase import Phase, Phased
 from quant.swap import quantize
 from utility import UserError
@@ -42,10 +41,7 @@ def load_network(options):
         load_full_precision(network, options.refine, "--refine")
         return network.eval()
     quantize(network, QuantConfig(options.k_bits, options.init_bounds))
-    if is_packed(options.refine):
-        load_packed(network, options.refine)
-    else:
-        load_quantized(network, options.refine, "--refine")
+    load_quantized(network, options.refine, "--refine")
     if phase_of(network) is Phase.CALIBRATE:
         raise UserError(f"--refine {options.refine}: was saved while calibrating, nothing is quantized yet; train on")
     return network.eval()

@@ -5,6 +5,7 @@ import logging
 import model
 from model.weights import check_network, load_strictly, read_weights
 from quant.blocks import QuantConfig
+from quant.packed import is_packed, load_packed, read_packed
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import quantize
@@ -20,20 +21,24 @@ def holds_quantized(weights):
 
 def load_full_precision(network, path, flag):
     """Load a full-precision file into `network`. Raises UserError when it does not fit or is a quantized one."""
-    weights = read_weights(path)
-    check_network(weights, model.name_of(network), network.settings)
-    if holds_quantized(weights):
+    weights = None if is_packed(path) else read_weights(path)
+    if weights is None or holds_quantized(weights):
         raise UserError(f"{flag} {path}: is a quantized network; give a full-precision one here, and quantized ones to "
                         "main_limitrange_incremental.py with --refine")
+    check_network(weights, model.name_of(network), network.settings)
     load_strictly(network, weights.state, path)
     log.info("%s %s: %s, full precision", flag, path, weights.kind)
 
 
 def load_quantized(network, path, flag):
-    """Load a quantized file, ours or the release's, into a quantized `network` and put it into the file's phase.
+    """Load a quantized file, ours, packed or the release's, into a quantized `network`; put it into the file's phase.
 
-    Released files count as finished: their gates are applied. Raises UserError when the file does not fit.
+    Released files count as finished: their gates are applied. A network from a packed file can be run, not trained.
+    Raises UserError when the file does not fit.
     """
+    if is_packed(path):
+        log.info("%s %s: %s", flag, path, load_packed(network, path, flag))
+        return
     weights = read_weights(path)
     if not holds_quantized(weights):
         raise UserError(f"{flag} {path}: is a full-precision network; quantized training takes it with --pre_train")
@@ -60,7 +65,7 @@ def rebuild_quantized(path, *, flags=None):
 
     flags: {"name", "scale", "k_bits"} for files that don't. Raises UserError when nothing says it.
     """
-    checkpoint = read_weights(path).checkpoint
+    checkpoint = read_packed(path)[1] if is_packed(path) else read_weights(path).checkpoint
     if checkpoint is not None and checkpoint["quant"] is None:
         raise UserError(f"{path}: is a full-precision network; give a quantized one")
     if checkpoint is not None:

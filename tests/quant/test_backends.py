@@ -1,0 +1,60 @@
+"""Packed and exported networks through the entry points: the same results as the checkpoint they came from."""
+
+import json
+
+import pytest
+
+from data.images import read_image
+from quant import export, pack
+
+NETWORK = "--model EDSR --scale 2 --k_bits 4 --n_feats 8 --n_resblocks 1".split()
+
+
+@pytest.fixture
+def trained(launch, experiments):
+    assert launch("--epochs 6 --save q", quantized=True) == 0
+    return experiments / "q"
+
+
+def image(experiments, run):
+    return read_image(experiments / run / "results-Tiny" / "4bit_one_x2_SR.png")
+
+
+def test_packed_file_gives_the_checkpoints_results(trained, launch, experiments, tmp_path):
+    file = tmp_path / "q.safetensors"
+    assert pack.main([*NETWORK, "--refine", str(trained), "--out", str(file)]) == 0
+    assert launch(f"--test_only --save_results --save a --refine {trained}", quantized=True) == 0
+    assert launch(f"--test_only --save_results --save b --refine {file}", quantized=True) == 0
+    assert (image(experiments, "a") == image(experiments, "b")).all()
+    first, second = (json.loads((experiments / run / "eval.txt").read_text()) for run in "ab")
+    assert first["psnr"] == second["psnr"]
+
+
+def test_exported_file_is_tested_saved_and_written_down(trained, launch, experiments, tmp_path):
+    file = tmp_path / "q.onnx"
+    assert export.main([*NETWORK, "--refine", str(trained), "--out", str(file)]) == 0
+    assert launch(f"--test_only --save_results --save a --refine {trained}", quantized=True) == 0
+    assert launch(f"--test_only --save_results --save b --refine {file} --backend onnx", quantized=True) == 0
+    # sums in another order may put a value of 8 bit beyond .5
+    assert abs(image(experiments, "a").astype(int) - image(experiments, "b")).max() <= 1
+    assert json.loads((experiments / "b" / "eval.txt").read_text())["k_bits"] == 4
+
+
+@pytest.mark.parametrize("flags, told", [
+    ("--refine q.onnx --backend onnx", "add --test_only"),
+    ("--test_only --backend onnx", "--refine FILE.onnx"),
+    ("--test_only --refine q.onnx", "add --backend onnx"),
+    ("--test_only --refine q.onnx --backend onnx", "no such file"),
+])
+def test_what_does_not_go_with_a_backend_is_told(flags, told, launch, capsys):
+    assert launch(flags, quantized=True) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_packed_file_is_not_trained(trained, launch, tmp_path, capsys):
+    file = tmp_path / "q.safetensors"
+    assert pack.main([*NETWORK, "--refine", str(trained), "--out", str(file)]) == 0
+    assert launch(f"--refine {file}", quantized=True) == 2
+    assert "tested, not trained" in capsys.readouterr().err
+    assert launch(f"--pre_train {file}") == 2
+    assert "is a quantized network" in capsys.readouterr().err
