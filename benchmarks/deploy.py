@@ -97,7 +97,7 @@ def limit_runners(height, width, args):
 
 def _row_of_convs(make):
     graph = Graph(torch.nn.Identity())
-    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, opset=17, per_image=False, metadata={})
+    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, opset=18, per_image=False, metadata={})
 
 
 def _float_conv(graph):

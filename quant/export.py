@@ -27,7 +27,7 @@ from utility import UserError, atomic_path, run_main
 log = logging.getLogger(__name__)
 
 BITS = range(2, 7)
-DEFAULT_OPSET = 17
+DEFAULT_OPSET = 18
 CALIBRATION_IMAGES = 32
 CALIBRATION_SIDE = 192
 INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")

@@ -9,7 +9,7 @@ from quant.blocks import QuantBNResBlock, QuantDenseBlock, QuantGlobalFusion, Qu
 from quant.lowering.convs import exact_code_conv, float_conv, integer_conv
 from quant.lowering.floats import array, norm_factors, prelu
 from quant.lowering.gate import runtime_grid
-from quant.lowering.layers import Codes, byte, concat, dequantize, mean_of, quantize, requantize
+from quant.lowering.layers import Codes, byte, concat, dequantize, float_mean, mean_of, quantize, requantize
 from quant.lowering.levels import quantized_weight, static_grid
 from quant.phase import Phase
 
@@ -32,7 +32,7 @@ def grid_of(graph, quantizer, pooled):
 
 def activate(graph, quantizer, x):
     """A float feature to the codes of its quantizer."""
-    grid = grid_of(graph, quantizer, lambda: graph.op("GlobalAveragePool", x))
+    grid = grid_of(graph, quantizer, lambda: float_mean(graph, x))
     with graph.within(quantizer):
         return quantize(graph, x, grid, quantizer.gate.reduce.in_channels)
 
@@ -139,8 +139,8 @@ def _grow(graph, conv, quantizer, dense):
     fresh = None
     if is_gated(quantizer):
         fresh = graph.op("Relu", on_codes(graph, conv, dense))
-    grid = grid_of(graph, quantizer, lambda: graph.op("Concat", mean_of(graph, dense),
-                                                      graph.op("GlobalAveragePool", fresh), axis=1))
+    grid = grid_of(graph, quantizer,
+                   lambda: graph.op("Concat", mean_of(graph, dense), float_mean(graph, fresh), axis=1))
     if fresh is None:
         weight, bias = integers_of(graph, conv)
         positive = replace(grid, low=max(grid.low, grid.zero))
@@ -157,8 +157,7 @@ def _grow(graph, conv, quantizer, dense):
 def global_fusion(graph, block, features):
     """RDN's fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
     channels = block[0].in_channels // len(features)
-    grid = grid_of(graph, block.act, lambda: graph.op(
-        "Concat", *(graph.op("GlobalAveragePool", feature) for feature in features), axis=1))
+    grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(float_mean(graph, x) for x in features), axis=1))
     with graph.within(block.act):
         codes = concat(graph, [quantize(graph, feature, grid, channels) for feature in features])
     return on_float(graph, block[1], on_codes(graph, block[0], codes))

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 import utility
 
 PRODUCER = "ddtb"
-OPSETS = range(17, 24)
+OPSETS = range(18, 24)
 
 
 class Graph:

@@ -82,6 +82,14 @@ def concat(graph, parts):
     return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
 
+def float_mean(graph, x):
+    """The mean of a float feature over height and width, [N, C, 1, 1].
+
+    First along rows: GlobalAveragePool adds all pixels one after the other, and loses ten times as much to rounding.
+    """
+    return graph.op("ReduceMean", graph.op("ReduceMean", x, graph.integers(3)), graph.integers(2))
+
+
 def mean_of(graph, codes):
     """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
 

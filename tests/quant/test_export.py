@@ -69,7 +69,7 @@ def test_opsets(small_network, smooth_image):
     network = small_network("edsr")
     for opset in (OPSETS.start, OPSETS.stop - 1):
         assert_same(network, export.export(network, opset=opset), smooth_image(8, 8))
-    with pytest.raises(UserError, match="--opset 12: 17 to "):
+    with pytest.raises(UserError, match="--opset 12: 18 to "):
         export.export(network, opset=12)
 
 
