@@ -1,0 +1,94 @@
+import copy
+
+import pytest
+import torch
+
+from loss.attention_transfer import attention_transfer
+from quant import Phase, QuantConfig, Schedule, quantize
+from quant.distill import Distillation, parameter_groups
+
+
+@pytest.fixture
+def pair(small_network):
+    """(student, distillation), with weights 2 and 300, every quantizer dynamic."""
+    network = small_network("edsr", k_bits=32)
+    student = quantize(copy.deepcopy(network), QuantConfig(4))
+    return student, Distillation(network, Schedule(student, dynamic_ratio=1), w_l1=2.0, w_at=300.0)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(2, 3, size, size, generator=generator) * 255 for size in (8, 16)]
+
+
+def calibrate(student, distillation):
+    distillation.start_epoch(student, 1)
+    distillation.losses(student, *batch())
+
+
+def test_calibration_has_nothing_to_minimise(pair):
+    student, distillation = pair
+    before = copy.deepcopy(student.state_dict())
+    distillation.start_epoch(student, 1)
+    total, parts = distillation.losses(student, *batch())
+    assert total is None and not student.training
+    assert parts["L1"] == 2 * (student(batch()[0]) - batch()[1]).abs().mean()
+    moved = {key.rsplit(".", 1)[-1] for key, value in student.state_dict().items()
+             if not torch.equal(value, before[key])}
+    assert moved == {"max_val", "min_val"}
+
+
+@pytest.mark.parametrize(("epoch", "names"), [(2, {"L1", "AT", "GATE"}), (6, {"L1", "AT"})])
+def test_parts_by_phase(pair, epoch, names):
+    student, distillation = pair
+    calibrate(student, distillation)
+    distillation.start_epoch(student, epoch)
+    lr, hr = batch()
+    total, parts = distillation.losses(student, lr, hr)
+    sr, feature = student.forward_features(lr)
+    expected = {"L1": 2 * (sr - hr).abs().mean(),
+                "AT": 300 * attention_transfer(feature, distillation.teacher.body_feature(lr))}
+    if "GATE" in names:
+        expected["GATE"] = distillation.schedule.gate_regulariser()
+    assert student.training and parts.keys() == names
+    assert parts == expected and not any(part.requires_grad for part in parts.values())
+    assert total == sum(expected.values())
+
+
+def test_the_teacher_is_never_touched(pair):
+    student, distillation = pair
+    before = copy.deepcopy(distillation.teacher.state_dict())
+    calibrate(student, distillation)
+    distillation.start_epoch(student, 2)
+    distillation.losses(student, *batch())[0].backward()
+    assert not distillation.teacher.training
+    assert all(parameter.grad is None for parameter in distillation.teacher.parameters())
+    torch.testing.assert_close(distillation.teacher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_groups_of_the_optimizer(pair):
+    student, _ = pair
+    others, bounds = parameter_groups(student)
+    assert bounds["lr"] == 1e-2 and bounds["weight_decay"] == 0 and "lr" not in others
+    assert {id(p) for p in bounds["params"]} == {id(p) for name, p in student.named_parameters() if "alpha_" in name}
+    fixed = {"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"}
+    named = {name for name, p in student.named_parameters() if not any(p is q for q in others["params"])}
+    assert named == fixed | {name for name, _ in student.named_parameters() if "alpha_" in name}
+
+
+def test_the_checkpoint_says_bits_and_phase(pair):
+    student, distillation = pair
+    calibrate(student, distillation)
+    distillation.start_epoch(student, 2)
+    expected = {"quant": {"k_bits": 4, "init_bounds": "percentile"}, "phase": Phase.STATIC.value}
+    assert distillation.checkpoint(student) == expected
+
+
+def test_report_and_warnings_name_the_quantizers(pair):
+    student, distillation = pair
+    scalars = distillation.report(student)
+    assert len(scalars) == 12 and scalars["bounds/body.0.act1/upper"] == 10
+    assert distillation.warnings(student) == []
+    torch.nn.init.constant_(student.body[1].act3.alpha_upper, -11.0)
+    (warning,) = distillation.warnings(student)
+    assert "body.1.act3" in warning

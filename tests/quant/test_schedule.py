@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+
+from quant import Phase, QuantConfig, Schedule, quantize
+from quant.activation import quantizers
+from quant.phase import Phased
+
+EPOCHS = {1: Phase.CALIBRATE, 2: Phase.STATIC, 5: Phase.STATIC, 6: Phase.DYNAMIC, 60: Phase.DYNAMIC}
+
+
+def image(seed=0, n=2):
+    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+@pytest.fixture
+def network(small_network):
+    return quantize(small_network("edsr", k_bits=32), QuantConfig(4))
+
+
+@pytest.fixture
+def calibrated(network):
+    """(network, schedule) after an epoch of three batches."""
+    schedule = Schedule(network, dynamic_ratio=0.5)
+    schedule.start_epoch(1)
+    calibrate(network, schedule, range(3))
+    return network, schedule
+
+
+@torch.no_grad()
+def calibrate(network, schedule, seeds):
+    with schedule.recording():
+        for seed in seeds:
+            network.eval()(image(seed))
+
+
+@pytest.mark.parametrize(("epoch", "phase"), EPOCHS.items())
+def test_phase_of_each_epoch(network, epoch, phase):
+    schedule = Schedule(network, dynamic_ratio=0.5)
+    schedule.start_epoch(epoch)
+    assert schedule.phase_of(epoch) is schedule.phase is phase
+    assert schedule.counts_for_best(epoch) == (phase is Phase.DYNAMIC)
+    assert {module.phase for module in network.modules() if isinstance(module, Phased)} == {phase}
+
+
+def test_first_stage_can_end_elsewhere(network):
+    schedule = Schedule(network, dynamic_ratio=0.5, first_stage_epoch=3)
+    assert [schedule.phase_of(epoch) for epoch in (1, 2, 3)] == list(Phase)
+
+
+def test_a_new_schedule_begins_without_dynamic_quantizers(small_network):
+    network = small_network("edsr", dynamic=1)
+    Schedule(network, dynamic_ratio=0.5)
+    assert not any(quantizer.dynamic or quantizer.is_dynamic for quantizer in quantizers(network).values())
+
+
+def test_only_what_is_recorded_counts(calibrated):
+    network, schedule = calibrated
+    before = schedule.scores()
+    network(image(99) * 100)  # a test pass between
+    assert schedule.scores() == before
+
+
+def test_scores_are_population_variances_of_maxima_and_minima(calibrated):
+    network, schedule = calibrated
+    first = quantizers(network)["body.0.act1"]  # sees the head's output
+    with torch.no_grad():
+        seen = [network.head(network.sub_mean(image(seed))) for seed in range(3)]
+    expected = np.var([x.max() for x in seen]) + np.var([x.min() for x in seen])
+    assert schedule.scores()["body.0.act1"] == pytest.approx(expected, rel=1e-5)
+    assert len(first.observations) == 3 and list(schedule.scores()) == list(quantizers(network))
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0, 0), (0.1, 0), (0.17, 1), (0.5, 3), (0.99, 5), (1, 6)])
+def test_the_share_that_varied_most_becomes_dynamic(calibrated, ratio, count):
+    network, schedule = calibrated
+    schedule.dynamic_ratio = ratio
+    scores = schedule.scores()
+    schedule.start_epoch(2)
+    dynamic = [name for name, quantizer in quantizers(network).items() if quantizer.dynamic]
+    assert set(dynamic) == set(sorted(scores, key=scores.get)[len(scores) - count :])
+    assert all(quantizer.dynamic == bool(quantizer.is_dynamic) for quantizer in quantizers(network).values())
+
+
+def test_the_choice_is_made_once_and_its_records_forgotten(calibrated):
+    network, schedule = calibrated
+    schedule.start_epoch(2)
+    chosen = [quantizer.dynamic for quantizer in quantizers(network).values()]
+    assert schedule.scores() == {}
+    for epoch in (3, 6, 7):
+        schedule.start_epoch(epoch)
+        assert [quantizer.dynamic for quantizer in quantizers(network).values()] == chosen
+
+
+def test_recording_after_calibration_does_nothing(calibrated):
+    network, schedule = calibrated
+    schedule.start_epoch(2)
+    calibrate(network, schedule, [5])
+    assert schedule.scores() == {}
+
+
+def test_recording_ends_with_its_block_even_by_an_error(network):
+    schedule = Schedule(network, dynamic_ratio=0.5)
+    schedule.start_epoch(1)
+    with pytest.raises(RuntimeError, match="interrupted"), schedule.recording():
+        raise RuntimeError("interrupted")
+    network(image())
+    assert schedule.scores() == {}
+
+
+def test_gate_regulariser_is_the_mean_over_gates_of_their_mean_square(calibrated):
+    network, schedule = calibrated
+    schedule.start_epoch(2)
+    network.train()(image())
+    logits = [quantizer.logits for quantizer in quantizers(network).values() if quantizer.dynamic]
+    assert len(logits) == 3
+    expected = np.mean([logit.detach().double().square().mean().item() for logit in logits])
+    regulariser = schedule.gate_regulariser()
+    assert regulariser.item() == pytest.approx(expected, rel=1e-6)  # float32
+    regulariser.backward()
+    learnt = [quantizer.gate.expand.weight.grad is not None for quantizer in quantizers(network).values()]
+    assert learnt == [quantizer.dynamic for quantizer in quantizers(network).values()]
+
+
+def test_no_gate_no_regulariser(calibrated):
+    network, schedule = calibrated
+    schedule.dynamic_ratio = 0
+    schedule.start_epoch(2)
+    network.train()(image())
+    assert schedule.gate_regulariser() is None
+
+
+def copy_of(network, schedule, small_network):
+    """Another pair, that takes both states over as a resumed run does."""
+    other = quantize(small_network("edsr", k_bits=32), QuantConfig(4))
+    again = Schedule(other, dynamic_ratio=schedule.dynamic_ratio)
+    other.load_state_dict(network.state_dict())
+    again.load_state_dict(schedule.state_dict())
+    return other, again
+
+
+def test_state_survives_in_the_middle_of_calibration(calibrated, small_network):
+    network, schedule = calibrated
+    other, again = copy_of(network, schedule, small_network)
+    assert again.scores() == schedule.scores() and again.phase is Phase.CALIBRATE
+    for pair in ((network, schedule), (other, again)):
+        calibrate(*pair, [3])
+        pair[1].start_epoch(2)
+    assert [q.dynamic for q in quantizers(other).values()] == [q.dynamic for q in quantizers(network).values()]
+
+
+@pytest.mark.parametrize("epoch", [2, 6])
+def test_state_survives_after_the_choice(calibrated, small_network, epoch):
+    network, schedule = calibrated
+    schedule.start_epoch(epoch)
+    network.train()(image())
+    other, again = copy_of(network, schedule, small_network)
+    assert again.chosen and again.phase is schedule.phase
+    assert [q.dynamic for q in quantizers(other).values()] == [q.dynamic for q in quantizers(network).values()]
+    again.start_epoch(epoch)  # chooses nothing anew
+    assert torch.equal(other.eval()(image(7)), network.eval()(image(7)))
+
+
+def test_state_is_of_plain_values_and_tensors(calibrated, tmp_path):
+    torch.save(calibrated[1].state_dict(), tmp_path / "state.pth")
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert state["phase"] == "calibrate" and state["observations"]["body.0.act1"].shape == (3, 2)
