@@ -237,6 +237,7 @@ def _rules(o, quantized):
     exported = o.backend == "onnx"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
     yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
     yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
