@@ -45,6 +45,7 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
     ("--test_only --backend onnx", "--refine FILE.onnx"),
     ("--test_only --refine q.onnx", "add --backend onnx"),
     ("--test_only --refine q.onnx --backend onnx", "no such file"),
+    ("--test_only --refine q.onnx --backend onnx --chop", "quant.upscale"),
 ])
 def test_what_does_not_go_with_a_backend_is_told(flags, told, launch, capsys):
     assert launch(flags, quantized=True) == 2
