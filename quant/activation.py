@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from model import parallel
-from quant.functional import extremes, fake_quantize, keep_apart, percentiles
+from quant.functional import concatenated, extremes, fake_quantize_parts, keep_apart, percentiles
 from quant.gate import Gate
 from quant.phase import Phase, Phased
 
@@ -13,6 +13,8 @@ START_BOUND = 10.0
 
 class DualBoundQuantizer(nn.Module, Phased):
     """Quantize a feature [N, channels, h, w] to 2**k_bits levels between two trainable bounds.
+
+    It is called with the feature, or with parts of it that are to be concatenated over channels.
 
     percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
     whole batch. init_bounds: 'percentile', or 'released', which does so at 2 bits alone and else starts from +-10.
@@ -60,32 +62,33 @@ class DualBoundQuantizer(nn.Module, Phased):
         self.initialised.fill_(True)
         self._started = True
 
-    def bounds(self, x):
-        """(lower, upper) for x: [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
-        self.logits = self.gate(x.detach()) if self.dynamic and (self.training or self.phase is Phase.DYNAMIC) else None
+    def bounds(self, *parts):
+        """(lower, upper) for the feature: [1] each, or [N, 1, 1, 1] where a gate is applied; runs the gate where due."""
+        gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
+        self.logits = self.gate(*parts) if gated else None
         if self.logits is None or self.phase is Phase.STATIC:
             return self.alpha_lower, self.alpha_upper
         beta = 2 * torch.sigmoid(self.logits)
         return beta[:, 1:] * self.alpha_lower, beta[:, :1] * self.alpha_upper
 
-    def forward(self, x):
+    def forward(self, *parts):
         if self.phase is Phase.CALIBRATE:
-            if self._observing:
-                self._observe(x)
-            return x
+            return self._calibrate(concatenated(parts))
         if self.training and not self._started:
-            self.start_bounds(x)
-        return fake_quantize(x, *self.bounds(x), self.k_bits)
+            self.start_bounds(concatenated(parts))
+        return fake_quantize_parts(parts, *self.bounds(*parts), self.k_bits)
 
     def observe(self, observing):
         """Start or stop recording; only calibration records."""
         self._observing = observing
 
-    def _observe(self, x):
-        low, high = extremes(x)
-        self.observations.append(torch.stack((high, low)))
-        self.max_val.copy_(high)
-        self.min_val.copy_(low)
+    def _calibrate(self, x):
+        if self._observing:
+            low, high = extremes(x)
+            self.observations.append(torch.stack((high, low)))
+            self.max_val.copy_(high)
+            self.min_val.copy_(low)
+        return x
 
     def extra_repr(self):
         return f"k_bits={self.k_bits}, percentile={self.percentile}, dynamic={self.dynamic}"

@@ -6,7 +6,6 @@ over the float block's Parameters, under the same names.
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from model.edsr import ResBlock
@@ -89,7 +88,10 @@ class QuantBNResBlock(nn.Module):
 
 
 class QuantDenseConv(nn.Module):
-    """x to the concatenation of act(x) and relu(conv(act(x))); the first of a block has no act."""
+    """(a, b, ..) to (y, relu(conv(y))), y the quantized concatenation of a, b, ..; the first of a block has no act.
+
+    The concatenation itself, the float block's result, is never made: the next act and its backward read the parts.
+    """
 
     def __init__(self, block, config, *, first):
         super().__init__()
@@ -97,9 +99,9 @@ class QuantDenseConv(nn.Module):
         self.conv = nn.Sequential(DENSE.conv(conv, config), relu)
         self.act = nn.Identity() if first else DENSE.act(conv.in_channels, config)
 
-    def forward(self, x):
-        x = self.act(x)
-        return torch.cat((x, self.conv(x)), 1)
+    def forward(self, parts):
+        x = self.act(*parts)
+        return x, self.conv(x)
 
 
 class QuantDenseBlock(nn.Module):
@@ -114,7 +116,7 @@ class QuantDenseBlock(nn.Module):
 
     def forward(self, x):
         x = self.act1(x)
-        return self.LFF(self.act2(self.convs(x))) + x
+        return self.LFF(self.act2(*self.convs((x,)))) + x
 
 
 class QuantGlobalFusion(nn.Sequential):
@@ -125,7 +127,7 @@ class QuantGlobalFusion(nn.Sequential):
         self.act = DENSE.act(block[0].in_channels, config)
 
     def forward(self, features):
-        return self[1](self[0](self.act(torch.cat(features, 1))))
+        return self[1](self[0](self.act(*features)))
 
 
 BLOCKS = {

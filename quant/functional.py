@@ -71,6 +71,11 @@ def fake_quantize_parts(parts, lower, upper, k_bits):
     return _FakeQuantize.apply(lower, upper, k_bits, *parts)
 
 
+def concatenated(parts):
+    """The concatenation of `parts` over channels; of one part, itself."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, lower, upper, k_bits, *parts):
@@ -98,7 +103,7 @@ class _FakeQuantize(torch.autograd.Function):
 def _quantized(parts, lower, upper, k_bits):
     y = native.quantize(parts, lower, upper, k_bits)
     if y is None and len(parts) > 1:
-        return _quantized((torch.cat(parts, 1),), lower, upper, k_bits)
+        return _quantized((concatenated(parts),), lower, upper, k_bits)
     if y is None:
         levels, scale = integer_levels(*parts, lower, upper, k_bits)
         y = levels.div_(scale)
@@ -107,7 +112,7 @@ def _quantized(parts, lower, upper, k_bits):
 
 def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
     """Spec 3's closed forms: gradients of (lower, upper, [each part]); of_bounds: those of the bounds are needed."""
-    x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    x = concatenated(parts)
     raised = keep_apart(lower, upper)
     below = _less(x, raised)
     above = _less(lower, torch.minimum(x, raised))
@@ -127,7 +132,7 @@ def _less(a, b):
 
 
 def percentile(x, q):
-    """The q-th percentile of all values of x, q in 0..100, with numpy.percentile's linear interpolation.
+    """The q-th percentile of all values of x, q in 0..100: numpy.percentile's, to the bit.
 
     x: float32, any shape, not empty. Returns a 0-d float32 tensor on x's device; nothing waits for the device.
     """
@@ -148,7 +153,10 @@ def percentiles(x, *qs):
 
 
 def _between(low, high, share):
-    return torch.lerp(low, high, share) if share else low
+    """As numpy rounds it: from the nearer end, without a fused multiply-add; of infinities too where share is 0."""
+    if share == 0:
+        return low
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 def extremes(x):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from model import parallel
 from model.norm import BatchNorm2d
-from quant.functional import fake_quantize
+from quant.functional import concatenated, fake_quantize
 from quant.weight import quantize_symmetric
 
 GATE_BITS = 2
@@ -14,7 +14,9 @@ GATE_CHANNELS = 32
 
 
 class Gate(nn.Module):
-    """x [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
+    """A feature [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
+
+    The feature comes in parts that would be concatenated over channels, or whole as the only part.
 
     Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
     training; a training batch of one sample is normalised by them, since it has no statistics of its own.
@@ -26,9 +28,9 @@ class Gate(nn.Module):
         self.norm = BatchNorm2d(GATE_CHANNELS)
         self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, *parts):
         with torch.no_grad():
-            pooled = self._quantize(F.adaptive_avg_pool2d(x, 1))
+            pooled = self._quantize(F.adaptive_avg_pool2d(concatenated(parts), 1))
             hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
             hidden = self._quantize(F.relu(self._normalise(hidden)))
         return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))

@@ -96,7 +96,7 @@ def record(network, images):
 
 
 def _calling(observe, row):
-    return lambda quantizer, inputs: observe(quantizer, inputs[0], row)
+    return lambda quantizer, inputs: observe(quantizer, torch.cat(inputs, 1), row)
 
 
 def _observe_range(_quantizer, x, row):
