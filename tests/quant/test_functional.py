@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from quant.functional import fake_quantize, integer_levels, keep_apart, percentile, width_floor
+from quant.functional import fake_quantize, integer_levels, keep_apart, percentile, scale_and_zero, width_floor
 
 BITS = range(2, 9)
 BOUNDS = {
@@ -70,6 +70,16 @@ def test_levels_are_whole_numbers_between_the_bounds(k_bits):
     assert torch.equal(levels, levels.round()) and torch.equal(levels.unique(), torch.arange(levels[0], levels[-1] + 1))
     assert len(levels.unique()) == 2**k_bits
     assert torch.equal(fake_quantize(x, lower, upper, k_bits), levels / scale)
+
+
+@pytest.mark.parametrize("k_bits", BITS)
+def test_q_fits_signed_bits(k_bits):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        lower, upper = (torch.rand(2, 1, generator=generator) * 3 - 1).sort(dim=0).values
+        levels, _ = integer_levels(torch.linspace(-2, 3, 500), lower, upper, k_bits)
+        q = levels - scale_and_zero(lower, upper, k_bits)[1]
+        assert q.min() == -(2 ** (k_bits - 1)) and q.max() == 2 ** (k_bits - 1) - 1
 
 
 @pytest.mark.parametrize("k_bits", BITS)
