@@ -1,4 +1,4 @@
-"""Every array of shared/reference/<net>_x<scale>_<k>bit.npz, measured on the published release, against this program."""
+"""Every array of shared/reference/<net>_x<scale>_<k>bit.npz, measured on the release, against this program."""
 
 import copy
 from argparse import Namespace
