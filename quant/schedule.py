@@ -81,7 +81,7 @@ class Schedule:
     def gate_regulariser(self):
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""
         ran = [quantizer.logits for quantizer in quantizers(self.network).values() if quantizer.logits is not None]
-        return torch.stack([logits.square().mean() for logits in ran]).mean() if ran else None
+        return sum(logits.square().mean() for logits in ran) / len(ran) if ran else None
 
     def state_dict(self):
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
@@ -94,6 +94,7 @@ class Schedule:
         """Continue from `state`; the network is put into its phase."""
         self.phase = Phase(state["phase"])
         self.chosen = state["chosen"]
+        self.dynamic_ratio = state["dynamic_ratio"]
         self.first_stage_epoch = state["first_stage_epoch"]
         for name, quantizer in quantizers(self.network).items():
             quantizer.observations = list(state["observations"].get(name, torch.empty(0)).to(quantizer.max_val))
