@@ -14,6 +14,7 @@ from quant.activation import START_BOUND
 _GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
 _QUANTIZER_LEAF = r"(?=alpha_|max_val|min_val|is_dynamic|atten_c\.|gate\.)"
 _RELEASED_ONLY = re.compile(r"RDBs\.\d+\.convs\.0\.act\.")
+_FIRST_ACT2 = re.compile(r"^(body\.\d+)\.quant_act2\.")
 _FROM_RELEASED = [
     (re.compile(r"^(body\.\d+)\.quant_act(\d)\."), r"\1.act\2."),
     (re.compile(rf"^(body\.\d+)\.body\.2\.{_QUANTIZER_LEAF}"), r"\1.act2."),
@@ -41,10 +42,10 @@ def _renamed(key, rules):
 
 
 def from_released(state):
-    """Our names for a released state dict; scalars become [1]; of two act2 entries the later wins."""
+    """Our names for a released state dict; scalars become [1]; of two act2 entries the one in the body wins."""
     ours = {}
     for key, value in state.items():
-        if _RELEASED_ONLY.match(key):
+        if _RELEASED_ONLY.match(key) or _has_twin_in_body(key, state):
             continue
         key = _renamed(key, _FROM_RELEASED)
         for theirs, name in _GATE.items():
@@ -53,6 +54,11 @@ def from_released(state):
         if key.endswith(".alpha_upper"):
             ours[key.replace(".alpha_upper", ".initialised")] = torch.ones(1, dtype=torch.bool)
     return ours
+
+
+def _has_twin_in_body(key, state):
+    twin = _FIRST_ACT2.sub(r"\1.body.2.", key)
+    return twin != key and twin in state
 
 
 def to_released(state):
