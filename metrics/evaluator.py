@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.images import write_png
 from metrics.functional import psnr, ssim
-from model.inference import whole_image
+from model.inference import super_resolve
 from utility import append_text
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ class Evaluator:
 
     def _super_resolve(self, network, lr):
         """lr [3, h, w] to the 8-bit values of sr [3, s*h, s*w], as float32 on the device."""
-        sr = whole_image(network, lr[None].to(self.device), scale=self.options.scale, chop=self.options.chop,
-                         self_ensemble=self.options.self_ensemble)
+        sr = super_resolve(network, lr[None].to(self.device), scale=self.options.scale,
+                           chop_size=self.options.chop_size if self.options.chop else None,
+                           self_ensemble=self.options.self_ensemble)
         return self._rounded(sr[0].float())
 
     def _rounded(self, image):

@@ -1,40 +1,28 @@
-"""From one LR image to its SR image: whole or in overlapping tiles, once or averaged over flips and turns."""
+"""From one LR image to its SR image: whole or in tiles, once or averaged over flips and turns."""
 
 import torch
 
-TILE_PIXELS = 160_000
-TILE_OVERLAP = 10
+from model.tiles import in_tiles
 
 
-def whole_image(network, lr, *, scale, chop=False, self_ensemble=False):
-    """lr [1, 3, h, w] to sr [1, 3, scale*h, scale*w].
+def super_resolve(network, lr, *, scale, chop_size=None, self_ensemble=False):
+    """lr [1, C, h, w] to sr [1, C, scale*h, scale*w], both in 0..rgb_range.
 
-    chop: in overlapping tiles of at most TILE_PIXELS LR pixels. self_ensemble: averaged over 8 flips and turns.
+    chop_size: pass images that are longer or wider than so many LR pixels in tiles of that size, to bound the memory.
+    self_ensemble: the mean over the 8 flips and quarter turns of lr, each turned back.
     """
     def forward(image):
-        return _chopped(network, image, scale) if chop else network(image)
+        return in_tiles(network, image, scale=scale, size=chop_size) if chop_size else network(image)
 
     return _ensemble(forward, lr) if self_ensemble else forward(lr)
 
 
 def _ensemble(forward, lr):
-    total = 0
+    total = None
     for turns in range(4):
         for flipped in (False, True):
             image = torch.rot90(lr, turns, (2, 3))
             sr = forward(image.flip(3) if flipped else image)
-            total = total + torch.rot90(sr.flip(3) if flipped else sr, -turns, (2, 3))
-    return total / 8
-
-
-def _chopped(network, lr, scale):
-    _, _, height, width = lr.shape
-    if height * width <= TILE_PIXELS:
-        return network(lr)
-    axis = 2 if height >= width else 3
-    middle = lr.shape[axis] // 2
-    first = _chopped(network, lr.narrow(axis, 0, middle + TILE_OVERLAP), scale)
-    start = middle - TILE_OVERLAP
-    second = _chopped(network, lr.narrow(axis, start, lr.shape[axis] - start), scale)
-    return torch.cat((first.narrow(axis, 0, middle * scale),
-                      second.narrow(axis, TILE_OVERLAP * scale, (lr.shape[axis] - middle) * scale)), axis)
+            sr = torch.rot90(sr.flip(3) if flipped else sr, -turns, (2, 3)).float()
+            total = sr.clone() if total is None else total.add_(sr)
+    return total.div_(8)

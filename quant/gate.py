@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from model import parallel
 from model.norm import BatchNorm2d
+from model.tiles import GlobalMean
 from quant.functional import concatenated, fake_quantize
 from quant.weight import quantize_symmetric
 
@@ -24,16 +25,18 @@ class Gate(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
+        self.pool = GlobalMean()
         self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
         self.norm = BatchNorm2d(GATE_CHANNELS)
         self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
 
     def forward(self, *parts):
-        with torch.no_grad():
-            pooled = self._quantize(F.adaptive_avg_pool2d(concatenated(parts), 1))
-            hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
-            hidden = self._quantize(F.relu(self._normalise(hidden)))
-        return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))
+        with torch.autocast(parts[0].device.type, enabled=False):  # the bounds stay float32, at next to no cost
+            with torch.no_grad():
+                pooled = self._quantize(self.pool(concatenated(parts).to(self.reduce.weight.dtype)))
+                hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
+                hidden = self._quantize(F.relu(self._normalise(hidden)))
+            return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))
 
     def _normalise(self, hidden):
         if self.training and len(hidden) * parallel.world_size() == 1:

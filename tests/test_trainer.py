@@ -178,7 +178,7 @@ def test_a_signal_ends_the_step_saves_and_says_so(undisturbed, launch, experimen
 
 def test_a_signal_during_a_test_ends_the_program_at_once(launch, experiments, monkeypatch, undisturbed):
     with monkeypatch.context() as patch:
-        patch.setattr("metrics.evaluator.whole_image", lambda *_, **__: send(signal.SIGTERM)(None))
+        patch.setattr("metrics.evaluator.super_resolve", lambda *_, **__: send(signal.SIGTERM)(None))
         assert launch(flags("killed", False)) == 143
     state = checkpoint(experiments, "killed")
     assert (state["epoch"], state["batch"]) == (0, BATCHES)
