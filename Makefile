@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# threads that wait for others sleep: on a busy machine, spinning costs more than all the work
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test slow lint bench
 
 demo: $(VENV)/.installed
