@@ -1,9 +1,9 @@
 """What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
 
 import torch
-from loss.attention_transfer import attention_transfer
 from torch.nn import functional as F
 
+from loss.attention_transfer import attention_transfer
 from quant.activation import collapsed, quantizers
 from quant.phase import Phase
 
