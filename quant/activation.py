@@ -63,7 +63,7 @@ class DualBoundQuantizer(nn.Module, Phased):
         self._started = True
 
     def bounds(self, *parts):
-        """(lower, upper) for the feature: [1] each, or [N, 1, 1, 1] where a gate is applied; runs the gate where due."""
+        """(lower, upper) for the feature: [1] each, or [N, 1, 1, 1] where a gate is applied; runs it where due."""
         gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
         self.logits = self.gate(*parts) if gated else None
         if self.logits is None or self.phase is Phase.STATIC:
