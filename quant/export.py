@@ -13,12 +13,12 @@ from data.images import image_files, read_image
 from data.patches import to_planes, to_values
 from model.weights import trained_file
 from quant.deploy import load_network, parse
+from quant.lowering.calibration import calibrate
 from quant.lowering.exact import EXACT_BLOCKS, any_gated
 from quant.lowering.floats import FLOAT_BLOCKS, NETWORKS
 from quant.lowering.graph import OPSETS, Graph, image_model
 from quant.lowering.int8 import Int8
 from quant.lowering.int8_networks import INT8_NETWORKS
-from quant.lowering.ranges import record_ranges
 from quant.onnx_backend import FORMAT
 from quant.packed import file_hash
 from quant.swap import is_quantized
@@ -103,7 +103,7 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, rgb_range=
     """
     graph = Graph(network)
     if rest == "int8":
-        sr = INT8_NETWORKS[type(network)](Int8(graph, record_ranges(network, images)), network, rgb_range)
+        sr = INT8_NETWORKS[type(network)](Int8(graph, calibrate(network, images)), network, rgb_range)
     else:
         sr = NETWORKS[type(network)](graph, network, {**FLOAT_BLOCKS, **EXACT_BLOCKS})
     bits = network.quant_config.k_bits if is_quantized(network) else 32

@@ -9,9 +9,10 @@ from model.rdn import RDN
 from model.srresnet import SRResNet
 from quant.lowering.convs import code_conv, pixel_shuffle
 from quant.lowering.floats import array
-from quant.lowering.int8 import bn_res_block, dense_block, global_fusion, res_block
-from quant.lowering.layers import Codes, byte, dequantize, requantize
-from quant.lowering.levels import UINT8_MAX, Grid, rounded_weight
+from quant.lowering.int8 import bn_res_body, dense_block, global_fusion, res_block
+from quant.lowering.layers import Codes, byte, dequantize
+from quant.lowering.levels import UINT8_MAX, Grid, IntegerWeight, term_grids
+from quant.lowering.rounding import rounded_weight
 from quant.lowering.upsampling import fold_shuffle, shuffle_order
 
 # kernels for fewer output channels are up to ten times slower than those for 16
@@ -32,18 +33,19 @@ def image_codes(graph, channels, rgb_range):
 
 def edsr(int8, network, rgb_range):
     """EDSR from `lr` to sr."""
-    head = _head_without_mean(int8, network, rgb_range)
-    x = head
+    last = network.body[-1]
+    mapped, kept = term_grids(int8.seen.range(last), int8.seen.range(network.head[0]))
+    head = x = _head_without_mean(int8, network, rgb_range, kept)
     for block in network.body[:-1]:
         with int8.graph.within(block):
             x = res_block(int8, block, x)
-    feature = int8.sum(int8.conv_term(x, network.body[-1]), int8.term(head, None))
+    feature = int8.add(int8.conv(x, last, mapped), head)
     return upsample(int8, feature, [*network.tail[0]], network.tail[1], rgb_range,
                     offset=array(network.add_mean.bias))
 
 
-def _head_without_mean(int8, network, rgb_range):
-    """sub_mean and the head's convolution in one.
+def _head_without_mean(int8, network, rgb_range, grid):
+    """sub_mean and the head's convolution in one, on `grid`.
 
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
@@ -55,32 +57,31 @@ def _head_without_mean(int8, network, rgb_range):
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     with graph.within(conv):
         return code_conv(graph, Codes(ones, image.grid, conv.in_channels + 1), rounded_weight(weight),
-                         array(conv.bias), int8.grid(conv))
+                         array(conv.bias), grid)
 
 
 def rdn(int8, network, rgb_range):
     """RDN from `lr` to sr."""
     image = image_codes(int8.graph, network.SFENet1.in_channels, rgb_range)
-    shallow = int8.conv(image, network.SFENet1, int8.grid(network.SFENet1))
+    mapped, kept = term_grids(int8.seen.range(network.GFF[1]), int8.seen.range(network.SFENet1))
+    shallow = int8.conv(image, network.SFENet1, kept)
     x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2))
     features = []
     for block in network.RDBs:
         with int8.graph.within(block):
             x = dense_block(int8, block, x)
         features.append(x)
-    feature = int8.sum(global_fusion(int8, network.GFF, features), int8.term(shallow, None))
+    feature = int8.add(global_fusion(int8, network.GFF, features, mapped), shallow)
     return upsample(int8, feature, [*network.UPNet[:-1]], network.UPNet[-1], rgb_range)
 
 
 def srresnet(int8, network, rgb_range):
     """SRResNet from `lr` to sr."""
     image = image_codes(int8.graph, network.conv_input.in_channels, rgb_range)
-    head = int8.conv(image, network.conv_input, int8.grid(network.conv_input))
-    x = head = requantize(int8.graph, head, int8.grid(network.relu), slope=network.relu.weight.item())
-    for block in network.residual:
-        with int8.graph.within(block):
-            x = bn_res_block(int8, block, x)
-    feature = int8.sum(int8.conv_term(x, network.conv_mid, network.bn_mid), int8.term(head, None))
+    mapped, kept = term_grids(int8.seen.range(network.bn_mid), int8.seen.range(network.relu))
+    head = int8.conv_prelu(image, network.conv_input, network.relu, kept)
+    x = bn_res_body(int8, list(network.residual), head)
+    feature = int8.add(int8.conv(x, network.conv_mid, mapped, norm=network.bn_mid), head)
     return upsample(int8, feature, [*network.upscale], network.conv_output, rgb_range)
 
 
@@ -92,27 +93,13 @@ def upsample(int8, x, modules, last, rgb_range, offset=0.0):
     stages = _stages(modules)
     for conv, shuffle, prelu in stages:
         factor = shuffle.upscale_factor
-        is_last = shuffle is stages[-1][1]
-        x = _stage(int8, x, conv, prelu, None if is_last else shuffle_order(conv.out_channels // factor**2, factor))
-        if not is_last:
-            channels = conv.out_channels // factor**2
+        channels = conv.out_channels // factor**2
+        if shuffle is stages[-1][1]:
+            x = _stage(int8, x, conv, prelu, slice(None))
+        else:
+            x = _stage(int8, x, conv, prelu, shuffle_order(channels, factor))
             x = Codes(pixel_shuffle(int8.graph, x.name, factor, channels), x.grid, channels)
-    return _image(int8.graph, x, last, factor, rgb_range, offset)
-
-
-def _image(graph, x, last, factor, rgb_range, offset):
-    weight = fold_shuffle(array(last.weight).astype(np.float64), factor)
-    bias = np.tile((0 if last.bias is None else array(last.bias)) + np.broadcast_to(offset, last.out_channels),
-                   factor**2)
-    unused = max(LEAST_CHANNELS - len(weight), 0)
-    weight, bias = np.pad(weight, ((0, unused), (0, 0), (0, 0), (0, 0))), np.pad(bias, (0, unused))
-    with graph.within(last):
-        image = code_conv(graph, x, rounded_weight(weight), bias, image_grid(rgb_range))
-        pixels = image.name
-        if unused:
-            pixels = graph.op("Slice", pixels, graph.integers(0), graph.integers(len(weight) - unused),
-                              graph.integers(1))
-        return dequantize(graph, replace(image, name=pixel_shuffle(graph, pixels, factor, last.out_channels)))
+    return _image(int8, x, last, factor, rgb_range, offset)
 
 
 def _stages(modules):
@@ -123,16 +110,30 @@ def _stages(modules):
 
 
 def _stage(int8, x, conv, prelu, order):
-    """PReLU of a convolution, its output channels in another order where one is given."""
-    weight, bias = array(conv.weight), np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias)
-    if order is not None:
-        weight, bias = weight[order], bias[order]
+    """A convolution, and PReLU where there is one, its output channels in `order`."""
+    if prelu is not None:
+        return int8.conv_prelu(x, conv, prelu, int8.grid(prelu), order=order)
+    weight, bias = int8.integers_of(conv)
     with int8.graph.within(conv):
-        x = code_conv(int8.graph, x, rounded_weight(weight), bias, int8.grid(conv))
-    if prelu is None:
-        return x
-    with int8.graph.within(prelu):
-        return requantize(int8.graph, x, int8.grid(prelu), slope=prelu.weight.item())
+        return code_conv(int8.graph, x, IntegerWeight(weight.levels[order], weight.step[order]), bias[order],
+                         int8.grid(conv))
+
+
+def _image(int8, x, last, factor, rgb_range, offset):
+    graph = int8.graph
+    weight, bias = int8.integers_of(last)
+    levels, step, bias = fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2), np.tile(bias + offset,
+                                                                                                      factor**2)
+    unused = max(LEAST_CHANNELS - len(levels), 0)
+    levels, bias = np.pad(levels, ((0, unused), (0, 0), (0, 0), (0, 0))), np.pad(bias, (0, unused))
+    weight = IntegerWeight(levels, np.pad(step, (0, unused), constant_values=1.0))
+    with graph.within(last):
+        image = code_conv(graph, x, weight, bias, image_grid(rgb_range))
+        pixels = image.name
+        if unused:
+            pixels = graph.op("Slice", pixels, graph.integers(0), graph.integers(len(levels) - unused),
+                              graph.integers(1))
+        return dequantize(graph, replace(image, name=pixel_shuffle(graph, pixels, factor, last.out_channels)))
 
 
 INT8_NETWORKS = {EDSR: edsr, RDN: rdn, SRResNet: srresnet}

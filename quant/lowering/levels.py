@@ -73,6 +73,17 @@ def affine_grid(low, high):
     return Grid(step, round(-low / step), 0, UINT8_MAX)
 
 
+def term_grids(*ranges):
+    """A grid for each term of a sum whose codes are just added: one step, and no sum of codes beyond 255.
+
+    ranges: (low, high) of each term; 0 counts as within. The finest such step.
+    """
+    ranges = [(min(low, 0.0), max(high, 0.0)) for low, high in ranges]
+    step = (sum(high - low for low, high in ranges) or 1.0) / (UINT8_MAX - 2 * len(ranges))
+    sides = [(int(np.ceil(-low / step)), int(np.ceil(high / step))) for low, high in ranges]
+    return [Grid(step, below, 0, below + above) for below, above in sides]
+
+
 @dataclass(frozen=True)
 class IntegerWeight:
     """A weight [O, I, kh, kw]: real value = levels * step; levels are whole numbers (int64), step one number or [O]."""
@@ -103,17 +114,6 @@ def quantized_weight(name, conv):
         raise UserError(f"{name}: weights at {conv.k_bits} bits reach level {np.abs(levels).max()}, which int8 does "
                         "not hold; all of them lie on one side of zero")
     return IntegerWeight(levels, 1 / float(scale))
-
-
-def rounded_weight(weight):
-    """A float weight [O, I, kh, kw] on the int8 grid of each output channel, symmetric around zero.
-
-    At most 64 levels a side: with uint8 features that is what processors without VNNI add without saturating.
-    """
-    most = PAIR_SAFE_PRODUCT // UINT8_MAX
-    weight = weight.astype(np.float64)
-    step = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-12) / most
-    return IntegerWeight(np.rint(weight / step[:, None, None, None]).astype(np.int64), step)
 
 
 def rounded_bias(bias, unit):

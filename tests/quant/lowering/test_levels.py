@@ -10,9 +10,9 @@ from quant.lowering.levels import (
     affine_grid,
     exact_requantization,
     quantized_weight,
-    rounded_weight,
     static_grid,
 )
+from quant.lowering.rounding import rounded_weight
 from quant.weight import QuantConv2d
 from utility import UserError
 

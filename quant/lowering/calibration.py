@@ -1,0 +1,107 @@
+"""What post-training int8 learns from real images: ranges of features, and how the inputs of a convolution vary."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.srresnet import SRResNet
+from quant.activation import DualBoundQuantizer
+from quant.weight import QuantConv2d
+
+RECORDED = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU, DualBoundQuantizer)
+VALUES_AN_IMAGE = 4096
+WINDOWS_AN_IMAGE = 256
+# shares of the whole range that are tried for a grid
+SHARES = torch.linspace(1, 0.3, 29)
+CODES = 256
+
+
+@dataclass
+class Feature:
+    """Extremes of a feature over all images, and a sample of its values."""
+
+    low: float = 0.0
+    high: float = 0.0
+    values: list = field(default_factory=list)
+
+    def see(self, x, generator):
+        """Take note of one image's feature."""
+        low, high = (value.item() for value in torch.aminmax(x))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.values.append(x.flatten()[torch.randint(x.numel(), (VALUES_AN_IMAGE,), generator=generator)])
+
+    def range(self):
+        """(low, high), 0 within, the part of the range over which 256 codes lose the least (mean square).
+
+        Where a few values lie far out, clipping them costs less than the wider steps that they ask for.
+        """
+        values = torch.cat(self.values)
+        steps = ((self.high - self.low) * SHARES / (CODES - 1)).clamp_min(1e-12).unsqueeze(1)
+        zero = torch.round(-self.low * SHARES.unsqueeze(1) / steps)
+        restored = (torch.clamp(torch.round(values / steps) + zero, 0, CODES - 1) - zero) * steps
+        share = SHARES[(restored - values).square().mean(1).argmin()].item()
+        return self.low * share, self.high * share
+
+
+class Calibration:
+    """Made by `calibrate`. range(module): of its output. covariances: {convolution outside the quantized blocks:
+    mean of w w^T over its input windows w, float64 [I*k*k, I*k*k]}."""
+
+    def __init__(self):
+        self.features = {}
+        self.covariances = {}
+        self._generator = torch.Generator().manual_seed(0)
+
+    def range(self, module):
+        """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
+
+        Of one of SRResNet's blocks: of what the blocks have added up to its end, its output minus the first's input.
+        """
+        feature = self.features[module]
+        return (feature.low, feature.high) if isinstance(module, DualBoundQuantizer) else feature.range()
+
+    def see_output(self, module, output):
+        self.features.setdefault(module, Feature()).see(output, self._generator)
+
+    def see_input(self, conv, x):
+        windows = _windows(x, conv.kernel_size[0], self._generator).double()
+        self.covariances[conv] = self.covariances.get(conv, 0) + windows.T @ windows / len(windows)
+
+
+def _windows(x, size, generator):
+    """Some of the windows that a convolution with `same` padding sees of x [1, C, h, w]; [count, C*size*size]."""
+    _, channels, height, width = x.shape
+    padded = F.pad(x[0], [size // 2] * 4)
+    rows, columns = (torch.randint(length, (WINDOWS_AN_IMAGE,), generator=generator) for length in (height, width))
+    taps = [padded[:, rows + i, columns + j] for i in range(size) for j in range(size)]
+    return torch.stack(taps, 1).reshape(channels * size * size, -1).T
+
+
+@torch.no_grad()
+def calibrate(network, images):
+    """The Calibration of a quantized network in evaluation mode on LR images, float32 [1, n_colors, h, w] each."""
+    found = Calibration()
+    with contextlib.ExitStack() as hooks:
+        for handle in _hooks(network, found):
+            hooks.callback(handle.remove)
+        for image in images:
+            network(image)
+    return found
+
+
+def _hooks(network, found):
+    for name, module in network.named_modules():
+        if ".gate." in name:
+            continue
+        if isinstance(module, RECORDED):
+            yield module.register_forward_hook(lambda module, _, output: found.see_output(module, output))
+        if isinstance(module, nn.Conv2d) and not isinstance(module, QuantConv2d):
+            yield module.register_forward_pre_hook(lambda module, inputs: found.see_input(module, *inputs))
+    if isinstance(network, SRResNet):
+        entered = []
+        yield network.residual.register_forward_pre_hook(lambda _, inputs: entered.__setitem__(slice(None), inputs))
+        for block in network.residual:
+            yield block.register_forward_hook(lambda block, _, output: found.see_output(block, output - entered[0]))
