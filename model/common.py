@@ -24,6 +24,10 @@ class MeanShift(nn.Conv2d):
         self.bias.data = sign * rgb_range * mean
         self.requires_grad_(False)
 
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):  # in 16 bit the mean would cost up to half a grey level
+            return super().forward(x.to(self.weight.dtype))
+
 
 def shuffle_factors(scale):
     """The pixel shuffles that make `scale`: [2, 2] for 4, [scale] for 2 and 3. Raises ValueError for any other."""

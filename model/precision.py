@@ -8,10 +8,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Precision:
     """Autocast for the forward pass and, for fp16, a scaled loss whose overflowing steps are left out.
 
-    amp: 'off', 'bf16' or 'fp16'. In 16 bit run the convolutions of student and teacher. Weights, bounds and optimizer
-    stay float32, as does, in a tensor's own code, the arithmetic of quantizers and losses: round(s*x - z) with z up to
-    255 leaves bfloat16 (8 significant bits) no fraction to round by, so that levels would be wrong by whole steps; a
-    bound moves by less than bfloat16 resolves in most steps; and losses are means of squares that float16 can't hold.
+    amp: 'off', 'bf16' or 'fp16'. The convolutions of student and teacher run in 16 bit. Weights, bounds and optimizer
+    stay float32, and so does the arithmetic of quantizers, gates and losses, each by its own code:
+    - round(s*x - z), with z up to 255, leaves bfloat16's 8 significant bits no fraction to round by: levels would be
+      wrong by whole steps. Given the same x they are those of float32 to the bit;
+    - most steps move a bound by less than 16 bit can resolve;
+    - losses are means of squares, which overflow float16, and of differences that late in training are smaller than
+      bfloat16's half grey level.
+    A quantizer's result m/s stays float32, which keeps the skip connections exact; the convolution after it casts it.
     """
 
     def __init__(self, amp, device):

@@ -14,7 +14,8 @@ START_BOUND = 10.0
 class DualBoundQuantizer(nn.Module, Phased):
     """Quantize a feature [N, channels, h, w] to 2**k_bits levels between two trainable bounds.
 
-    It is called with the feature, or with parts of it that are to be concatenated over channels.
+    It is called with the feature, or with parts of it that are to be concatenated over channels. Its arithmetic and its
+    result are float32, also where a feature comes in 16 bit: the levels are those of the same values in float32.
 
     percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
     whole batch. init_bounds: 'percentile', or 'released', which does so at 2 bits alone and else starts from +-10.
@@ -63,7 +64,7 @@ class DualBoundQuantizer(nn.Module, Phased):
         self._started = True
 
     def bounds(self, *parts):
-        """(lower, upper) for the feature: [1] each, or [N, 1, 1, 1] where a gate is applied; runs it where due."""
+        """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
         gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
         self.logits = self.gate(*parts) if gated else None
         if self.logits is None or self.phase is Phase.STATIC:
@@ -72,6 +73,7 @@ class DualBoundQuantizer(nn.Module, Phased):
         return beta[:, 1:] * self.alpha_lower, beta[:, :1] * self.alpha_upper
 
     def forward(self, *parts):
+        parts = [part.to(self.alpha_upper.dtype) for part in parts]  # 16 bit under autocast: levels would be wrong
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(concatenated(parts))
         if self.training and not self._started:

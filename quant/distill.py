@@ -38,11 +38,11 @@ class Distillation:
         """
         if self.schedule.phase is Phase.CALIBRATE:
             with torch.no_grad(), self.schedule.recording():
-                return None, {"L1": self.w_l1 * F.l1_loss(network(lr), hr)}
+                return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
         sr, feature = network.forward_features(lr)
         with torch.no_grad():
             guide = self.teacher.body_feature(lr)
-        parts = {"L1": self.w_l1 * F.l1_loss(sr, hr), "AT": self.w_at * attention_transfer(feature, guide)}
+        parts = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr), "AT": self.w_at * attention_transfer(feature, guide)}
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
