@@ -19,8 +19,9 @@ SETTLED = 1e-6
 
 
 class GlobalMean(nn.Module):
-    """x [N, C, h, w] to its mean over the image, [N, C, 1, 1]; also where x is one of an image's tiles.
+    """A feature [N, C, h, w] to its mean over the image, [N, C, 1, 1]; also where it is one of an image's tiles.
 
+    The feature comes whole, or in parts that would be concatenated over channels.
     `of_tiles`: a TileMeans while an image passes in tiles, else None.
     """
 
@@ -28,8 +29,10 @@ class GlobalMean(nn.Module):
         super().__init__()
         self.of_tiles = None
 
-    def forward(self, x):
-        return F.adaptive_avg_pool2d(x, 1) if self.of_tiles is None else self.of_tiles.see(x)
+    def forward(self, *parts):
+        if self.of_tiles is not None:
+            return self.of_tiles.see(torch.cat(parts, 1))
+        return torch.cat([F.adaptive_avg_pool2d(part, 1) for part in parts], 1)
 
 
 class TileMeans:

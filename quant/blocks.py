@@ -33,23 +33,27 @@ class Recipe:
 
     weight_quantizer: its name. percentile: M, where bounds start from. calibrates_quantized: whether weights are
     quantized while the ranges are recorded already (measured: so does the release's RDN, its EDSR and SRResNet do not).
+    keeps_operands: convolutions keep their quantized inputs for backward: in dense blocks the quantizer that follows
+    reads and keeps the same ones.
     """
 
     weight_quantizer: str
     percentile: float
     calibrates_quantized: bool
+    keeps_operands: bool
 
     def conv(self, conv, config):
         """The quantized form of one convolution."""
-        return QuantConv2d(conv, config.k_bits, self.weight_quantizer, calibrates_quantized=self.calibrates_quantized)
+        return QuantConv2d(conv, config.k_bits, self.weight_quantizer, calibrates_quantized=self.calibrates_quantized,
+                           keeps_operands=self.keeps_operands)
 
     def act(self, channels, config):
         """A quantizer for a feature of so many channels."""
         return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds)
 
 
-RESIDUAL = Recipe("percentile", 99, calibrates_quantized=False)
-DENSE = Recipe("minmax", 95, calibrates_quantized=True)
+RESIDUAL = Recipe("percentile", 99, calibrates_quantized=False, keeps_operands=False)
+DENSE = Recipe("minmax", 95, calibrates_quantized=True, keeps_operands=True)
 
 
 class QuantResBlock(nn.Module):

@@ -3,6 +3,7 @@
 Order of operations matters: in float32 it gives the published release's values to the bit.
 """
 
+import contextlib
 import math
 
 import torch
@@ -93,11 +94,32 @@ class _FakeQuantize(torch.autograd.Function):
         grad_lower, grad_upper, grad_parts = grads
         return grad_lower, grad_upper, None, *grad_parts
 
-    @staticmethod
-    def again(ctx):
-        """The result of forward, computed anew from what backward needs."""
-        lower, upper, *parts = ctx.saved_tensors
-        return _quantized(parts, lower, upper, ctx.k_bits)
+
+_Node = _FakeQuantize._backward_cls
+
+
+def remaking(*results):
+    """Context: what saves a result of `fake_quantize` for its backward keeps how it was made, and makes it again there.
+
+    That costs a pass over it and no memory: the backward of `fake_quantize` itself keeps all that it takes.
+    """
+    if torch.compiler.is_compiling():  # the compiler decides itself what backward keeps
+        return contextlib.nullcontext()
+    nodes = {_place(result): result.grad_fn for result in results if isinstance(result.grad_fn, _Node)}
+    if not nodes:
+        return contextlib.nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: nodes.get(_place(saved), saved),
+        lambda packed: _made_again(packed) if isinstance(packed, _Node) else packed)
+
+
+def _place(tensor):
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _made_again(node):
+    lower, upper, *parts = node.saved_tensors
+    return _quantized(parts, lower, upper, node.k_bits)
 
 
 def _quantized(parts, lower, upper, k_bits):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model import parallel
 from model.norm import BatchNorm2d
 from model.tiles import GlobalMean
-from quant.functional import concatenated, fake_quantize
+from quant.functional import fake_quantize
 from quant.weight import quantize_symmetric
 
 GATE_BITS = 2
@@ -33,7 +33,7 @@ class Gate(nn.Module):
     def forward(self, *parts):
         with torch.autocast(parts[0].device.type, enabled=False):  # the bounds stay float32, at next to no cost
             with torch.no_grad():
-                pooled = self._quantize(self.pool(concatenated(parts).to(self.reduce.weight.dtype)))
+                pooled = self._quantize(self.pool(*parts).to(self.reduce.weight.dtype))
                 hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
                 hidden = self._quantize(F.relu(self._normalise(hidden)))
             return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))

@@ -54,7 +54,7 @@ void for_each(int64_t count, int n_threads, Work work) {
 
 // functional.keep_apart and functional.scale_and_zero
 struct Grid {
-    float lower, upper, width, scale, zero;
+    float lower, upper, scale, zero;
 
     Grid(const Bounds &bounds, int64_t sample) {
         const int64_t i = bounds.count == 1 ? 0 : sample;
@@ -62,8 +62,7 @@ struct Grid {
         upper = bounds.upper[i];
         const float floor = std::max(std::fabs(lower), std::fabs(upper)) * 1e-4f + 1e-8f;
         if (upper - lower < floor) upper = lower + floor;
-        width = upper - lower;
-        scale = (1.0f / width) * float((1 << bounds.k_bits) - 1);
+        scale = (1.0f / (upper - lower)) * float((1 << bounds.k_bits) - 1);
         zero = std::nearbyint(scale * lower) + float(1 << (bounds.k_bits - 1));
     }
 
@@ -78,27 +77,31 @@ struct Grid {
 // [a < b], one half where neither is less
 inline float less(float a, float b) { return a < b ? 1.0f : a > b ? 0.0f : 0.5f; }
 
+// What the gradients of the bounds are made of: sums of grad over elements beyond a bound, and of grad times the
+// rounding error in levels.
 struct Sums {
-    double lower = 0, upper = 0;
+    double below = 0, above = 0, rounding = 0;
 };
 
 Sums piece_backward(const float *x, const float *grad, float *grad_x, int64_t length, const Grid &grid) {
     Sums sums;
     for (int64_t start = 0; start < length; start += BLOCK) {
         const int64_t end = std::min(length, start + BLOCK);
-        float to_lower = 0, to_upper = 0;
-#pragma omp simd reduction(+ : to_lower, to_upper)
+        float to_lower = 0, to_upper = 0, rounding = 0;
+#pragma omp simd reduction(+ : to_lower, to_upper, rounding)
         for (int64_t i = start; i < end; i++) {
-            const float below = less(x[i], grid.upper);
-            const float above = less(grid.lower, x[i] > grid.upper ? grid.upper : x[i]);
-            const float clipped = grid.clip(x[i]);
-            const float rounding = (grid.snap(clipped) - clipped) / grid.width;
-            grad_x[i] = grad[i] * below * above;
-            to_upper += grad[i] * ((1.0f - below) * above + rounding);
-            to_lower += grad[i] * ((1.0f - above) - rounding);
+            const float capped = x[i] > grid.upper ? grid.upper : x[i];
+            const float clipped = capped < grid.lower ? grid.lower : capped;
+            const float level = clipped * grid.scale - grid.zero;
+            const float to_capped = grad[i] * less(grid.lower, capped);
+            grad_x[i] = to_capped * less(x[i], grid.upper);
+            to_upper += to_capped - grad_x[i];
+            to_lower += grad[i] - to_capped;
+            rounding += grad[i] * (std::nearbyint(level) - level);
         }
-        sums.lower += to_lower;
-        sums.upper += to_upper;
+        sums.above += to_upper;
+        sums.below += to_lower;
+        sums.rounding += rounding;
     }
     return sums;
 }
@@ -137,12 +140,14 @@ void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int
     });
     for (size_t i = 0; i < pieces.size(); i++) {
         Sums &total = totals[n_bounds == 1 ? 0 : pieces[i].sample];
-        total.lower += sums[i].lower;
-        total.upper += sums[i].upper;
+        total.above += sums[i].above;
+        total.below += sums[i].below;
+        total.rounding += sums[i].rounding;
     }
     for (int64_t i = 0; i < n_bounds; i++) {
-        grad_lower[i] = float(totals[i].lower);
-        grad_upper[i] = float(totals[i].upper);
+        const double rounding = totals[i].rounding / ((1 << k_bits) - 1);
+        grad_upper[i] = float(totals[i].above + rounding);
+        grad_lower[i] = float(totals[i].below - rounding);
     }
 }
 

@@ -1,9 +1,11 @@
 """Weight quantizers (spec, sections 2 and 3) and the convolution that uses one."""
 
+import contextlib
+
 import torch
 from torch import nn
 
-from quant.functional import check_bits, extremes, fake_quantize, percentiles
+from quant.functional import check_bits, extremes, fake_quantize, percentiles, remaking
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
@@ -60,10 +62,11 @@ class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
     It takes over the Parameters of `conv`. In evaluation without gradients the quantized weight is made once and kept
-    until the weight changes.
+    until the weight changes. keeps_operands: quantized inputs and weights stay in memory for backward, else they are
+    made again there, which takes time where something else keeps them anyway.
     """
 
-    def __init__(self, conv, k_bits, weight_quantizer, *, calibrates_quantized=False):
+    def __init__(self, conv, k_bits, weight_quantizer, *, calibrates_quantized=False, keeps_operands=False):
         super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
                          padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
                          bias=conv.bias is not None, padding_mode=conv.padding_mode, device="meta")
@@ -72,6 +75,7 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.k_bits = k_bits
         self.weight_quantizer = weight_quantizer
         self.calibrates_quantized = calibrates_quantized
+        self.keeps_operands = keeps_operands
         self.train(conv.training)
         self._kept = (None, None)
 
@@ -87,7 +91,9 @@ class QuantConv2d(nn.Conv2d, Phased):
 
     def forward(self, x):
         quantized = self.phase is not Phase.CALIBRATE or self.calibrates_quantized
-        return self._conv_forward(x, self.quantized_weight() if quantized else self.weight, self.bias)
+        weight = self.quantized_weight() if quantized else self.weight
+        with contextlib.nullcontext() if self.keeps_operands else remaking(x, weight):
+            return self._conv_forward(x, weight, self.bias)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, k_bits={self.k_bits}, weight_quantizer={self.weight_quantizer}"
