@@ -34,7 +34,7 @@ def run(options):
     path = experiment_folder(options.load or options.save)
     with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
         teacher = model.build(options)
-        student = quantize(copy.deepcopy(teacher), QuantConfig(options.k_bits, options.init_bounds)).to(device)
+        student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
         if options.backend == "onnx":
@@ -47,8 +47,9 @@ def run(options):
         continued = checkpoint_to_continue(options, folder)
         if not continued:
             start_weights(teacher, student, options)
-        objective = Distillation(teacher.to(device), Schedule(student, dynamic_ratio=options.dynamic_ratio),
-                                 w_l1=options.w_l1, w_at=options.w_at)
+        schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
+                            first_stage_epoch=options.first_stage_epoch, seed=options.seed)
+        objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at)
         optimizer = build_optimizer(parameter_groups(student), options)
         loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
         trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 from loss import parse as parse_loss
+from quant.blocks import CHOICES
+from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
@@ -112,8 +114,16 @@ def _quantization(parser):
     add = parser.add_argument_group("Quantization").add_argument
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=("percentile", "released"),
+    add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
         help="start of the bounds; released: percentiles at 2 bits alone, else 10")
+    add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
+        help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
+    add("--bounds", default="dual", choices=CHOICES["bounds"],
+        help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
+    add("--dynamic_choice", default="variance", choices=("variance", "random"),
+        help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
+    add("--first_stage_epoch", type=int, default=FIRST_STAGE_EPOCH,
+        help="ddtb: first epoch whose gates are applied; 2: no staged start, an ablation")
 
 
 def _training(parser):
@@ -250,6 +260,7 @@ def _rules(o, quantized):
         yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
+    yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
     yield "n_colors", o.n_colors not in (1, 3), "choose 3 or 1"

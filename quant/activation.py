@@ -1,84 +1,78 @@
-"""The activation quantizer with dual trainable bounds and, where chosen, a dynamic gate (spec, section 4)."""
+"""The activation quantizer of DDTB: dual trainable bounds and, where chosen, a dynamic gate (spec, section 4)."""
 
 import torch
 from torch import nn
 
 from model import parallel
-from quant.functional import concatenated, extremes, fake_quantize_parts, keep_apart, percentiles
+from quant.functional import check_bits, concatenated, extremes, fake_quantize_parts, keep_apart, percentiles
 from quant.gate import Gate
 from quant.phase import Phase, Phased
 
 START_BOUND = 10.0
 
 
-class DualBoundQuantizer(nn.Module, Phased):
-    """Quantize a feature [N, channels, h, w] to 2**k_bits levels between two trainable bounds.
+class ActivationQuantizer(nn.Module, Phased):
+    """What every activation quantizer has in common; a feature is [N, channels, h, w], or parts of it over channels.
 
-    It is called with the feature, or with parts of it that are to be concatenated over channels. Its arithmetic and its
-    result are float32, also where a feature comes in 16 bit: the levels are those of the same values in float32.
+    Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
+    float32. While calibrating features pass as they are; `observations` are then [max, min] of every one seen while
+    observing, a tensor [2] each. The bounds start in the first training forward, or when calibration ends.
 
-    percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
-    whole batch. init_bounds: 'percentile', or 'released', which does so at 2 bits alone and else starts from +-10.
-
-    `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
-    multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
-    `observations`: [max, min] of every feature seen while calibrating and observing, a tensor [2] each.
+    A subclass says `static_bounds`, `quantized` and `start_bounds`. `gate` is None where there is none.
     """
 
-    def __init__(self, channels, k_bits, *, percentile, init_bounds="percentile"):
+    dynamic = False
+    logits = None
+
+    def __init__(self, k_bits, *, initialised=False):
         super().__init__()
+        check_bits(k_bits)
         self.k_bits = k_bits
-        self.percentile = percentile
-        self.starts_from_data = init_bounds == "percentile" or k_bits == 2
-        self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
-        self.alpha_lower = nn.Parameter(torch.tensor([-START_BOUND]))
+        self.gate = None
         self.register_buffer("max_val", torch.zeros(1))
         self.register_buffer("min_val", torch.zeros(1))
-        self.register_buffer("is_dynamic", torch.zeros(1))
-        self.register_buffer("initialised", torch.tensor([not self.starts_from_data]))
-        self.gate = Gate(channels)
+        self.register_buffer("initialised", torch.tensor([initialised]))
         self.observations = []
         self._observing = False
-        self.logits = None
-        self.read_flags()
+        self._started = initialised
         self.register_load_state_dict_post_hook(lambda module, _: module.read_flags())
 
     def read_flags(self):
-        """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""
-        self.dynamic = bool(self.is_dynamic.item())
+        """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
         self._started = bool(self.initialised.item())
 
-    def set_dynamic(self, dynamic):
-        """Say whether the gate belongs to this quantizer."""
-        self.is_dynamic.fill_(float(dynamic))
-        self.dynamic = bool(dynamic)
+    def static_bounds(self):
+        """(lower, upper) as they are kept, [1] each."""
+        raise NotImplementedError
 
-    @torch.no_grad()
+    def bounds(self, *parts):
+        """(lower, upper) for a feature, [1] each, or [N, 1, 1, 1] where they are each image's own."""
+        return self.static_bounds()
+
+    def quantized(self, *parts):
+        """The feature on its levels, float32 [N, channels, h, w]."""
+        raise NotImplementedError
+
     def start_bounds(self, x):
-        """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
-        x = parallel.gathered(x)
-        high, low = percentiles(x, self.percentile, 100 - self.percentile)
-        self.alpha_upper.copy_(high)
-        self.alpha_lower.copy_(low)
+        """Set the bounds from x, a training batch [N, channels, h, w]."""
+        raise NotImplementedError
+
+    def end_calibration(self):
+        """Calibration is over: the records have done their work."""
+        self.observations.clear()
+
+    def mark_started(self):
+        """The bounds are set; no later batch sets them."""
         self.initialised.fill_(True)
         self._started = True
 
-    def bounds(self, *parts):
-        """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
-        gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
-        self.logits = self.gate(*parts) if gated else None
-        if self.logits is None or self.phase is Phase.STATIC:
-            return self.alpha_lower, self.alpha_upper
-        beta = 2 * torch.sigmoid(self.logits)
-        return beta[:, 1:] * self.alpha_lower, beta[:, :1] * self.alpha_upper
-
     def forward(self, *parts):
-        parts = [part.to(self.alpha_upper.dtype) for part in parts]  # 16 bit under autocast: levels would be wrong
+        parts = [part.to(self.max_val.dtype) for part in parts]  # 16 bit under autocast: levels would be wrong
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(concatenated(parts))
         if self.training and not self._started:
             self.start_bounds(concatenated(parts))
-        return fake_quantize_parts(parts, *self.bounds(*parts), self.k_bits)
+        return self.quantized(*parts)
 
     def observe(self, observing):
         """Start or stop recording; only calibration records."""
@@ -93,12 +87,82 @@ class DualBoundQuantizer(nn.Module, Phased):
         return x
 
     def extra_repr(self):
-        return f"k_bits={self.k_bits}, percentile={self.percentile}, dynamic={self.dynamic}"
+        return f"k_bits={self.k_bits}"
+
+
+class DualBoundQuantizer(ActivationQuantizer):
+    """DDTB: 2**k_bits levels between two trainable bounds.
+
+    percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
+    whole batch. init_bounds: 'percentile', or 'released', which does so at 2 bits alone and else starts from +-10.
+    symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
+
+    `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
+    multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
+    """
+
+    def __init__(self, channels, k_bits, *, percentile, init_bounds="percentile", symmetric=False):
+        starts_from_data = init_bounds == "percentile" or k_bits == 2
+        super().__init__(k_bits, initialised=not starts_from_data)
+        self.percentile = percentile
+        self.symmetric = symmetric
+        self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
+        if not symmetric:
+            self.alpha_lower = nn.Parameter(torch.tensor([-START_BOUND]))
+        self.register_buffer("is_dynamic", torch.zeros(1))
+        self.gate = Gate(channels)
+
+    def read_flags(self):
+        """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""
+        super().read_flags()
+        self.dynamic = bool(self.is_dynamic.item())
+
+    def set_dynamic(self, dynamic):
+        """Say whether the gate belongs to this quantizer."""
+        self.is_dynamic.fill_(float(dynamic))
+        self.dynamic = bool(dynamic)
+
+    @torch.no_grad()
+    def start_bounds(self, x):
+        """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
+        x = parallel.gathered(x)
+        if self.symmetric:
+            self.alpha_upper.copy_(percentiles(x.abs(), self.percentile)[0])
+        else:
+            high, low = percentiles(x, self.percentile, 100 - self.percentile)
+            self.alpha_upper.copy_(high)
+            self.alpha_lower.copy_(low)
+        self.mark_started()
+
+    def static_bounds(self):
+        """(lower, upper) before any gate, [1] each."""
+        return -self.alpha_upper if self.symmetric else self.alpha_lower, self.alpha_upper
+
+    def bounds(self, *parts):
+        """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
+        gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
+        self.logits = self.gate(*parts) if gated else None
+        lower, upper = self.static_bounds()
+        if self.logits is None or self.phase is Phase.STATIC:
+            return lower, upper
+        beta = 2 * torch.sigmoid(self.logits)
+        return beta[:, 1:] * lower, beta[:, :1] * upper
+
+    def quantized(self, *parts):
+        return fake_quantize_parts(parts, *self.bounds(*parts), self.k_bits)
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, percentile={self.percentile}, dynamic={self.dynamic}"
 
 
 def quantizers(network):
     """Name and module of every activation quantizer, in the network's order."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, DualBoundQuantizer)}
+    return {name: module for name, module in network.named_modules() if isinstance(module, ActivationQuantizer)}
+
+
+def gated_quantizers(network):
+    """Those of `quantizers` that have a gate and can become dynamic."""
+    return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gate is not None}
 
 
 def collapsed(network):
@@ -106,5 +170,9 @@ def collapsed(network):
 
     Waits for the device once per quantizer: for logs, not for steps.
     """
-    return [name for name, quantizer in quantizers(network).items()
-            if not torch.equal(keep_apart(quantizer.alpha_lower, quantizer.alpha_upper), quantizer.alpha_upper)]
+    met = []
+    for name, quantizer in quantizers(network).items():
+        lower, upper = quantizer.static_bounds()
+        if not torch.equal(keep_apart(lower, upper), upper):
+            met.append(name)
+    return met

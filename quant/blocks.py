@@ -13,26 +13,43 @@ from model.rdn import DenseBlock, GlobalFusion
 from model.srresnet import BNResBlock
 from quant.activation import DualBoundQuantizer
 from quant.functional import check_bits
+from quant.methods import METHODS
 from quant.weight import QuantConv2d
+
+CHOICES = {"init_bounds": ("percentile", "released"), "quantizer": ("ddtb", *METHODS), "bounds": ("dual", "symmetric")}
 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """k_bits: 2..8, for weights and activations. init_bounds: 'percentile' or 'released' (spec, section 9)."""
+    """k_bits: 2..8, for weights and activations. quantizer: 'ddtb' or one of quant.methods.
+
+    For ddtb alone: init_bounds, 'percentile' or 'released' (spec, section 9); bounds, 'dual' or, an ablation,
+    'symmetric'. Raises ValueError for other values.
+    """
 
     k_bits: int
     init_bounds: str = "percentile"
+    quantizer: str = "ddtb"
+    bounds: str = "dual"
 
     def __post_init__(self):
         check_bits(self.k_bits)
+        for name, values in CHOICES.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} {getattr(self, name)}: choose {', '.join(values)}")
+
+    @classmethod
+    def of(cls, options):
+        """The configuration that parsed options name."""
+        return cls(options.k_bits, options.init_bounds, options.quantizer, options.bounds)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What differs between networks.
 
-    weight_quantizer: its name. percentile: M, where bounds start from. calibrates_quantized: whether weights are
-    quantized while the ranges are recorded already (measured: so does the release's RDN, its EDSR and SRResNet do not).
+    weight_quantizer: the name of DDTB's. percentile: M, where bounds start from. calibrates_quantized: whether weights
+    are quantized while the ranges are recorded already (measured: so does the release's RDN, the others do not).
     keeps_operands: convolutions keep their quantized inputs for backward: in dense blocks the quantizer that follows
     reads and keeps the same ones.
     """
@@ -44,12 +61,17 @@ class Recipe:
 
     def conv(self, conv, config):
         """The quantized form of one convolution."""
-        return QuantConv2d(conv, config.k_bits, self.weight_quantizer, calibrates_quantized=self.calibrates_quantized,
+        method = METHODS.get(config.quantizer)
+        weight_quantizer = method.weight if method else self.weight_quantizer
+        return QuantConv2d(conv, config.k_bits, weight_quantizer, calibrates_quantized=self.calibrates_quantized,
                            keeps_operands=self.keeps_operands)
 
     def act(self, channels, config):
         """A quantizer for a feature of so many channels."""
-        return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds)
+        if config.quantizer in METHODS:
+            return METHODS[config.quantizer].activation(config.k_bits)
+        return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds,
+                                  symmetric=config.bounds == "symmetric")
 
 
 RESIDUAL = Recipe("percentile", 99, calibrates_quantized=False, keeps_operands=False)

@@ -25,7 +25,7 @@ from torch import nn
 
 import model
 from model.common import MeanShift
-from quant.activation import quantizers
+from quant.activation import gated_quantizers, quantizers
 from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
 from quant.deploy import load_network, parse
 from quant.gate import GATE_BITS
@@ -144,8 +144,8 @@ def _quantized(options):
     """The network of --refine, or a new one whose first quantizers have gates, --dynamic_ratio of them."""
     if options.refine:
         return load_network(options)
-    network = quantize(model.build(options), QuantConfig(options.k_bits))
-    members = list(quantizers(network).values())
+    network = quantize(model.build(options), QuantConfig.of(options))
+    members = list(gated_quantizers(network).values())
     for quantizer in members[: int(options.dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)
     return network

@@ -40,7 +40,9 @@ def load_network(options):
     if options.k_bits == 32:
         load_full_precision(network, options.refine, "--refine")
         return network.eval()
-    quantize(network, QuantConfig(options.k_bits, options.init_bounds))
+    if options.quantizer != "ddtb":
+        raise UserError(f"--quantizer {options.quantizer}: is there for comparison; ddtb networks are deployed")
+    quantize(network, QuantConfig.of(options))
     load_quantized(network, options.refine, "--refine")
     if phase_of(network) is Phase.CALIBRATE:
         raise UserError(f"--refine {options.refine}: was saved while calibrating, nothing is quantized yet; train on")

@@ -1,5 +1,7 @@
 """What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
 
+from dataclasses import asdict
+
 import torch
 from torch.nn import functional as F
 
@@ -51,8 +53,9 @@ class Distillation:
         """Scalars worth a curve, by name: every quantizer's bounds. Waits for the device."""
         scalars = {}
         for name, quantizer in quantizers(network).items():
-            scalars[f"bounds/{name}/upper"] = quantizer.alpha_upper.item()
-            scalars[f"bounds/{name}/lower"] = quantizer.alpha_lower.item()
+            lower, upper = quantizer.static_bounds()
+            scalars[f"bounds/{name}/upper"] = upper.item()
+            scalars[f"bounds/{name}/lower"] = lower.item()
         return scalars
 
     def warnings(self, network):
@@ -62,9 +65,7 @@ class Distillation:
 
     def checkpoint(self, network):
         """What a checkpoint says of the quantized network besides its state dict."""
-        config = network.quant_config
-        return {"quant": {"k_bits": config.k_bits, "init_bounds": config.init_bounds},
-                "phase": self.schedule.phase.value}
+        return {"quant": asdict(network.quant_config), "phase": self.schedule.phase.value}
 
     def state_dict(self):
         """The schedule's state, and the teacher: a run continues from its checkpoint alone."""
@@ -85,5 +86,5 @@ def parameter_groups(network):
 
 
 def is_bound(name):
-    """Whether a parameter's name is that of a trainable bound."""
-    return name.rsplit(".", 1)[-1] in ("alpha_upper", "alpha_lower")
+    """Whether a parameter's name is that of a trainable bound, of whichever quantizer."""
+    return name.rsplit(".", 1)[-1] in ("alpha_upper", "alpha_lower", "alpha")

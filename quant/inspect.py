@@ -149,7 +149,7 @@ def draw_gates(records, members):
     for place, (title, side) in enumerate((("lower bound", 0), ("upper bound", 1)), start=1):
         axes = figure.add_subplot(1, 2, place, title=f"factor on the {title}")
         for height, (name, row) in enumerate(records.items()):
-            alpha = (members[name].alpha_lower, members[name].alpha_upper)[side].item()
+            alpha = members[name].static_bounds()[side].item()
             factors = [bounds[side] / alpha if alpha else 1.0 for bounds in row.bounds]
             axes.plot(factors, [height] * len(factors), ".", color=BOUND_COLOUR, alpha=0.6)
         axes.axvline(1, color="0.6", linewidth=0.8)

@@ -5,7 +5,7 @@ import logging
 import model
 from model.weights import check_network, load_strictly, read_weights
 from quant.blocks import QuantConfig
-from quant.packed import is_packed, load_packed, read_packed
+from quant.packed import check_config, is_packed, load_packed, read_packed
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import quantize
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def holds_quantized(weights):
     """Whether a weight file is of a quantized network, ours or the release's."""
-    return is_released(weights.state) or any(key.endswith(".alpha_upper") for key in weights.state)
+    return is_released(weights.state) or any(key.endswith(".max_val") for key in weights.state)
 
 
 def load_full_precision(network, path, flag):
@@ -47,17 +47,11 @@ def load_quantized(network, path, flag):
     if is_released(state):
         state, kind = from_released(state), "the release's DDTB checkpoint"
     if weights.checkpoint is not None:
-        _check_bits(weights, network)
+        check_config(path, weights.checkpoint["quant"], network)
         phase = Phase(weights.checkpoint["phase"])
     load_strictly(network, state, path)
     set_phase(network, phase)
     log.info("%s %s: %s, quantized, phase %s", flag, path, kind, phase.value)
-
-
-def _check_bits(weights, network):
-    found, wanted = weights.checkpoint["quant"]["k_bits"], network.quant_config.k_bits
-    if found != wanted:
-        raise UserError(f"{weights.path}: was trained at {found} bits; give --k_bits {found} instead of {wanted}")
 
 
 def rebuild_quantized(path, *, flags=None):

@@ -9,6 +9,7 @@ are never applied are not there. The other tensors are float32, or weights and b
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import model
 from model.weights import check_network
 from quant.activation import quantizers
 from quant.bitpack import pack_bits, unpack_bits
+from quant.blocks import QuantConfig
 from quant.fixed import FixedConv2d, integer_weight
 from quant.gate import GATE_BITS
 from quant.phase import Phase, set_phase
@@ -53,9 +55,8 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
     for name, tensor in _rest(network, phase, packed):
         tensors[name] = _rounded(name, tensor) if rest == "fp16" else tensor
-    config = network.quant_config
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
-                "quant": {"k_bits": config.k_bits, "init_bounds": config.init_bounds}, "phase": phase.value,
+                "quant": asdict(network.quant_config), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
     try:
         with atomic_path(path) as temporary:
@@ -132,15 +133,22 @@ def load_packed(network, path, flag="--refine"):
     """
     state, metadata = read_packed(path)
     check_network(_Described(path, metadata), model.name_of(network), network.settings)
-    bits = metadata["quant"]["k_bits"]
-    if bits != network.quant_config.k_bits:
-        raise UserError(f"{path}: holds {bits} bits; give --k_bits {bits} instead of {network.quant_config.k_bits}")
+    check_config(path, metadata["quant"], network)
     try:
         _fill(network.eval(), state, metadata["packed"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{flag} {path}: is damaged ({error!r:.100}); make it again with quant.pack") from error
     set_phase(network, Phase(metadata["phase"]))
     return f"a packed file made of {metadata['source']['file']}"
+
+
+def check_config(path, found, network):
+    """Raise UserError unless a file's QuantConfig, the dict `found`, is that of a quantized network."""
+    found, wanted = QuantConfig(**found), network.quant_config
+    for name in ("k_bits", "quantizer", "bounds"):
+        was, now = getattr(found, name), getattr(wanted, name)
+        if was != now:
+            raise UserError(f"{path}: was trained with --{name} {was}; give that instead of {now}")
 
 
 class _Described:

@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from model import parallel
-from quant.activation import quantizers
+from quant.activation import gated_quantizers, quantizers
 from quant.phase import Phase, set_phase
 
 FIRST_STAGE_EPOCH = 6
@@ -16,15 +16,20 @@ class Schedule:
 
     Epoch 1 calibrates; when epoch 2 starts, the `dynamic_ratio` share of quantizers whose ranges varied most become
     dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
+
+    dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
     """
 
-    def __init__(self, network, *, dynamic_ratio, first_stage_epoch=FIRST_STAGE_EPOCH):
+    def __init__(self, network, *, dynamic_ratio, first_stage_epoch=FIRST_STAGE_EPOCH, dynamic_choice="variance",
+                 seed=1):
         self.network = network
         self.dynamic_ratio = dynamic_ratio
         self.first_stage_epoch = first_stage_epoch
+        self.dynamic_choice = dynamic_choice
+        self.seed = seed
         self.phase = Phase.CALIBRATE
         self.chosen = False
-        for quantizer in quantizers(network).values():
+        for quantizer in gated_quantizers(network).values():
             quantizer.set_dynamic(False)
 
     def phase_of(self, epoch):
@@ -66,17 +71,24 @@ class Schedule:
     def scores(self):
         """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
         return {name: torch.stack(quantizer.observations).var(0, unbiased=False).sum().item()
-                for name, quantizer in quantizers(self.network).items() if quantizer.observations}
+                for name, quantizer in gated_quantizers(self.network).items() if quantizer.observations}
 
     def choose_dynamic(self):
-        """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; forget the records."""
-        scores = self.scores()
-        ranked = sorted(scores, key=scores.get, reverse=True)
-        dynamic = set(ranked[: int(self.dynamic_ratio * len(scores))])
-        for name, quantizer in quantizers(self.network).items():
+        """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; end calibration."""
+        ranked = self._ranked()
+        dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
+        for name, quantizer in gated_quantizers(self.network).items():
             quantizer.set_dynamic(name in dynamic)
-            quantizer.observations.clear()
+        for quantizer in quantizers(self.network).values():
+            quantizer.end_calibration()
         self.chosen = True
+
+    def _ranked(self):
+        scores = self.scores()
+        if self.dynamic_choice == "random":
+            names = list(scores)
+            return [names[i] for i in torch.randperm(len(names), generator=torch.Generator().manual_seed(self.seed))]
+        return sorted(scores, key=scores.get, reverse=True)
 
     def gate_regulariser(self):
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""

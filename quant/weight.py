@@ -45,6 +45,21 @@ def quantize_symmetric(weight, k_bits):
     return _PassGradient.apply(weight, quantized)
 
 
+def quantize_dorefa(weight, k_bits):
+    """Weights on 2**k_bits levels, spaced evenly after a tanh; the tanh takes part in the gradient.
+
+    DoReFa-Net's y = 2*round(n*w')/n - 1 with w' = tanh(w)/(2t) + 1/2, t = max|tanh(w)| and n = 2**k_bits - 1, times t:
+    super-resolution's convolutions have no normalisation behind them to make up for a change of scale.
+    """
+    check_bits(k_bits)
+    n = 2**k_bits - 1
+    squeezed = torch.tanh(weight)
+    with torch.no_grad():
+        largest = squeezed.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)
+        quantized = (2 * torch.round(n * (squeezed / (2 * largest) + 0.5)) / n - 1) * largest
+    return _PassGradient.apply(squeezed, quantized)
+
+
 class _PassGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, quantized):
@@ -55,7 +70,8 @@ class _PassGradient(torch.autograd.Function):
         return grad, None
 
 
-WEIGHT_QUANTIZERS = {"percentile": quantize_percentile, "minmax": quantize_minmax, "symmetric": quantize_symmetric}
+WEIGHT_QUANTIZERS = {"percentile": quantize_percentile, "minmax": quantize_minmax, "symmetric": quantize_symmetric,
+                     "dorefa": quantize_dorefa}
 
 
 class QuantConv2d(nn.Conv2d, Phased):

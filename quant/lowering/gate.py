@@ -42,7 +42,8 @@ def _bounds(graph, quantizer, pooled):
     hidden = graph.op("BatchNormalization", hidden, *parameters, epsilon=norm.eps)
     hidden = _quantize(graph, graph.op("Relu", hidden))
     logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
-    alpha = np.array([quantizer.alpha_upper.item(), quantizer.alpha_lower.item()], np.float32).reshape(1, 2, 1, 1)
+    lower, upper = (bound.item() for bound in quantizer.static_bounds())
+    alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
     beta = graph.op("Mul", _number(graph, 2), graph.op("Sigmoid", logits))
     return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
 

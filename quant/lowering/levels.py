@@ -53,9 +53,9 @@ def static_grid(name, quantizer, *, after_relu=False):
 
     Codes are m - min(m, 0) with the spec's m = q + z. Raises UserError where 8 bits do not hold them.
     """
-    bounds = torch.cat((quantizer.alpha_lower, quantizer.alpha_upper)).detach()
-    levels, scale = integer_levels(bounds, quantizer.alpha_lower.detach(), quantizer.alpha_upper.detach(),
-                                   quantizer.k_bits)
+    lower, upper = (bound.detach() for bound in quantizer.static_bounds())
+    bounds = torch.cat((lower, upper))
+    levels, scale = integer_levels(bounds, lower, upper, quantizer.k_bits)
     low, high = (int(level) for level in levels)
     if after_relu:
         low, high = max(low, 0), max(high, 0)

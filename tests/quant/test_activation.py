@@ -181,3 +181,14 @@ def test_copies_are_apart():
     other(feature())
     other.set_dynamic(True)
     assert module.observations == [] and not module.dynamic and not module.is_dynamic
+
+
+def test_symmetric_bounds_are_one_parameter():
+    quantizer = DualBoundQuantizer(1, 2, percentile=100, symmetric=True).train()
+    x = torch.tensor([[[[-3.0, 0.5, 2.0]]]], requires_grad=True)
+    quantizer(x)
+    lower, upper = quantizer.static_bounds()
+    assert (lower.item(), upper.item()) == (-3, 3)
+    assert [name for name, _ in quantizer.named_parameters() if "alpha" in name] == ["alpha_upper"]
+    quantizer(x * 2).sum().backward()
+    assert quantizer.alpha_upper.grad is not None

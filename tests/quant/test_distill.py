@@ -80,7 +80,8 @@ def test_the_checkpoint_says_bits_and_phase(pair):
     student, distillation = pair
     calibrate(student, distillation)
     distillation.start_epoch(student, 2)
-    expected = {"quant": {"k_bits": 4, "init_bounds": "percentile"}, "phase": Phase.STATIC.value}
+    quant = {"k_bits": 4, "init_bounds": "percentile", "quantizer": "ddtb", "bounds": "dual"}
+    expected = {"quant": quant, "phase": Phase.STATIC.value}
     assert distillation.checkpoint(student) == expected
 
 

@@ -138,7 +138,7 @@ def test_a_packed_network_cannot_be_trained(small_network, packed):
 def test_the_wrong_file(small_network, packed, tmp_path):
     network = small_network("edsr")
     path = packed(network)
-    with pytest.raises(UserError, match="holds 4 bits; give --k_bits 4"):
+    with pytest.raises(UserError, match="was trained with --k_bits 4; give that instead of 2"):
         load_packed(small_network("edsr", k_bits=2), path)
     with pytest.raises(UserError, match="was trained for"):
         load_packed(small_network("edsr", scale=3), path)

@@ -165,3 +165,15 @@ def test_state_is_of_plain_values_and_tensors(calibrated, tmp_path):
     torch.save(calibrated[1].state_dict(), tmp_path / "state.pth")
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     assert state["phase"] == "calibrate" and state["observations"]["body.0.act1"].shape == (3, 2)
+
+
+def test_random_choice_is_as_many_by_seed_alone(network):
+    chosen = []
+    for seed, images in ((1, range(3)), (1, range(5, 8)), (2, range(3))):
+        schedule = Schedule(network, dynamic_ratio=0.5, dynamic_choice="random", seed=seed)
+        schedule.start_epoch(1)
+        calibrate(network, schedule, images)
+        schedule.start_epoch(2)
+        chosen.append([name for name, quantizer in quantizers(network).items() if quantizer.dynamic])
+    assert len(chosen[0]) == len(quantizers(network)) // 2
+    assert chosen[0] == chosen[1] != chosen[2]

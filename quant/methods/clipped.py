@@ -1,0 +1,90 @@
+"""What the compared quantizers share: bounds that start from calibration, and clip-and-round with one scale."""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from model import parallel
+from quant.activation import ActivationQuantizer
+from quant.functional import ABSOLUTE_WIDTH_FLOOR, concatenated, extremes
+
+
+class CalibratedQuantizer(ActivationQuantizer):
+    """An activation quantizer that starts from the extremes of the calibration batches.
+
+    Without calibration it starts from those of its first training batch.
+    """
+
+    def start(self, highs, lows):
+        """Set the bounds from the largest and the smallest value of each batch, [batches] each."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def start_bounds(self, x):
+        """Set the bounds from one batch, of all processes that share it."""
+        self._start(batch_extremes(x)[None])
+
+    @torch.no_grad()
+    def end_calibration(self):
+        """Set the bounds from the records, and forget those."""
+        if self.observations and not self._started:
+            self._start(torch.stack(self.observations))
+        super().end_calibration()
+
+    def _start(self, observed):
+        self.start(*observed.unbind(1))
+        self.mark_started()
+
+
+class ScaleQuantizer(CalibratedQuantizer):
+    """One scale `alpha`, [1]: unsigned features are clipped to [0, alpha], signed ones to [-alpha, alpha].
+
+    Unsigned: 2**k_bits levels, y = round(clip(x)*n/alpha)*alpha/n with n = 2**k_bits - 1. Signed: 2**k_bits - 1 levels
+    around zero, with n = 2**(k_bits - 1) - 1. Where `always_signed` is not set the data say which: a feature is
+    unsigned that was never negative while calibrating. The rounding passes the gradient; beyond the bounds x gets none,
+    and alpha that of the side.
+    """
+
+    always_signed = False
+
+    def __init__(self, k_bits):
+        super().__init__(k_bits)
+        self.register_buffer("signed", torch.ones(1))
+
+    def start(self, highs, lows):
+        """alpha becomes the batches' mean largest |x|."""
+        self.signed.fill_(1.0 if self.always_signed else float(lows.min() < 0))
+        self.alpha.data.copy_(torch.maximum(highs, -lows).mean())
+
+    def static_bounds(self):
+        alpha = self.alpha.clamp(min=ABSOLUTE_WIDTH_FLOOR)
+        return -alpha * self.signed, alpha
+
+    def quantized(self, *parts):
+        signed, unsigned = 2 ** (self.k_bits - 1) - 1, 2**self.k_bits - 1
+        levels = unsigned + self.signed * (signed - unsigned)
+        lower, upper = self.static_bounds()
+        return ClipAndRound.apply(concatenated(parts), lower, upper, levels / upper.detach())
+
+
+class ClipAndRound(torch.autograd.Function):
+    """y = round(clip(x, lower, upper) * scale) / scale; lower, upper, scale: [1]."""
+
+    @staticmethod
+    def forward(ctx, x, lower, upper, scale):
+        ctx.save_for_backward(x, lower, upper)
+        return torch.clamp(x, lower, upper).mul_(scale).round_().div_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, lower, upper = ctx.saved_tensors
+        below, above = x < lower, x >= upper
+        grad_x = grad.masked_fill(below | above, 0)
+        return grad_x, (grad * below).sum().view(1), (grad * above).sum().view(1), None
+
+
+def batch_extremes(x):
+    """[max, min] of a batch, [2], over all processes that share it."""
+    low, high = extremes(x)
+    together = parallel.highest(torch.stack((high, -low)))
+    return together * together.new_tensor((1, -1))
