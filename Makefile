@@ -1,12 +1,14 @@
-# make demo: train, quantize, test, look.  make test: the test suite.  VENV, PYTHON: where and with what to install.
+# make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
+# VENV, PYTHON: where and with what to install.
 PYTHON ?= python3
 VENV ?= .venv
+DIR_DATA ?= datasets
 BIN = $(VENV)/bin
 
 # threads that wait for others sleep: on a busy machine, spinning costs more than all the work
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow lint bench
+.PHONY: demo test slow results lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.demo
@@ -16,6 +18,9 @@ test: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+results: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

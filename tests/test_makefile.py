@@ -43,6 +43,7 @@ def test_test_installs_what_it_needs_once(make):
     assert make("test") == [test]
     assert make("slow") == ["python -m pytest -m slow"]
     assert make("lint") == ["ruff check ."]
+    assert make("results") == ["python -m benchmarks.results --dir_data datasets"]
 
 
 def test_an_install_that_failed_is_tried_again(make):
