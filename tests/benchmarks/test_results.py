@@ -12,7 +12,6 @@ from quant.packed import file_hash
 from utility import UserError
 
 
-
 @pytest.fixture
 def shipped(tmp_path):
     """A folder with one tiny full-precision EDSR x2, its figures not yet known, and a function that lists it."""
