@@ -260,6 +260,8 @@ def _rules(o, quantized):
         yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
+    yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"

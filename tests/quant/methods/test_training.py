@@ -50,6 +50,9 @@ def test_without_staged_start_gates_are_applied_from_the_second_epoch(launch, ex
     assert (experiments / "run" / "model" / "model_best.pth.tar").exists()
 
 
-def test_the_first_stage_cannot_be_calibration(launch, capsys):
-    assert launch("--first_stage_epoch 1", quantized=True) == 2
-    assert "--first_stage_epoch 1" in capsys.readouterr().err
+@pytest.mark.parametrize("flags", ["--first_stage_epoch 1", "--bounds symmetric --quantizer pams",
+                                   "--quantizer pams --k_bits 32"])
+def test_flags_that_do_not_go_together(flags, launch, capsys):
+    assert launch(flags, quantized=True) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {' '.join(flags.split()[:2])}: ")
