@@ -10,6 +10,7 @@ import model
 from metrics.evaluator import Evaluator
 from metrics.recorder import Recorder
 from model.parallel import joined
+from model.run_folder import open_run
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
@@ -18,7 +19,7 @@ from quant.loading import load_full_precision, load_quantized
 from quant.onnx_backend import open_exported
 from quant.packed import is_packed
 from trainer import Trainer, build_optimizer, build_scheduler
-from utility import UserError, open_run, run_main
+from utility import UserError, run_main
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ def build_scheduler(optimizer, options):
 
 
 class Trainer:
-    """Trains `network` by `objective` and keeps everything in `run`, a utility.RunFolder.
+    """Trains `network` by `objective` and keeps everything in `run`, a RunFolder.
 
     loader: data.build_train_loader's. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
     called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.

@@ -21,7 +21,7 @@ DIV2K_EXTRA_BORDER = 6
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    k_bits: what file names and results say, 32 for full precision. run: a utility.RunFolder, begun by the first call;
+    k_bits: what file names and results say, 32 for full precision. run: a RunFolder, begun by the first call;
     a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/ (spec, section 7).
     """
 

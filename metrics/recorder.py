@@ -6,7 +6,7 @@ from utility import atomic_path
 class Recorder:
     """Keeps one row an epoch in `history`: {"epoch", "rate", "losses": {name: mean}, "psnr": {set: dB}}.
 
-    run: a utility.RunFolder; TensorBoard's files go to <run>/run, pictures to <run>/loss_<name>.png, psnr_<set>.png.
+    run: a RunFolder; TensorBoard's files go to <run>/run, pictures to <run>/loss_<name>.png, psnr_<set>.png.
     """
 
     def __init__(self, run):

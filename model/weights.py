@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from utility import RunFolder, UserError, read_torch_file
+from model.run_folder import RunFolder
+from utility import UserError, read_torch_file
 
 log = logging.getLogger(__name__)
 
