@@ -4,7 +4,14 @@ import torch
 from torch import nn
 
 from model import parallel
-from quant.functional import check_bits, concatenated, extremes, fake_quantize_parts, keep_apart, percentiles
+from quant.functional import (
+    check_bits,
+    concatenated,
+    concatenated_with_extremes,
+    fake_quantize_parts,
+    keep_apart,
+    percentiles,
+)
 from quant.gate import Gate
 from quant.phase import Phase, Phased
 
@@ -69,7 +76,7 @@ class ActivationQuantizer(nn.Module, Phased):
     def forward(self, *parts):
         parts = [part.to(self.max_val.dtype) for part in parts]  # 16 bit under autocast: levels would be wrong
         if self.phase is Phase.CALIBRATE:
-            return self._calibrate(concatenated(parts))
+            return self._calibrate(parts)
         if self.training and not self._started:
             self.start_bounds(concatenated(parts))
         return self.quantized(*parts)
@@ -78,12 +85,13 @@ class ActivationQuantizer(nn.Module, Phased):
         """Start or stop recording; only calibration records."""
         self._observing = observing
 
-    def _calibrate(self, x):
-        if self._observing:
-            low, high = extremes(x)
-            self.observations.append(torch.stack((high, low)))
-            self.max_val.copy_(high)
-            self.min_val.copy_(low)
+    def _calibrate(self, parts):
+        if not self._observing:
+            return concatenated(parts)
+        x, low, high = concatenated_with_extremes(parts)
+        self.observations.append(torch.stack((high, low)))
+        self.max_val.copy_(high)
+        self.min_val.copy_(low)
         return x
 
     def extra_repr(self):

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t PIECE = 8192;  // elements: a thread's share of work, two or three of them fit its first-level cache
 constexpr int64_t BLOCK = 512;   // elements summed in float32 before they are added up in float64
+constexpr int64_t LANES = 64;    // comparisons that do not wait for one another
 
 // A feature [n_samples, channels, h, w] given as parts that would be concatenated over channels.
 struct Feature {
@@ -106,6 +107,37 @@ Sums piece_backward(const float *x, const float *grad, float *grad_x, int64_t le
     return sums;
 }
 
+struct Extremes {
+    float least = INFINITY, largest = -INFINITY;
+    bool ordered = true;  // there is no NaN
+
+    void add(const Extremes &other) {
+        least = std::min(least, other.least);
+        largest = std::max(largest, other.largest);
+        ordered = ordered && other.ordered;
+    }
+};
+
+Extremes extremes_of(const float *x, int64_t length) {
+    float least[LANES], largest[LANES];
+    int32_t unordered[LANES] = {};
+    std::fill(least, least + LANES, INFINITY);
+    std::fill(largest, largest + LANES, -INFINITY);
+    const auto take = [&](float value, int64_t lane) {
+        least[lane] = value < least[lane] ? value : least[lane];
+        largest[lane] = value > largest[lane] ? value : largest[lane];
+        unordered[lane] |= value != value;
+    };
+    const int64_t rest = length % LANES;
+    for (int64_t start = 0; start < length - rest; start += LANES) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < LANES; lane++) take(x[start + lane], lane);
+    }
+    for (int64_t lane = 0; lane < rest; lane++) take(x[length - rest + lane], lane);
+    return {*std::min_element(least, least + LANES), *std::max_element(largest, largest + LANES),
+            *std::max_element(unordered, unordered + LANES) == 0};
+}
+
 }  // namespace
 
 extern "C" {
@@ -151,30 +183,21 @@ void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int
     }
 }
 
-// least and largest of x; both NaN where x holds one.
-void ddtb_extremes(const float *x, int64_t count, int n_threads, float *least, float *largest) {
-    const int64_t n_pieces = (count + PIECE - 1) / PIECE;
-    std::vector<float> lows(n_pieces), highs(n_pieces);
-    for_each(n_pieces, n_threads, [&](int64_t i) {
-        const float *values = x + i * PIECE;
-        const int64_t length = std::min(PIECE, count - i * PIECE);
-        float low = INFINITY, high = -INFINITY;
-        int ordered = 1;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(& : ordered)
-        for (int64_t j = 0; j < length; j++) {
-            low = values[j] < low ? values[j] : low;
-            high = values[j] > high ? values[j] : high;
-            ordered &= values[j] == values[j];
-        }
-        lows[i] = ordered ? low : NAN;
-        highs[i] = ordered ? high : NAN;
+// y: the concatenation of the parts, or null for none. least and largest of all values; both NaN where there is one.
+void ddtb_extremes(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples, int n_threads,
+                   float *y, float *least, float *largest) {
+    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
+    std::vector<Extremes> found(pieces.size());
+    for_each(pieces.size(), n_threads, [&](int64_t i) {
+        const Piece piece = pieces[i];
+        const float *from = parts[piece.part] + piece.within_part;
+        found[i] = extremes_of(from, piece.length);
+        if (y) std::copy(from, from + piece.length, y + piece.within_whole);
     });
-    *least = lows[0];
-    *largest = highs[0];
-    for (int64_t i = 0; i < n_pieces && *least == *least; i++) {
-        *least = lows[i] < *least || lows[i] != lows[i] ? lows[i] : *least;
-        *largest = highs[i] > *largest || highs[i] != highs[i] ? highs[i] : *largest;
-    }
+    Extremes all;
+    for (const Extremes &one : found) all.add(one);
+    *least = all.ordered ? all.least : NAN;
+    *largest = all.ordered ? all.largest : NAN;
 }
 
 // found[i]: the element with ranks[i] smaller ones, were x sorted. Returns 0, having found nothing, where x is not
@@ -182,7 +205,7 @@ void ddtb_extremes(const float *x, int64_t count, int n_threads, float *least, f
 int ddtb_order_statistics(const float *x, int64_t count, const int64_t *ranks, int n_ranks, int n_threads,
                           float *found) {
     float least, largest;
-    ddtb_extremes(x, count, n_threads, &least, &largest);
+    ddtb_extremes(&x, &count, 1, 1, n_threads, nullptr, &least, &largest);
     if (!std::isfinite(largest - least)) return 0;
     if (least == largest) {
         std::fill(found, found + n_ranks, least);

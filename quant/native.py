@@ -24,7 +24,7 @@ FEATURE_AND_BOUNDS = (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, 
 SIGNATURES = {
     "ddtb_quantize": (None, (*FEATURE_AND_BOUNDS, c_void_p)),
     "ddtb_quantize_backward": (None, (*FEATURE_AND_BOUNDS, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "ddtb_extremes": (None, (c_void_p, c_int64, c_int, c_void_p, c_void_p)),
+    "ddtb_extremes": (None, (c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_void_p)),
     "ddtb_order_statistics": (c_int, (c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p)),
 }
 
@@ -34,9 +34,7 @@ def quantize(parts, lower, upper, k_bits):
     arguments = _feature_and_bounds(parts, lower, upper, k_bits)
     if arguments is None:
         return None
-    first = parts[0]
-    y = torch.empty_like(first) if len(parts) == 1 else \
-        first.new_empty((len(first), sum(part.shape[1] for part in parts), *first.shape[2:]))
+    y = torch.empty_like(parts[0]) if len(parts) == 1 else _empty_whole(parts)
     _library().ddtb_quantize(*arguments, y.data_ptr())
     return y
 
@@ -54,13 +52,17 @@ def quantize_backward(parts, lower, upper, k_bits, grad):
     return grad_lower, grad_upper, grad_parts
 
 
-def extremes(x):
-    """(min, max) of all values of x, 0-d each; NaN both where x holds one."""
-    if not _serves(x) or _layout(x) is None or not x.numel():
+def extremes(parts):
+    """(concatenation of `parts` over channels, its min and max, 0-d each); NaN both where there is one."""
+    if not parts[0].numel() or not _fill_memory_alike(parts) or not _serves(*parts):
         return None
-    least, largest = x.new_empty(()), x.new_empty(())
-    _library().ddtb_extremes(x.data_ptr(), x.numel(), torch.get_num_threads(), least.data_ptr(), largest.data_ptr())
-    return least, largest
+    n_samples = len(parts[0]) if len(parts) > 1 else 1
+    whole = _empty_whole(parts) if len(parts) > 1 else parts[0]
+    least, largest = whole.new_empty(()), whole.new_empty(())
+    _library().ddtb_extremes(_pointers(parts), _sizes(parts, n_samples), len(parts), n_samples,
+                             torch.get_num_threads(), whole.data_ptr() if len(parts) > 1 else None,
+                             least.data_ptr(), largest.data_ptr())
+    return whole, least, largest
 
 
 def order_statistics(x, ranks):
@@ -76,18 +78,32 @@ def order_statistics(x, ranks):
 def _feature_and_bounds(parts, lower, upper, k_bits):
     """The arguments that both quantizing kernels begin with; None where they do not serve."""
     first = parts[0]
-    layout = _layout(first)
-    if layout is None or not _serves(lower, upper, *parts) or not (lower.is_contiguous() and upper.is_contiguous()):
+    fits = _fill_memory_alike(parts) and lower.is_contiguous() and upper.is_contiguous()
+    if not fits or not _serves(lower, upper, *parts):
         return None
     whole = lower.numel() == upper.numel() == 1 and max(lower.dim(), upper.dim()) <= first.dim()
     by_sample = first.dim() == 4 and lower.shape == upper.shape == (len(first), 1, 1, 1)
-    together = len(parts) == 1 or all(_layout(part) is torch.contiguous_format for part in parts)
-    if not first.numel() or not together or not (whole or by_sample):
+    if not first.numel() or not (whole or by_sample):
         return None
     n_samples = 1 if whole and len(parts) == 1 else len(first)
-    sizes = (c_int64 * len(parts))(*(part.numel() // n_samples for part in parts))
-    return (_pointers(parts), sizes, len(parts), n_samples, lower.data_ptr(), upper.data_ptr(), lower.numel(), k_bits,
-            torch.get_num_threads())
+    return (_pointers(parts), _sizes(parts, n_samples), len(parts), n_samples, lower.data_ptr(), upper.data_ptr(),
+            lower.numel(), k_bits, torch.get_num_threads())
+
+
+def _fill_memory_alike(parts):
+    """Whether samples of all parts lie in memory one after the other, values in the concatenation's order."""
+    if len(parts) == 1:
+        return _layout(parts[0]) is not None
+    return all(_layout(part) is torch.contiguous_format for part in parts)
+
+
+def _empty_whole(parts):
+    first = parts[0]
+    return first.new_empty((len(first), sum(part.shape[1] for part in parts), *first.shape[2:]))
+
+
+def _sizes(parts, n_samples):
+    return (c_int64 * len(parts))(*(part.numel() // n_samples for part in parts))
 
 
 def _layout(x):

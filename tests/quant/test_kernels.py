@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from quant import native
-from quant.functional import extremes, fake_quantize, fake_quantize_parts, percentile, percentiles
+from quant.functional import (
+    concatenated_with_extremes,
+    extremes,
+    fake_quantize,
+    fake_quantize_parts,
+    percentile,
+    percentiles,
+)
 
 BITS = range(2, 9)
 # float32 sums of some thousand products, taken in another order
@@ -194,6 +201,16 @@ def test_extremes(place):
     for value in (99.0, -99.0, float("inf"), float("nan")):
         x[place] = value
         torch.testing.assert_close(extremes(x), tuple(torch.aminmax(x)), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("gradients_wanted", [False, True])
+def test_concatenation_and_its_extremes_together(memory_format, gradients_wanted):
+    parts = [feature(2, channels, 41, 37).to(memory_format=memory_format) for channels in (3, 5)]
+    with torch.set_grad_enabled(gradients_wanted):
+        whole, low, high = concatenated_with_extremes(parts)
+    assert torch.equal(whole, torch.cat(parts, 1))
+    assert (low, high) == (whole.min(), whole.max())
 
 
 class Quantizer(nn.Module):
