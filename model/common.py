@@ -41,7 +41,10 @@ class SuperResolver(nn.Module):
 
     Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
     [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it.
+    `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
+
+    UPSAMPLER = ()
 
     def __init__(self, **settings):
         super().__init__()

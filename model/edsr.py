@@ -21,6 +21,8 @@ class ResBlock(nn.Module):
 class EDSR(SuperResolver):
     """16 blocks of 64 features are the baseline network (1.5 M parameters), 32 of 256 the large one."""
 
+    UPSAMPLER = ("tail",)
+
     def __init__(self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, rgb_range=255, n_colors=3):
         super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, res_scale=res_scale,
                          rgb_range=rgb_range, n_colors=n_colors)

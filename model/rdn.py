@@ -45,6 +45,8 @@ class GlobalFusion(nn.Sequential):
 class RDN(SuperResolver):
     """Config B is the published one (22.3 M parameters at x4)."""
 
+    UPSAMPLER = ("UPNet",)
+
     def __init__(self, *, scale, G0=64, RDNkSize=3, RDNconfig="B", n_colors=3):
         super().__init__(scale=scale, G0=G0, RDNkSize=RDNkSize, RDNconfig=RDNconfig, n_colors=n_colors)
         n_blocks, n_convs, growth = CONFIGS[RDNconfig]

@@ -27,6 +27,8 @@ class BNResBlock(nn.Module):
 class SRResNet(SuperResolver):
     """The command line's `srresnet` and `bnsrresnet`: 16 blocks, 64 features, 1.55 M parameters at x4."""
 
+    UPSAMPLER = ("upscale", "conv_output")
+
     def __init__(self, *, scale, n_resblocks=16, n_feats=64, n_colors=3):
         super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, n_colors=n_colors)
         upsampler = []

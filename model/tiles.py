@@ -1,9 +1,15 @@
-"""Large images in overlapping tiles: the whole image's result, in the memory of one tile.
+"""Large images in overlapping tiles: the whole image's result, in a memory that the size of a tile bounds.
 
-A tile is computed with a margin of neighbours around the core that is kept of it. With a margin as wide as the network
+The body's feature is made first, whole, for it takes no more room than the image that comes of it; then the upsampler,
+which needs most of the memory, passes over it in tiles. A body that needs as much as that for the whole image passes in
+tiles too, of its own size.
+
+A tile is computed with a margin of neighbours around the core that is kept of it. With a margin as wide as the modules
 can see, the core is the whole image's result. What remains are means over the whole image (GlobalMean, in the gates of
 dynamic quantizers): passes over all tiles gather them, each with the means of the pass before, until they stay. The
 first gate has its true mean after one pass, the second, which depends on the first, after two at the latest, and so on.
+Gates round, so a mean that is nearly right is soon exactly right, but one that is not stays visibly wrong: a trained
+4-bit EDSR x4 with 14 gates is 50 dB from the whole image's result after 2 passes, 84 dB after 6, and settles in 7.
 """
 
 import contextlib
@@ -85,42 +91,63 @@ def _spans(length, size, margin):
             for start, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True)]
 
 
-def reach(network):
-    """How many LR pixels around a pixel a network can see, at most: half a kernel for each convolution."""
-    return sum(module.kernel_size[0] // 2 for module in network.modules() if isinstance(module, nn.Conv2d))
+def reach(modules):
+    """How many pixels around a pixel these modules in a row can see, at most: half a kernel for each convolution."""
+    return sum(conv.kernel_size[0] // 2 for conv in _convolutions(modules))
 
 
 def in_tiles(network, lr, *, scale, size):
-    """network(lr) for one image [1, C, h, w], in tiles of at most size x size LR pixels; memory grows with those.
+    """network(lr) for one image [1, C, h, w], upsampled in tiles of at most size x size LR pixels.
 
-    The margin is the network's reach, but a quarter of `size` at most: with a reach beyond that (RDN) the result is
-    close, not equal.
+    Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
+    and sees farther (RDN), the result is close, not equal.
     """
-    _, _, height, width = lr.shape
-    tiles = plan_tiles(height, width, size=size, margin=min(reach(network), size // 4))
+    upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
+    body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
+    feature = _body_feature(network, lr, size=_body_size(body, upsampler, scale, size), reach=reach(body))
+    tiles = _plan(feature, size, reach(upsampler))
+    return _assembled(lambda tile: network.upsample(feature[(..., *tile.window)]), tiles, feature.shape, scale)
+
+
+def _convolutions(modules):
+    return [part for module in modules for part in module.modules() if isinstance(part, nn.Conv2d)]
+
+
+def _body_size(body, upsampler, scale, size):
+    """The tile at which the body's widest feature has as many values as the upsampler's of a tile of `size`."""
+    widest = max(conv.in_channels for conv in _convolutions(body))
+    return max(size, math.isqrt((size * scale) ** 2 * _convolutions(upsampler)[-1].in_channels // widest))
+
+
+def _plan(x, size, reach):
+    return plan_tiles(*x.shape[2:], size=size, margin=min(reach, size // 4))
+
+
+def _assembled(function, tiles, shape, scale=1):
+    """One image of `scale` times the height and width in `shape`, [1, C, h, w], from function(tile) of every tile."""
     if len(tiles) == 1:
-        return network(lr)
+        return function(tiles[0])
+    whole = None
+    for tile in tiles:
+        part = function(tile)
+        if whole is None:
+            whole = part.new_empty((1, part.shape[1], scale * shape[2], scale * shape[3]))
+        whole[(..., *_scaled(tile.kept, scale))] = part[(..., *_scaled(tile.core, scale))]
+    return whole
+
+
+def _body_feature(network, lr, *, size, reach):
+    """network.body_feature(lr), in as many passes over the tiles as it takes to settle the network's means."""
+    tiles = _plan(lr, size, reach)
+    if len(tiles) == 1:
+        return network.body_feature(lr)
     with _means_over_tiles(network) as means:
-        _settle(network, lr, tiles, means)
-        sr = None
-        for tile in tiles:
-            part = network(_aimed(means, lr, tile))
-            if sr is None:
-                sr = part.new_empty((1, part.shape[1], scale * height, scale * width))
-            sr[(..., *_scaled(tile.kept, scale))] = part[(..., *_scaled(tile.core, scale))]
-    return sr
-
-
-def _settle(network, lr, tiles, means):
-    """Let the network's means become those of the whole image."""
-    for _ in range(len(means) + 1):
-        for tile in tiles:
-            network.body_feature(_aimed(means, lr, tile))
+        for _ in range(len(means) + 1):
+            feature = _assembled(lambda tile: network.body_feature(_aimed(means, lr, tile)), tiles, lr.shape)
             ran = [mean for mean in means if torch.is_tensor(mean.total)]
-            if not ran:  # no gate is applied
-                return
-        if all([mean.finish_pass(lr[0, 0].numel()) for mean in ran]):
-            return
+            if all([mean.finish_pass(lr[0, 0].numel()) for mean in ran]):
+                break
+    return feature
 
 
 def _aimed(means, lr, tile):

@@ -30,7 +30,7 @@ def test_tiles_cover_every_pixel_once():
 # float64: sums of another length round differently, by far less than a level; 1e-9 of 255
 def test_tiles_give_the_whole_images_result(network):
     lr = image(90, 61)
-    size = 4 * reach(network)
+    size = 2 * reach([network])
     with torch.inference_mode():
         whole = super_resolve(network, lr, scale=2)
         tiled = super_resolve(network, lr, scale=2, chop_size=size)
@@ -49,7 +49,7 @@ def test_gates_see_the_whole_image(network):
     lr[..., :30, :] /= 20
     with torch.inference_mode():
         whole = super_resolve(network, lr, scale=2)
-        tiled = super_resolve(network, lr, scale=2, chop_size=4 * reach(network))
+        tiled = super_resolve(network, lr, scale=2, chop_size=4 * reach([network]))
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
 
 
