@@ -26,7 +26,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 
 bench: $(VENV)/.installed-dev
-	for script in bicubic data_loading train_step test_forward; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(BIN)/python benchmarks/bicubic.py --runs 3
+	$(BIN)/python benchmarks/data_loading.py --runs 3
+	for script in train_step test_forward profile_step; do $(BIN)/python benchmarks/$$script.py --repeats 3 || exit 1; done
 
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
