@@ -263,6 +263,13 @@ def test_two_runs_of_one_seed_are_the_same_with_any_number_of_workers(launch, ex
         assert not differences(undisturbed(False), checkpoint(experiments, "again"))
 
 
+def test_two_quantized_runs_of_one_seed_are_the_same_with_any_number_of_workers(launch, experiments):
+    for save, workers in (("one", 0), ("same", 0), ("two", 2), ("too", 2)):
+        options = flags(save, True, f"--n_threads {workers}").replace("--epochs 7", "--epochs 2")
+        assert launch(options, quantized=True) == 0
+        assert not differences(checkpoint(experiments, "one"), checkpoint(experiments, save))
+
+
 def test_equal_runs_have_equal_files(launch, experiments):
     for save in ("one", "two"):
         assert launch(flags(save, True).replace("7", "2"), quantized=True) == 0
