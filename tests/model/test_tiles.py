@@ -1,6 +1,12 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from data.images import write_png
 from model import NETWORKS
 from model.inference import super_resolve
 from model.tiles import plan_tiles, reach
@@ -61,3 +67,27 @@ def test_self_ensemble_is_the_mean_of_eight():
     assert torch.allclose(super_resolve(network, lr, scale=1, self_ensemble=True),
                           (lr * torch.arange(6) + lr * torch.arange(6).flip(0) + lr * torch.arange(6)[:, None]
                            + lr * torch.arange(6).flip(0)[:, None]).float() / 4)
+
+
+@pytest.mark.slow
+def test_eight_megapixels_fit_in_two_gibibytes(tmp_path):
+    network = quantize(NETWORKS["edsr"](scale=4), QuantConfig(4))
+    for quantizer in quantizers(network).values():
+        quantizer.set_dynamic(True)
+        quantizer.mark_started()
+    torch.save(network.state_dict(), tmp_path / "network.pt")
+    folder = tmp_path / "benchmark" / "Big"
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 1000, 3), dtype=np.uint8)
+    write_png(folder / "LR_bicubic" / "X4" / "onex4.png", pixels)
+    write_png(folder / "HR" / "one.png", pixels.repeat(4, axis=0).repeat(4, axis=1))
+    program = Path(__file__).parents[2] / "main_limitrange_incremental.py"
+    (tmp_path / "code").mkdir()  # runs lie beside the folder that a program is started in
+    flags = f"--cpu --scale 4 --k_bits 4 --test_only --chop --refine {tmp_path}/network.pt --dir_data {tmp_path} " \
+            f"--data_test Big --save big"
+    peak = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); " \
+           "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", peak, sys.executable, program, *flags.split()],
+                          capture_output=True, text=True, cwd=tmp_path / "code")
+    assert done.returncode == 0, done.stderr
+    print(f"{int(done.stdout) / 2**20:.2f} GiB")
+    assert int(done.stdout) < 2 * 2**20  # in KiB
