@@ -50,7 +50,8 @@ def run(options):
             start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
                             first_stage_epoch=options.first_stage_epoch, seed=options.seed)
-        objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at)
+        objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
+                                 compiler=options.compiler)
         optimizer = build_optimizer(parameter_groups(student), options)
         loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
         trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,

@@ -41,7 +41,8 @@ def run(options):
                 load_full_precision(network, getattr(options, flag), f"--{flag}")
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
-                                          gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device))
+                                          gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
+                               compiler=options.compiler)
         optimizer = build_optimizer([p for p in network.parameters() if p.requires_grad], options)
         loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
         trainer = Trainer(network, objective, loader=loader, optimizer=optimizer,

@@ -137,6 +137,8 @@ def _training(parser):
         help="what runs the network in tests; onnx: ONNX Runtime, on a file of quant.export given with --refine")
     add("--amp", default="off", choices=("off", "bf16", "fp16"),
         help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
+    add("--compile", dest="compiler", action="store_const", const="inductor",
+        help="torch.compile the forward and backward passes of training steps: minutes first, for GPUs")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
     add("--split_batch", default=1, help=COMPATIBILITY)
 

@@ -40,6 +40,7 @@ def argument_parser(description, *, repeats, patch_size, batch_size=4):
     add("--scale", type=int, default=4, help="HR over LR (default: %(default)s)")
     add("--k_bits", type=int, default=4, help="bits of the quantized network (default: %(default)s)")
     add("--amp", default="off", help="as the programs have it (default: %(default)s)")
+    add("--compile", action="store_true", help="as the programs have it")
     add("--json", action="store_true", help="print one JSON object a line")
     return parser
 
@@ -59,13 +60,16 @@ def prepare(name, args):
     torch.manual_seed(1)
     options = parse_options(
         ["--model", name, "--scale", str(args.scale), "--k_bits", str(args.k_bits), "--amp", args.amp,
-         "--batch_size", str(args.batch_size), "--patch_size", str(args.patch_size)], quantized=True)
+         "--batch_size", str(args.batch_size), "--patch_size", str(args.patch_size),
+         *["--compile"][: args.compile]], quantized=True)
     device = torch.device(args.device)
     full = model.build(options).to(device)
     low = quantize(copy.deepcopy(full), QuantConfig(options.k_bits))
     teacher = copy.deepcopy(full).eval()
-    supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device))
-    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=DYNAMIC_RATIOS[name]))
+    supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device),
+                            compiler=options.compiler)
+    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=DYNAMIC_RATIOS[name]),
+                                compiler=options.compiler)
     supervised.start_epoch(full, 1)
     distillation.start_epoch(low, 1)
     size = args.patch_size // args.scale

@@ -5,7 +5,8 @@ python benchmarks/train_step.py [--model edsr] [--batch_size 4 --patch_size 96] 
 train_step: Trainer's own step with gates applied; its floor: the teacher's forward plus Trainer's full-precision step.
 calibration: a batch of the first epoch; its floor: the full-precision forward. Each is the median of runs in which the
 two take turns. peak_mb_ratio: memory held at a time by the quantized step (calibration batch) over the same of the
-full-precision step (forward), both above weights and optimizer state, gradients counted.
+full-precision step (forward), both above weights and optimizer state, gradients counted. On CUDA --json says of the
+quantized step whether it waits for the device, "waits", as torch.cuda.set_sync_debug_mode finds it.
 """
 
 import sys
@@ -33,7 +34,8 @@ def measure(name, args):
     yield compare("calibration", name, prepared, args, *calibration(prepared))
     start_dynamic(prepared)
     quantized, full = steps(prepared)
-    yield compare("train_step", name, prepared, args, quantized, full, beside=teacher_forward(prepared))
+    yield {**compare("train_step", name, prepared, args, quantized, full, beside=teacher_forward(prepared)),
+           **({"waits": waits(quantized)} if prepared.device.type == "cuda" else {})}
 
 
 def compare(bench, name, prepared, args, quantized, full, beside=None):
@@ -72,6 +74,20 @@ def steps(prepared):
 def teacher_forward(prepared):
     """The teacher's whole forward, as a function."""
     return calibration(prepared)[1]
+
+
+def waits(step):
+    """Whether a step, run once before, makes the host wait for the CUDA device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
 
 
 def main(argv=None):

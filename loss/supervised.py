@@ -1,11 +1,17 @@
 """Full-precision training's objective."""
 
+from model.device import compiled
+
 
 class Supervised:
-    """Full-precision training's objective: a `loss.Loss` between sr and hr, in every epoch alike."""
+    """Full-precision training's objective: a `loss.Loss` between sr and hr, in every epoch alike.
 
-    def __init__(self, loss):
+    compiler: model.device.compiled's, for the network's forward pass.
+    """
+
+    def __init__(self, loss, *, compiler=None):
         self.loss = loss
+        self._forward = compiled(_forward, compiler)
 
     def start_epoch(self, network, epoch):
         """Nothing depends on the epoch."""
@@ -18,7 +24,7 @@ class Supervised:
 
     def losses(self, network, lr, hr):
         """(loss to minimise, {name: weighted part, a detached 0-d tensor}); lr [N, 3, h, w], hr [N, 3, s*h, s*w]."""
-        total = self.loss(network(lr), hr)
+        total = self.loss(self._forward(network, lr), hr)
         return total, dict(self.loss.parts)
 
     def report(self, network):
@@ -40,3 +46,7 @@ class Supervised:
     def load_state_dict(self, state):
         """Continue the loss."""
         self.loss.load_state_dict(state["loss"])
+
+
+def _forward(network, lr):
+    return network(lr)

@@ -40,6 +40,14 @@ def set_seed(seed):
     torch.manual_seed(seed)
 
 
+def compiled(function, compiler):
+    """What --compile makes of a part of the training step: torch.compile's form of it; itself where `compiler` is None.
+
+    compiler: the name of a backend of torch.compile. It makes a form for each phase of training, when first needed.
+    """
+    return function if compiler is None else torch.compile(function, backend=compiler)
+
+
 def use_deterministic_algorithms():
     """Make CUDA repeat itself bit for bit, at some speed; the CPU does so anyway.
 

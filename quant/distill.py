@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
+from model.device import compiled
 from quant.activation import collapsed, quantizers
 from quant.phase import Phase
 
@@ -16,13 +17,16 @@ class Distillation:
     """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
+    compiler: model.device.compiled's, for the forward passes of both.
     """
 
-    def __init__(self, teacher, schedule, *, w_l1=1.0, w_at=1000.0):
+    def __init__(self, teacher, schedule, *, w_l1=1.0, w_at=1000.0, compiler=None):
         self.teacher = teacher.eval().requires_grad_(False)
         self.schedule = schedule
         self.w_l1 = w_l1
         self.w_at = w_at
+        self._forward_features = compiled(_forward_features, compiler)
+        self._body_feature = compiled(_body_feature, compiler)
 
     def start_epoch(self, network, epoch):
         """Enter the epoch's phase; calibration runs in evaluation mode."""
@@ -41,9 +45,9 @@ class Distillation:
         if self.schedule.phase is Phase.CALIBRATE:
             with torch.no_grad(), self.schedule.recording():
                 return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
-        sr, feature = network.forward_features(lr)
+        sr, feature = self._forward_features(network, lr)
         with torch.no_grad():
-            guide = self.teacher.body_feature(lr)
+            guide = self._body_feature(self.teacher, lr)
         parts = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr), "AT": self.w_at * attention_transfer(feature, guide)}
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
@@ -75,6 +79,14 @@ class Distillation:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def _forward_features(network, lr):
+    return network.forward_features(lr)
+
+
+def _body_feature(network, lr):
+    return network.body_feature(lr)
 
 
 def parameter_groups(network):

@@ -54,7 +54,7 @@ def quantize_backward(parts, lower, upper, k_bits, grad):
 
 def extremes(parts):
     """(concatenation of `parts` over channels, its min and max, 0-d each); NaN both where there is one."""
-    if not parts[0].numel() or not _fill_memory_alike(parts) or not _serves(*parts):
+    if not _serves(*parts) or not parts[0].numel() or not _fill_memory_alike(parts):
         return None
     n_samples = len(parts[0]) if len(parts) > 1 else 1
     whole = _empty_whole(parts) if len(parts) > 1 else parts[0]
@@ -78,8 +78,9 @@ def order_statistics(x, ranks):
 def _feature_and_bounds(parts, lower, upper, k_bits):
     """The arguments that both quantizing kernels begin with; None where they do not serve."""
     first = parts[0]
-    fits = _fill_memory_alike(parts) and lower.is_contiguous() and upper.is_contiguous()
-    if not fits or not _serves(lower, upper, *parts):
+    if not _serves(lower, upper, *parts) or not _fill_memory_alike(parts):
+        return None
+    if not (lower.is_contiguous() and upper.is_contiguous()):
         return None
     whole = lower.numel() == upper.numel() == 1 and max(lower.dim(), upper.dim()) <= first.dim()
     by_sample = first.dim() == 4 and lower.shape == upper.shape == (len(first), 1, 1, 1)

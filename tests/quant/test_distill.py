@@ -93,3 +93,31 @@ def test_report_and_warnings_name_the_quantizers(pair):
     torch.nn.init.constant_(student.body[1].act3.alpha_upper, -11.0)
     (warning,) = distillation.warnings(student)
     assert "body.1.act3" in warning
+
+
+@pytest.mark.parametrize("name", ["edsr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("srresnet", "rdn"))])
+def test_compiled_steps_are_the_same_steps(small_network, name):
+    network = small_network(name, k_bits=32).double()  # no tie hangs on a sum's last bit
+    plain, compiled = (steps_of_each_phase(network, compiler) for compiler in (None, "aot_eager"))
+    assert compiled == pytest.approx(plain, rel=1e-9)
+
+
+def steps_of_each_phase(network, compiler):
+    """Losses and gradients of two steps in each of the two phases that train."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    student = quantize(copy.deepcopy(network), QuantConfig(4))
+    distillation = Distillation(copy.deepcopy(network), Schedule(student, dynamic_ratio=1), compiler=compiler)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-6)
+    distillation.start_epoch(student, 1)
+    distillation.losses(student, *(image.double() for image in batch()))
+    losses = []
+    for epoch in (2, 2, 6, 6):
+        distillation.start_epoch(student, epoch)
+        total, parts = distillation.losses(student, *(image.double() for image in batch()))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses += [part.item() for part in parts.values()]
+        losses.append(sum(p.grad.norm().item() for p in student.parameters() if p.grad is not None))
+    return losses
