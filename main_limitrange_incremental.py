@@ -52,7 +52,7 @@ def run(options):
                             first_stage_epoch=options.first_stage_epoch, seed=options.seed)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler=options.compiler)
-        optimizer = build_optimizer(parameter_groups(student), options)
+        optimizer = build_optimizer(parameter_groups(student, bound_lr=options.bound_lr), options)
         loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
         trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,
                           scheduler=build_scheduler(optimizer, options), evaluator=evaluator,

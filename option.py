@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loss import parse as parse_loss
 from quant.blocks import CHOICES
+from quant.distill import BOUND_LR
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
@@ -145,7 +146,8 @@ def _training(parser):
 
 def _optimization(parser):
     add = parser.add_argument_group("Optimization").add_argument
-    add("--lr", type=float, default=1e-4, help="learning rate; bounds have 1e-2")
+    add("--lr", type=float, default=1e-4, help="learning rate")
+    add("--bound_lr", type=float, default=BOUND_LR, help="learning rate of trained bounds (default: %(default)s)")
     add("--decay", type=_decay, default="10", help="epochs between decays, or epochs joined with -, as 200-400")
     add("--gamma", type=float, default=0.5, help="factor of a decay")
     add("--optimizer", default="ADAM", choices=("SGD", "ADAM", "RMSprop"), help="optimizer")
@@ -257,7 +259,7 @@ def _rules(o, quantized):
     for flag in ("w_l1", "w_at", "weight_decay", "gclip", "momentum"):
         value = getattr(o, flag)
         yield flag, not (math.isfinite(value) and value >= 0), "give a finite number, 0 or more"
-    for flag in ("lr", "gamma", "rgb_range", "epsilon", "res_scale"):
+    for flag in ("lr", "bound_lr", "gamma", "rgb_range", "epsilon", "res_scale"):
         value = getattr(o, flag)
         yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"

@@ -89,12 +89,12 @@ def _body_feature(network, lr):
     return network.body_feature(lr)
 
 
-def parameter_groups(network):
+def parameter_groups(network, *, bound_lr=BOUND_LR):
     """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     bounds = [parameter for name, parameter in trained.items() if is_bound(name)]
     others = [parameter for name, parameter in trained.items() if not is_bound(name)]
-    return [{"params": others}, {"params": bounds, "lr": BOUND_LR, "weight_decay": 0.0}]
+    return [{"params": others}, {"params": bounds, "lr": bound_lr, "weight_decay": 0.0}]
 
 
 def is_bound(name):

@@ -72,6 +72,7 @@ def test_groups_of_the_optimizer(pair):
     assert bounds["lr"] == 1e-2 and bounds["weight_decay"] == 0 and "lr" not in others
     assert {id(p) for p in bounds["params"]} == {id(p) for name, p in student.named_parameters() if "alpha_" in name}
     fixed = {"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"}
+    assert parameter_groups(student, bound_lr=0.1)[1]["lr"] == 0.1
     named = {name for name, p in student.named_parameters() if not any(p is q for q in others["params"])}
     assert named == fixed | {name for name, _ in student.named_parameters() if "alpha_" in name}
 
