@@ -116,7 +116,8 @@ def _quantization(parser):
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
     add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
-        help="start of the bounds; released: percentiles at 2 bits alone, else 10")
+        help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
+             "precision; released: percentiles at 2 bits alone, else 10")
     add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
     add("--bounds", default="dual", choices=CHOICES["bounds"],

@@ -102,7 +102,8 @@ class DualBoundQuantizer(ActivationQuantizer):
     """DDTB: 2**k_bits levels between two trainable bounds.
 
     percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
-    whole batch. init_bounds: 'percentile', or 'released', which does so at 2 bits alone and else starts from +-10.
+    whole batch. init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and else starts from +-10; or
+    'calibrated', the mean of the calibration batches' percentiles: those of a feature that nothing before it quantized.
     symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
 
     `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
@@ -110,8 +111,8 @@ class DualBoundQuantizer(ActivationQuantizer):
     """
 
     def __init__(self, channels, k_bits, *, percentile, init_bounds="percentile", symmetric=False):
-        starts_from_data = init_bounds == "percentile" or k_bits == 2
-        super().__init__(k_bits, initialised=not starts_from_data)
+        super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
+        self.starts_calibrated = init_bounds == "calibrated"
         self.percentile = percentile
         self.symmetric = symmetric
         self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
@@ -130,17 +131,33 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.is_dynamic.fill_(float(dynamic))
         self.dynamic = bool(dynamic)
 
-    @torch.no_grad()
     def start_bounds(self, x):
         """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
+        self._move_bounds(x, 1.0)
+        self.mark_started()
+
+    def end_calibration(self):
+        """Bounds that calibration has set stay."""
+        if self.starts_calibrated and self.observations:
+            self.mark_started()
+        super().end_calibration()
+
+    def _calibrate(self, parts):
+        x = super()._calibrate(parts)
+        if self.starts_calibrated and self._observing:
+            self._move_bounds(x, 1 / len(self.observations))
+        return x
+
+    @torch.no_grad()
+    def _move_bounds(self, x, share):
+        """Move the bounds towards the percentiles of x by a share of the way, 1 for all of it."""
         x = parallel.gathered(x)
         if self.symmetric:
-            self.alpha_upper.copy_(percentiles(x.abs(), self.percentile)[0])
+            self.alpha_upper.lerp_(percentiles(x.abs(), self.percentile)[0], share)
         else:
             high, low = percentiles(x, self.percentile, 100 - self.percentile)
-            self.alpha_upper.copy_(high)
-            self.alpha_lower.copy_(low)
-        self.mark_started()
+            self.alpha_upper.lerp_(high, share)
+            self.alpha_lower.lerp_(low, share)
 
     def static_bounds(self):
         """(lower, upper) before any gate, [1] each."""

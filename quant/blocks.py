@@ -16,15 +16,15 @@ from quant.functional import check_bits
 from quant.methods import METHODS
 from quant.weight import QuantConv2d
 
-CHOICES = {"init_bounds": ("percentile", "released"), "quantizer": ("ddtb", *METHODS), "bounds": ("dual", "symmetric")}
+CHOICES = {"init_bounds": ("percentile", "calibrated", "released"), "quantizer": ("ddtb", *METHODS), "bounds": ("dual", "symmetric")}
 
 
 @dataclass(frozen=True)
 class QuantConfig:
     """k_bits: 2..8, for weights and activations. quantizer: 'ddtb' or one of quant.methods.
 
-    For ddtb alone: init_bounds, 'percentile' or 'released' (spec, section 9); bounds, 'dual' or, an ablation,
-    'symmetric'. Raises ValueError for other values.
+    For ddtb alone: init_bounds, 'percentile', 'calibrated' or 'released' (DualBoundQuantizer); bounds, 'dual' or, an
+    ablation, 'symmetric'. Raises ValueError for other values.
     """
 
     k_bits: int

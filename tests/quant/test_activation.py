@@ -50,6 +50,30 @@ def test_released_start_takes_bounds_from_data_at_2_bits_alone(k_bits):
     assert (bounds_of(module) == (-10, 10)) == (k_bits > 2)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_calibrated_start_is_the_mean_over_calibration(symmetric):
+    module = quantizer(Phase.CALIBRATE, init_bounds="calibrated", symmetric=symmetric)
+    batches = [feature(seed=seed) for seed in range(3)]
+    module.observe(True)
+    for x in batches:
+        assert torch.equal(module(x), x)
+    module.observe(False)
+    module(100 * batches[0])
+    module.end_calibration()
+    set_phase(module, Phase.STATIC)
+    module(100 * batches[0])
+    lower, upper = (np.mean([np.percentile(abs(x) if symmetric else x, q) for x in batches]) for q in (1, 99))
+    assert [bound.item() for bound in module.static_bounds()] == pytest.approx([-upper if symmetric else lower, upper])
+    assert not module.observations
+
+
+def test_calibrated_start_without_calibration_takes_the_first_batch():
+    module, x = quantizer(init_bounds="calibrated"), feature()
+    module.end_calibration()
+    module(x)
+    assert bounds_of(module) == (np.percentile(x, 1), np.percentile(x, 99))
+
+
 def test_evaluation_and_calibration_leave_the_bounds():
     module = quantizer()
     module.eval()(feature())
