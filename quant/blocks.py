@@ -16,7 +16,8 @@ from quant.functional import check_bits
 from quant.methods import METHODS
 from quant.weight import QuantConv2d
 
-CHOICES = {"init_bounds": ("percentile", "calibrated", "released"), "quantizer": ("ddtb", *METHODS), "bounds": ("dual", "symmetric")}
+CHOICES = {"init_bounds": ("percentile", "calibrated", "released"), "quantizer": ("ddtb", *METHODS),
+           "bounds": ("dual", "symmetric")}
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def test_report_and_warnings_name_the_quantizers(pair):
     assert "body.1.act3" in warning
 
 
-@pytest.mark.parametrize("name", ["edsr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("srresnet", "rdn"))])
+@pytest.mark.parametrize("name", ["edsr", pytest.param("srresnet", marks=pytest.mark.slow),
+                                  pytest.param("rdn", marks=pytest.mark.slow)])
 def test_compiled_steps_are_the_same_steps(small_network, name):
     network = small_network(name, k_bits=32).double()  # no tie hangs on a sum's last bit
     plain, compiled = (steps_of_each_phase(network, compiler) for compiler in (None, "aot_eager"))

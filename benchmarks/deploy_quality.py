@@ -1,0 +1,120 @@
+"""What deployment does to a network's results: packed, exported with --rest fp32 and int8, against PyTorch.
+
+    python benchmarks/deploy_quality.py RUN_OR_FILE [...] --dir_data datasets --data_test Set5 --calib LR_IMAGES
+
+For each quantized network: mean luma PSNR of each form on the test set, the share of 8-bit values that equal PyTorch's,
+whether the packed file gives PyTorch's values to the bit, and what each file takes up.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnx
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import model  # noqa: E402
+from data import build_test_sets  # noqa: E402
+from metrics.functional import psnr  # noqa: E402
+from model.weights import trained_file  # noqa: E402
+from option import parse_options  # noqa: E402
+from quant.deploy import phase_of  # noqa: E402
+from quant.export import calibration_images, export  # noqa: E402
+from quant.loading import rebuild_quantized  # noqa: E402
+from quant.onnx_backend import OnnxNetwork  # noqa: E402
+from quant.packed import write_packed  # noqa: E402
+from utility import run_main  # noqa: E402
+
+FORMS = ("PyTorch", "packed", "fp32", "int8")
+
+
+def main(argv=None):
+    """Measure every network, print a row each. Raises UserError for a user's mistake."""
+    args = parse(argv)
+    torch.set_num_threads(args.threads)
+    if not args.json:
+        print("| network | bits | PyTorch dB | fp32 | int8 | equal: packed | fp32 | int8 | MB: packed | fp32 | int8 |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for path in args.networks:
+        show(measure(path, args), args.json)
+    return 0
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("networks", nargs="+", type=Path, help="quantized networks: runs' folders or files")
+    add("--dir_data", required=True, help="data root")
+    add("--data_test", default="Set5", help="test set (default: %(default)s)")
+    add("--calib", required=True, help="folder of LR images that int8 is calibrated on")
+    add("--threads", type=int, default=1, help="threads (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON object a line")
+    return parser.parse_args(argv)
+
+
+def forms(path, calib, folder):
+    """({form: network}, {form: bytes on disk}) of one quantized network; files are written to `folder`."""
+    network = rebuild_quantized(path)
+    files = {form: folder / f"{form}.{suffix}" for form, suffix in
+             (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
+    write_packed(network, files["packed"], phase=phase_of(network),
+                 source=trained_file(path) if path.is_dir() else path)
+    settings = SimpleNamespace(rgb_range=255, n_colors=network.settings["n_colors"])
+    onnx.save(export(network), files["fp32"])
+    onnx.save(export(network, rest="int8", images=calibration_images(calib, settings)), files["int8"])
+    made = {"PyTorch": network, "packed": rebuild_quantized(files["packed"]),
+            **{form: OnnxNetwork(files[form], threads=torch.get_num_threads()) for form in ("fp32", "int8")}}
+    return made, {form: file.stat().st_size for form, file in files.items()}
+
+
+def measure(path, args):
+    """The result of one network, as --json prints it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made, sizes = forms(path, args.calib, Path(folder))
+    network = made["PyTorch"]
+    test_set = _test_set(network, args)
+    decibels, equal = {form: [] for form in FORMS}, {form: [] for form in FORMS}
+    for index in range(len(test_set)):
+        lr, hr, _ = test_set[index]
+        with torch.inference_mode():
+            images = {form: run(lr[None])[0].round().clamp(0, 255) for form, run in made.items()}
+        for form, image in images.items():
+            decibels[form].append(psnr(image, hr, border=network.scale))
+            equal[form].append((image == images["PyTorch"]).float().mean().item())
+    return {"bench": "deploy_quality", "model": model.name_of(network), "scale": network.scale,
+            "k_bits": network.quant_config.k_bits, "set": test_set.name,
+            "psnr": {form: round(_mean(values), 4) for form, values in decibels.items()},
+            "equal": {form: round(_mean(values), 4) for form, values in equal.items()},
+            "bytes": sizes}
+
+
+def _test_set(network, args):
+    flags = ["--scale", str(network.scale), "--data_test", args.data_test, "--dir_data", args.dir_data, "--test_only",
+             "--n_colors", str(network.settings["n_colors"])]
+    return build_test_sets(parse_options(flags, quantized=True))[0]
+
+
+def _mean(values):
+    return sum(values) / len(values)
+
+
+def show(one, as_json):
+    """Print a result."""
+    if as_json:
+        print(json.dumps(one), flush=True)
+        return
+    decibels, equal = one["psnr"], one["equal"]
+    gaps = [f"{decibels[form] - decibels['PyTorch']:+.3f}" for form in ("fp32", "int8")]
+    cells = [f"{one['model']} x{one['scale']}", one["k_bits"], f"{decibels['PyTorch']:.3f}", *gaps,
+             *(f"{equal[form]:.2%}" for form in FORMS[1:]), *(f"{one['bytes'][form] / 1e6:.2f}" for form in FORMS[1:])]
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
