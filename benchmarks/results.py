@@ -29,7 +29,7 @@ PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}."""
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what differs from the paper's way."""
 
     file: str
     model: str
@@ -37,11 +37,13 @@ class Shipped:
     k_bits: int
     sha256: str
     results: dict
+    variant: str = ""
 
     @property
     def label(self):
         """What a row of the table calls it."""
-        return "full precision" if self.k_bits == FULL_PRECISION else f"DDTB {self.k_bits} bit"
+        name = "full precision" if self.k_bits == FULL_PRECISION else f"DDTB {self.k_bits} bit"
+        return f"{name}, {self.variant}" if self.variant else name
 
     @property
     def run(self):
@@ -130,7 +132,8 @@ def table(network, shipped, own):
     measured = {**{entry.label: row for entry, row in shipped.items()}, **{run: row for run, row in own.items() if row}}
     lines += [_row(label, row, full, sets) for label, row in measured.items()]
     full = PAPER_FULL_PRECISION.get(network, {})
-    lines += [_row(f"paper: {entry.label}", _published(entry) or full, full, sets) for entry in shipped]
+    lines += [_row(f"paper: {entry.label}", _published(entry) or full, full, sets) for entry in shipped
+              if not entry.variant]
     return "\n".join(lines)
 
 
