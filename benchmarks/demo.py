@@ -1,4 +1,4 @@
-"""The whole story in minutes: `make demo`. Train EDSR x4, quantize it to 4 bit with DDTB, test both, show a picture.
+"""The whole story in minutes: `make demo`. Quantize the shipped EDSR x4 to 4 bit, test both, show a picture.
 
 Everything is done by the project's own programs, with small numbers; each command is printed before it runs.
 """
@@ -26,6 +26,7 @@ from utility import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
+SHIPPED = ROOT / "pretrained" / "edsr_baseline_x4.pt"
 FULL, LOW = EXPERIMENT_ROOT / "demo" / "edsr_x4", EXPERIMENT_ROOT / "demo" / "edsr_x4_4bit"
 SHOWN = "astronaut"
 
@@ -49,9 +50,8 @@ def parse(argv):
     """The demo's own few flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir_data", type=Path, default=Path("datasets/demo"), help="data root, made where missing")
-    parser.add_argument("--n_resblocks", type=int, default=16, help="residual blocks of the network")
-    parser.add_argument("--fp_epochs", type=int, default=6, help="epochs in full precision")
-    parser.add_argument("--fp_steps", type=int, default=200, help="steps in each of them")
+    parser.add_argument("--pre_train", type=Path, default=SHIPPED, help="full-precision EDSR x4 to start from")
+    parser.add_argument("--n_resblocks", type=int, default=16, help="its residual blocks")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of quantization, gates are applied from the 6th")
     parser.add_argument("--steps", type=int, default=60, help="steps in each of them")
     return parser.parse_args(argv)
@@ -62,17 +62,15 @@ def steps(options):
     network = ["--model", "EDSR", "--scale", SCALE, "--n_resblocks", options.n_resblocks, "--cpu",
                "--dir_data", options.dir_data, "--data_range", "1-1000/1-1", "--data_test", "DemoSet"]
     quantized = ["--k_bits", K_BITS, "--dynamic_ratio", "0.3"]
-    train = ["--patch_size", "48", "--batch_size", "8", "--n_threads", "0", "--print_every", "50", "--reset"]
-    full = ["--epochs", options.fp_epochs, "--test_every", options.fp_steps, "--lr", "1e-3", "--decay", "3-4-5"]
-    low = ["--epochs", options.epochs, "--test_every", options.steps, "--lr", "4e-4", "--decay", "5-6-7",
-           "--pre_train", FULL]
+    train = ["--patch_size", "48", "--batch_size", "8", "--n_threads", "0", "--print_every", "20", "--reset",
+             "--epochs", options.epochs, "--test_every", options.steps, "--lr", "4e-4", "--decay", "5-6-7",
+             "--pre_train", options.pre_train]
     to_full, to_low = ["--save", "demo/edsr_x4"], ["--save", "demo/edsr_x4_4bit"]
     test = ["--test_only", "--save_results"]
     commands = [
         ["-m", "data.demo_set", "--out", options.dir_data],
-        ["main_ori.py", *network, *train, *full, *to_full],
-        ["main_ori.py", *network, *test, *to_full],
-        ["main_limitrange_incremental.py", *network, *quantized, *train, *low, *to_low],
+        ["main_ori.py", *network, *test, "--refine", options.pre_train, *to_full],
+        ["main_limitrange_incremental.py", *network, *quantized, *train, *to_low],
         ["main_limitrange_incremental.py", *network, *quantized, *test, *to_low],
     ]
     return [list(map(str, command)) for command in commands]

@@ -1,11 +1,13 @@
 import os
 
 import pytest
+import torch
 
+import model
 from benchmarks import demo
 from option import parse_options
 
-TINY = "--n_resblocks 1 --fp_epochs 1 --fp_steps 1 --epochs 7 --steps 1"
+TINY = "--n_resblocks 1 --pre_train tiny.pt --epochs 7 --steps 1"
 
 
 def test_every_step_parses():
@@ -15,8 +17,12 @@ def test_every_step_parses():
 
 
 def test_the_whole_schedule_is_run():
-    flags = demo.steps(demo.parse([]))[3][1:]
+    flags = demo.steps(demo.parse([]))[2][1:]
     assert parse_options(flags, quantized=True).epochs >= 7
+
+
+def test_it_starts_from_what_is_shipped():
+    assert demo.parse([]).pre_train.is_file()
 
 
 def test_a_failing_step_ends_the_demo(monkeypatch):
@@ -31,6 +37,7 @@ def test_from_photographs_to_the_picture(tmp_path, monkeypatch, capfd):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("PYTHONPATH", str(demo.ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    torch.save(model.NETWORKS["edsr"](scale=4, n_resblocks=1).state_dict(), "tiny.pt")
     assert demo.main(TINY.split()) == 0
     told = capfd.readouterr().out
     table = [line.split() for line in told.partition("DemoSet x4  ")[2].splitlines()]
