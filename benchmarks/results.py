@@ -29,7 +29,7 @@ PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what differs from the paper's way."""
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what the paper does otherwise."""
 
     file: str
     model: str

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import model
 from benchmarks import results
 from quant.packed import file_hash
 from utility import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -53,6 +56,13 @@ def test_figures_that_differ_are_told(shipped, capsys):
         "edsr_x2.pt: 30.0200 dB on Set5, published 30.0000"]
 
 
+def test_what_is_shipped_is_what_is_listed():
+    for entry in results.read_shipped(ROOT / "pretrained"):
+        path = ROOT / "pretrained" / entry.file
+        assert path.stat().st_size < 8 * 2**20
+        assert entry.sha256 in (ROOT / "pretrained" / "README.md").read_text()
+
+
 def test_a_changed_file_is_refused(shipped):
     with pytest.raises(UserError, match=r"edsr_x2\.pt: is missing or not what"):
         results.read_shipped(shipped(sha256="0" * 64))
@@ -70,5 +80,6 @@ def test_gaps_to_full_precision_are_those_of_the_printed_figures():
     shipped = {full: {"Set5": (31.304, 0.88)}, low: {"Set5": (30.106, 0.85)}, other: {"Set5": (30.3, 0.85)}}
     lines = results.table(("edsr", 4), shipped, {"pams": {"Set5": (29.0, 0.8)}}).splitlines()
     assert lines[2:] == ["| full precision | 31.30/0.880 |", "| DDTB 2 bit | 30.11/0.850 (-1.19) |",
-                         "| DDTB 2 bit, otherwise | 30.30/0.850 (-1.00) |", "| pams | 29.00/0.800 (-2.30) |", "| paper: full precision | 32.10/0.894 |",
+                         "| DDTB 2 bit, otherwise | 30.30/0.850 (-1.00) |", "| pams | 29.00/0.800 (-2.30) |",
+                         "| paper: full precision | 32.10/0.894 |",
                          "| paper: DDTB 2 bit | 30.97/0.876 (-1.13) |"]
