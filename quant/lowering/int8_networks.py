@@ -10,13 +10,15 @@ from model.srresnet import SRResNet
 from quant.lowering.convs import code_conv, pixel_shuffle
 from quant.lowering.floats import array
 from quant.lowering.int8 import bn_res_body, dense_block, global_fusion, res_block
-from quant.lowering.layers import Codes, byte, dequantize
+from quant.lowering.layers import Codes, byte, concat, dequantize
 from quant.lowering.levels import UINT8_MAX, Grid, IntegerWeight, term_grids
 from quant.lowering.rounding import rounded_weight
 from quant.lowering.upsampling import fold_shuffle, shuffle_order
 
 # kernels for fewer output channels are up to ten times slower than those for 16
 LEAST_CHANNELS = 16
+# how often EDSR's head reads the image: all that follows hangs on its output, and a finer weight costs little
+HEAD_COPIES = 4
 
 
 def image_grid(rgb_range):
@@ -52,12 +54,12 @@ def _head_without_mean(int8, network, rgb_range, grid):
     graph, conv = int8.graph, network.head[0]
     image = image_codes(graph, conv.in_channels, rgb_range)
     ones = graph.op("Pad", image.name, graph.integers(0, 0, 0, 0, 0, 1, 0, 0), byte(graph, UINT8_MAX))
+    read = concat(graph, [Codes(ones, image.grid, conv.in_channels + 1)] * HEAD_COPIES)
     weight = array(conv.weight).astype(np.float64)
     shift = array(network.sub_mean.bias) / rgb_range
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     with graph.within(conv):
-        return code_conv(graph, Codes(ones, image.grid, conv.in_channels + 1), rounded_weight(weight),
-                         array(conv.bias), grid)
+        return code_conv(graph, read, rounded_weight(weight, HEAD_COPIES), array(conv.bias), grid)
 
 
 def rdn(int8, network, rgb_range):

@@ -10,10 +10,14 @@ LEVELS = PAIR_SAFE_PRODUCT // UINT8_MAX
 DAMPING = 0.01
 
 
-def rounded_weight(weight):
-    """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, each value rounded by itself."""
-    step = _steps(weight)
-    return IntegerWeight(np.rint(weight / step[:, None, None, None]).astype(np.int64), step)
+def rounded_weight(weight, copies=1):
+    """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, each value rounded by itself.
+
+    With `copies` > 1 on a grid as many times finer, for an input that is repeated so often: [O, copies * I, kh, kw].
+    """
+    step = _steps(weight) / copies
+    levels = np.rint(weight / step[:, None, None, None]).astype(np.int64)
+    return IntegerWeight(np.concatenate([(levels + i) // copies for i in range(copies)], 1), step)
 
 
 def compensated_weight(weight, covariance):
