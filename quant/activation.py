@@ -22,7 +22,7 @@ class ActivationQuantizer(nn.Module, Phased):
     """What every activation quantizer has in common; a feature is [N, channels, h, w], or parts of it over channels.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
-    float32. While calibrating features pass as they are; `observations` are then [max, min] of every one seen while
+    float32. While calibrating features pass as they are; `observations` are then [min, max] of every one seen while
     observing, a tensor [2] each. The bounds start in the first training forward, or when calibration ends.
 
     A subclass says `static_bounds`, `quantized` and `start_bounds`. `gate` is None where there is none.
@@ -65,7 +65,9 @@ class ActivationQuantizer(nn.Module, Phased):
         raise NotImplementedError
 
     def end_calibration(self):
-        """Calibration is over: the records have done their work."""
+        """Calibration is over: the records have done their work, the last is kept as the release keeps it."""
+        if self.observations:
+            self.min_val[0], self.max_val[0] = self.observations[-1]
         self.observations.clear()
 
     def mark_started(self):
@@ -74,7 +76,9 @@ class ActivationQuantizer(nn.Module, Phased):
         self._started = True
 
     def forward(self, *parts):
-        parts = [part.to(self.max_val.dtype) for part in parts]  # 16 bit under autocast: levels would be wrong
+        dtype = self.max_val.dtype
+        # 16 bit under autocast: levels would be wrong
+        parts = [part if part.dtype is dtype else part.to(dtype) for part in parts]
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
         if self.training and not self._started:
@@ -88,10 +92,8 @@ class ActivationQuantizer(nn.Module, Phased):
     def _calibrate(self, parts):
         if not self._observing:
             return concatenated(parts)
-        x, low, high = concatenated_with_extremes(parts)
-        self.observations.append(torch.stack((high, low)))
-        self.max_val.copy_(high)
-        self.min_val.copy_(low)
+        x, extremes = concatenated_with_extremes(parts)
+        self.observations.append(extremes)
         return x
 
     def extra_repr(self):

@@ -182,16 +182,16 @@ def _between(low, high, share):
 
 
 def extremes(x):
-    """(min, max) of all values of x, 0-d each on its device, without a gradient; NaN both where x holds one."""
+    """(min, max) of all values of x, [2] on its device, without a gradient; NaN both where x holds one."""
     x = x.detach()
     found = native.extremes((x,))
-    return found[1:] if found else torch.aminmax(x)
+    return found[1] if found else torch.stack(torch.aminmax(x))
 
 
 def concatenated_with_extremes(parts):
-    """`concatenated(parts)` and its `extremes`, three tensors; in one pass where nothing asks for a gradient."""
+    """(`concatenated(parts)`, its `extremes`); in one pass where nothing asks for a gradient."""
     found = None if torch.is_grad_enabled() else native.extremes(parts)
     if found:
         return found
     whole = concatenated(parts)
-    return whole, *extremes(whole)
+    return whole, extremes(whole)

@@ -183,9 +183,9 @@ void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int
     }
 }
 
-// y: the concatenation of the parts, or null for none. least and largest of all values; both NaN where there is one.
+// y: the concatenation of the parts, or null for none. extremes: least and largest value; both NaN where there is one.
 void ddtb_extremes(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples, int n_threads,
-                   float *y, float *least, float *largest) {
+                   float *y, float *extremes) {
     const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
     std::vector<Extremes> found(pieces.size());
     for_each(pieces.size(), n_threads, [&](int64_t i) {
@@ -196,16 +196,17 @@ void ddtb_extremes(const float *const *parts, const int64_t *sizes, int64_t n_pa
     });
     Extremes all;
     for (const Extremes &one : found) all.add(one);
-    *least = all.ordered ? all.least : NAN;
-    *largest = all.ordered ? all.largest : NAN;
+    extremes[0] = all.ordered ? all.least : NAN;
+    extremes[1] = all.ordered ? all.largest : NAN;
 }
 
 // found[i]: the element with ranks[i] smaller ones, were x sorted. Returns 0, having found nothing, where x is not
 // finite or its range overflows.
 int ddtb_order_statistics(const float *x, int64_t count, const int64_t *ranks, int n_ranks, int n_threads,
                           float *found) {
-    float least, largest;
-    ddtb_extremes(&x, &count, 1, 1, n_threads, nullptr, &least, &largest);
+    float extremes[2];
+    ddtb_extremes(&x, &count, 1, 1, n_threads, nullptr, extremes);
+    const auto [least, largest] = extremes;
     if (!std::isfinite(largest - least)) return 0;
     if (least == largest) {
         std::fill(found, found + n_ranks, least);

@@ -24,7 +24,7 @@ FEATURE_AND_BOUNDS = (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, 
 SIGNATURES = {
     "ddtb_quantize": (None, (*FEATURE_AND_BOUNDS, c_void_p)),
     "ddtb_quantize_backward": (None, (*FEATURE_AND_BOUNDS, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "ddtb_extremes": (None, (c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p, c_void_p)),
+    "ddtb_extremes": (None, (c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p)),
     "ddtb_order_statistics": (c_int, (c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p)),
 }
 
@@ -53,16 +53,15 @@ def quantize_backward(parts, lower, upper, k_bits, grad):
 
 
 def extremes(parts):
-    """(concatenation of `parts` over channels, its min and max, 0-d each); NaN both where there is one."""
+    """(concatenation of `parts` over channels, its min and max, a tensor [2]); NaN both where there is one."""
     if not _serves(*parts) or not parts[0].numel() or not _fill_memory_alike(parts):
         return None
     n_samples = len(parts[0]) if len(parts) > 1 else 1
     whole = _empty_whole(parts) if len(parts) > 1 else parts[0]
-    least, largest = whole.new_empty(()), whole.new_empty(())
+    found = torch.empty(2)
     _library().ddtb_extremes(_pointers(parts), _sizes(parts, n_samples), len(parts), n_samples,
-                             torch.get_num_threads(), whole.data_ptr() if len(parts) > 1 else None,
-                             least.data_ptr(), largest.data_ptr())
-    return whole, least, largest
+                             torch.get_num_threads(), whole.data_ptr() if len(parts) > 1 else None, found.data_ptr())
+    return whole, found
 
 
 def order_statistics(x, ranks):
@@ -119,10 +118,10 @@ def _pointers(tensors):
 
 
 def _serves(*tensors):
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    plain = all(type(t) in PLAIN and t.dtype is torch.float32 and t.device.type == "cpu" for t in tensors)
-    return plain and _library() is not None
+    for tensor in tensors:
+        if not (type(tensor) in PLAIN and tensor.dtype is torch.float32 and tensor.is_cpu):
+            return False
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and _library() is not None
 
 
 @functools.cache

@@ -29,7 +29,9 @@ class Schedule:
         self.seed = seed
         self.phase = Phase.CALIBRATE
         self.chosen = False
-        for quantizer in gated_quantizers(network).values():
+        self._quantizers = quantizers(network)
+        self._gated = gated_quantizers(network)
+        for quantizer in self._gated.values():
             quantizer.set_dynamic(False)
 
     def phase_of(self, epoch):
@@ -51,35 +53,34 @@ class Schedule:
 
     @contextlib.contextmanager
     def recording(self):
-        """Record (max, min) of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing.
+        """Record [min, max] of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing.
 
         Where several processes share a batch, the pair is that of the whole batch.
         """
         if self.phase is not Phase.CALIBRATE:
             yield
             return
-        members = quantizers(self.network).values()
-        for quantizer in members:
+        for quantizer in self._quantizers.values():
             quantizer.observe(True)
         try:
             yield
-            _take_together([quantizer for quantizer in members if quantizer.observations])
+            _take_together([quantizer for quantizer in self._quantizers.values() if quantizer.observations])
         finally:
-            for quantizer in members:
+            for quantizer in self._quantizers.values():
                 quantizer.observe(False)
 
     def scores(self):
         """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
         return {name: torch.stack(quantizer.observations).var(0, unbiased=False).sum().item()
-                for name, quantizer in gated_quantizers(self.network).items() if quantizer.observations}
+                for name, quantizer in self._gated.items() if quantizer.observations}
 
     def choose_dynamic(self):
         """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; end calibration."""
         ranked = self._ranked()
         dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
-        for name, quantizer in gated_quantizers(self.network).items():
+        for name, quantizer in self._gated.items():
             quantizer.set_dynamic(name in dynamic)
-        for quantizer in quantizers(self.network).values():
+        for quantizer in self._quantizers.values():
             quantizer.end_calibration()
         self.chosen = True
 
@@ -92,13 +93,13 @@ class Schedule:
 
     def gate_regulariser(self):
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""
-        ran = [quantizer.logits for quantizer in quantizers(self.network).values() if quantizer.logits is not None]
+        ran = [quantizer.logits for quantizer in self._quantizers.values() if quantizer.logits is not None]
         return sum(logits.square().mean() for logits in ran) / len(ran) if ran else None
 
     def state_dict(self):
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
         observations = {name: torch.stack(quantizer.observations)
-                        for name, quantizer in quantizers(self.network).items() if quantizer.observations}
+                        for name, quantizer in self._quantizers.items() if quantizer.observations}
         return {"phase": self.phase.value, "chosen": self.chosen, "dynamic_ratio": self.dynamic_ratio,
                 "first_stage_epoch": self.first_stage_epoch, "observations": observations}
 
@@ -108,7 +109,7 @@ class Schedule:
         self.chosen = state["chosen"]
         self.dynamic_ratio = state["dynamic_ratio"]
         self.first_stage_epoch = state["first_stage_epoch"]
-        for name, quantizer in quantizers(self.network).items():
+        for name, quantizer in self._quantizers.items():
             quantizer.observations = list(state["observations"].get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)
 
@@ -117,9 +118,7 @@ def _take_together(members):
     """Make each quantizer's last record the extremes over all processes."""
     if parallel.world_size() == 1:
         return
-    signs = members[0].max_val.new_tensor((1, -1))
+    signs = members[0].max_val.new_tensor((-1, 1))
     together = parallel.highest(torch.stack([quantizer.observations[-1] for quantizer in members]) * signs) * signs
     for quantizer, extremes in zip(members, together, strict=True):
         quantizer.observations[-1] = extremes
-        quantizer.max_val.copy_(extremes[0])
-        quantizer.min_val.copy_(extremes[1])

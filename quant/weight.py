@@ -106,8 +106,9 @@ class QuantConv2d(nn.Conv2d, Phased):
         return self._kept[1]
 
     def forward(self, x):
-        quantized = self.phase is not Phase.CALIBRATE or self.calibrates_quantized
-        weight = self.quantized_weight() if quantized else self.weight
+        if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:
+            return super().forward(x)
+        weight = self.quantized_weight()
         with contextlib.nullcontext() if self.keeps_operands else remaking(x, weight):
             return self._conv_forward(x, weight, self.bias)
 

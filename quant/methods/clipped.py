@@ -14,8 +14,8 @@ class CalibratedQuantizer(ActivationQuantizer):
     Without calibration it starts from those of its first training batch.
     """
 
-    def start(self, highs, lows):
-        """Set the bounds from the largest and the smallest value of each batch, [batches] each."""
+    def start(self, lows, highs):
+        """Set the bounds from the smallest and the largest value of each batch, [batches] each."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class ScaleQuantizer(CalibratedQuantizer):
         super().__init__(k_bits)
         self.register_buffer("signed", torch.ones(1))
 
-    def start(self, highs, lows):
+    def start(self, lows, highs):
         """alpha becomes the batches' mean largest |x|."""
         self.signed.fill_(1.0 if self.always_signed else float(lows.min() < 0))
         self.alpha.data.copy_(torch.maximum(highs, -lows).mean())
@@ -84,7 +84,7 @@ class ClipAndRound(torch.autograd.Function):
 
 
 def batch_extremes(x):
-    """[max, min] of a batch, [2], over all processes that share it."""
-    low, high = extremes(x)
-    together = parallel.highest(torch.stack((high, -low)))
-    return together * together.new_tensor((1, -1))
+    """[min, max] of a batch, [2], over all processes that share it."""
+    found = extremes(x)
+    signs = found.new_tensor((-1, 1))
+    return parallel.highest(found * signs) * signs

@@ -22,14 +22,14 @@ class MovingRangeQuantizer(CalibratedQuantizer):
         self.register_buffer("lower", torch.zeros(1))
         self.register_buffer("upper", torch.zeros(1))
 
-    def start(self, highs, lows):
+    def start(self, lows, highs):
         """The range becomes the moving averages of the calibration batches."""
         self.upper.copy_(highs[0].clamp(min=0))
         self.lower.copy_(lows[0].clamp(max=0))
-        for high, low in zip(highs[1:], lows[1:], strict=True):
-            self._move(high, low)
+        for low, high in zip(lows[1:], highs[1:], strict=True):
+            self._move(low, high)
 
-    def _move(self, high, low):
+    def _move(self, low, high):
         self.upper.lerp_(high.clamp(min=0).view(1), 1 - MOMENTUM)
         self.lower.lerp_(low.clamp(max=0).view(1), 1 - MOMENTUM)
 

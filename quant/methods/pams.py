@@ -26,7 +26,7 @@ class PamsQuantizer(ScaleQuantizer):
         super().__init__(k_bits)
         self.alpha = nn.Parameter(torch.ones(1))
 
-    def start(self, highs, lows):
+    def start(self, lows, highs):
         """alpha becomes the moving mean of the batches' largest |x|."""
         ages = torch.arange(len(highs) - 1, -1, -1, device=highs.device)
         shares = DECAY**ages

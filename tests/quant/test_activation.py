@@ -112,10 +112,11 @@ def test_calibration_passes_the_very_tensor_and_records_when_told():
         module(factor * x)
     module.observe(False)
     module(3 * x)
-    expected = [[x.max().item(), x.min().item()], [2 * x.max().item(), 2 * x.min().item()]]
+    expected = [[x.min().item(), x.max().item()], [2 * x.min().item(), 2 * x.max().item()]]
     assert [pair.tolist() for pair in module.observations] == expected
     assert not any(pair.requires_grad for pair in module.observations)
-    assert [module.max_val.item(), module.min_val.item()] == expected[-1]
+    module.end_calibration()
+    assert [module.min_val.item(), module.max_val.item()] == expected[-1] and module.observations == []
 
 
 @pytest.mark.parametrize("phase", [Phase.STATIC, Phase.DYNAMIC])

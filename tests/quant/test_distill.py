@@ -33,9 +33,7 @@ def test_calibration_has_nothing_to_minimise(pair):
     total, parts = distillation.losses(student, *batch())
     assert total is None and not student.training
     assert parts["L1"] == 2 * (student(batch()[0]) - batch()[1]).abs().mean()
-    moved = {key.rsplit(".", 1)[-1] for key, value in student.state_dict().items()
-             if not torch.equal(value, before[key])}
-    assert moved == {"max_val", "min_val"}
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
 
 
 @pytest.mark.parametrize(("epoch", "names"), [(2, {"L1", "AT", "GATE"}), (6, {"L1", "AT"})])

@@ -15,7 +15,7 @@ from quant.weight import quantize_dorefa
 def started(kind, k_bits, *, high, low):
     """A quantizer that has seen one calibration batch with these extremes."""
     quantizer = kind(k_bits)
-    quantizer.observations = [torch.tensor([high, low])]
+    quantizer.observations = [torch.tensor([low, high])]
     quantizer.end_calibration()
     return quantizer
 
@@ -61,7 +61,7 @@ def test_dorefa_trains_nothing():
 
 def test_pams_starts_at_the_moving_mean_of_calibration():
     quantizer = PamsQuantizer(4)
-    quantizer.observations = [torch.tensor([1.0, -2.0]), torch.tensor([4.0, -2.0])]
+    quantizer.observations = [torch.tensor([-2.0, 1.0]), torch.tensor([-2.0, 4.0])]
     quantizer.end_calibration()
     assert quantizer.alpha.item() == pytest.approx((DECAY * 2 + 4) / (DECAY + 1), rel=1e-6)
     assert quantizer.observations == []
@@ -131,7 +131,7 @@ def test_calibration_passes_features_and_records_them(method):
     quantizer.observe(True)
     x = torch.tensor([[[[-1.5, 2.5]]]])
     assert torch.equal(quantizer(x), x)
-    assert [list(map(float, record)) for record in quantizer.observations] == [[2.5, -1.5]]
+    assert [list(map(float, record)) for record in quantizer.observations] == [[-1.5, 2.5]]
 
 
 def test_dorefa_weights():
