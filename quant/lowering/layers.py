@@ -82,6 +82,15 @@ def concat(graph, parts):
     return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
 
+def requantized_concat(graph, parts, grid):
+    """Codes on any grids, joined along channels on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
+    joined = graph.op("Concat", *(dequantize(graph, part) for part in parts), axis=1)
+    result = graph.op("QuantizeLinear", joined, scalar(graph, grid.step), byte(graph, grid.zero))
+    if not all(_stays_within(part.grid, grid, 1.0) for part in parts):
+        result = limit(graph, result, grid)
+    return Codes(result, grid, sum(part.channels for part in parts))
+
+
 def float_mean(graph, x):
     """The mean of a float feature over height and width, [N, C, 1, 1].
 

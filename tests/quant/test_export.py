@@ -33,6 +33,12 @@ def run(exported, lr):
     return torch.from_numpy(session(exported).run(["sr"], {"lr": lr.numpy()})[0])
 
 
+def graphs_of(exported):
+    """The graph, and that of its Scan over the batch."""
+    return [exported.graph, *(attribute.g for node in exported.graph.node for attribute in node.attribute
+                              if attribute.name == "body")]
+
+
 def torch_run(network, lr):
     with torch.no_grad():
         return network(lr)
@@ -112,6 +118,17 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
         assert kernels["QLinearConv"] == len(convs) + {"edsr": -2, "rdn": 0, "srresnet": 3}[name]
         assert sum(node.op_type in ("Conv", "FusedConv") for node in nodes) == 2 * gates  # the gates' own
         assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == 1  # image in, image out
+
+
+def test_convolutions_on_dense_features_have_constant_biases(small_network, smooth_image):
+    """ONNX Runtime's fastest kernel takes no others."""
+    network = small_network("rdn", dynamic=1)
+    exported = export.export(network, rest="int8", images=[smooth_image(12, 12)])
+    convs = [node for node in export.body_nodes(exported.graph) if node.op_type == "QLinearConv"]
+    constants = {one.name: one.dims for graph in graphs_of(exported) for one in graph.initializer}
+    biases = [node.input[8] in constants for node in convs
+              if constants[node.input[3]][1] > network.settings["G0"] and ".gate/" not in node.name]
+    assert sum(biases) >= len(biases) - 1 >= 4  # the one global fusion reads its gate's own grid
 
 
 @pytest.mark.parametrize("name", NAMES)
