@@ -26,8 +26,13 @@ def any_gated(network):
 
 def grid_of(graph, quantizer, pooled):
     """A quantizer's grid; pooled() makes the float [1, C, 1, 1] means of its input, called only for a gate."""
+    if not is_gated(quantizer):
+        with graph.within(quantizer):
+            return static_grid(graph.place, quantizer)
+    with graph.within(quantizer.gate):
+        means = pooled()
     with graph.within(quantizer):
-        return runtime_grid(graph, quantizer, pooled()) if is_gated(quantizer) else static_grid(graph.place, quantizer)
+        return runtime_grid(graph, quantizer, means)
 
 
 def activate(graph, quantizer, x):

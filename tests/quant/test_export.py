@@ -207,11 +207,11 @@ def command(network, folder, *flags):
 def test_command_line(small_network, smooth_image, tmp_path, capsys):
     network = small_network("edsr")
     assert run_main(lambda: export.main(command(network, tmp_path))) == 0
-    assert "3 convolutions in float" not in capsys.readouterr().out
+    assert "2 convolutions in integers, 6 in float" in capsys.readouterr().out
     write_png(tmp_path / "calib" / "a.png", smooth_image(20, 20)[0].permute(1, 2, 0).byte().numpy())
     flags = command(network, tmp_path, "--rest", "int8", "--calib", str(tmp_path / "calib"))
     assert run_main(lambda: export.main(flags)) == 0
-    assert "0 in float" in capsys.readouterr().out
+    assert "8 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
 
