@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= passive
 .PHONY: demo test slow results lint bench
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -20,7 +20,7 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 results: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python -m examples.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,17 +7,17 @@ import sys
 import data
 import main_ori
 import model
-from metrics.evaluator import Evaluator
-from metrics.recorder import Recorder
+from engine.evaluator import Evaluator
+from engine.recorder import Recorder
+from engine.run_folder import open_run
 from model.parallel import joined
-from model.run_folder import open_run
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
+from quant.deploy.onnx_backend import open_exported
+from quant.deploy.packed import is_packed
 from quant.distill import Distillation, parameter_groups
 from quant.loading import load_full_precision, load_quantized
-from quant.onnx_backend import open_exported
-from quant.packed import is_packed
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import UserError, run_main
 

@@ -5,15 +5,15 @@ import sys
 import data
 import loss
 import model
+from engine.evaluator import Evaluator
+from engine.recorder import Recorder
+from engine.run_folder import open_run
 from loss.supervised import Supervised
-from metrics.evaluator import Evaluator
-from metrics.recorder import Recorder
 from model.parallel import joined
-from model.run_folder import open_run
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
+from quant.deploy.onnx_backend import open_exported
 from quant.loading import load_full_precision
-from quant.onnx_backend import open_exported
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import run_main
 

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 import model
+from engine.checkpoint import random_state, reading_parts, restore_random_state
+from engine.precision import Precision
 from model import parallel
-from model.checkpoint import random_state, reading_parts, restore_random_state
-from model.precision import Precision
 from model.weights import FORMAT, load_strictly, read_weights
 from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
 

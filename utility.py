@@ -202,6 +202,14 @@ def _numpy_scalars():
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
 
 
+def compiled(function, compiler):
+    """What --compile makes of a part of the training step: torch.compile's form of it; itself where `compiler` is None.
+
+    compiler: the name of a backend of torch.compile. It makes a form for each phase of training, when first needed.
+    """
+    return function if compiler is None else torch.compile(function, backend=compiler)
+
+
 class Timer:
     """Seconds spent between `tic` and `toc`, summed until `release` reads and clears them."""
 

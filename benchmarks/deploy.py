@@ -31,12 +31,12 @@ from option import parse_options  # noqa: E402
 from quant import QuantConfig, quantize  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
+from quant.deploy.lowering.convs import code_conv, float_conv  # noqa: E402
+from quant.deploy.lowering.graph import Graph, image_model  # noqa: E402
+from quant.deploy.lowering.layers import Codes, dequantize  # noqa: E402
+from quant.deploy.lowering.layers import quantize as to_codes
+from quant.deploy.lowering.levels import Grid, IntegerWeight  # noqa: E402
 from quant.export import export  # noqa: E402
-from quant.lowering.convs import code_conv, float_conv  # noqa: E402
-from quant.lowering.graph import Graph, image_model  # noqa: E402
-from quant.lowering.layers import Codes, dequantize  # noqa: E402
-from quant.lowering.layers import quantize as to_codes
-from quant.lowering.levels import Grid, IntegerWeight  # noqa: E402
 
 CANDIDATES = ("float, PyTorch", "float, ONNX Runtime", "fake quantization, PyTorch", "integers, rest fp32",
               "integers, rest int8")

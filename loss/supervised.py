@@ -1,12 +1,12 @@
 """Full-precision training's objective."""
 
-from model.device import compiled
+from utility import compiled
 
 
 class Supervised:
     """Full-precision training's objective: a `loss.Loss` between sr and hr, in every epoch alike.
 
-    compiler: model.device.compiled's, for the network's forward pass.
+    compiler: utility.compiled's, for the network's forward pass.
     """
 
     def __init__(self, loss, *, compiler=None):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model.run_folder import RunFolder
+from engine.run_folder import RunFolder
 from utility import UserError, read_torch_file
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def trained_file(folder):
     if run.checkpoint.is_file():
         log.info("%s: no best network yet, the last checkpoint is used", folder)
         return run.checkpoint
-    raise UserError(f"{folder}: no model/model_best.pth.tar or model/checkpoint.pth.tar in it; train first, or give "
+    raise UserError(f"{folder}: no model/model_best.pth.tar or engine/checkpoint.pth.tar in it; train first, or give "
                     "weights with --refine")
 
 

@@ -27,7 +27,7 @@ import model
 from model.common import MeanShift
 from quant.activation import gated_quantizers, quantizers
 from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
-from quant.deploy import load_network, parse
+from quant.deploy.network import load_network, parse
 from quant.gate import GATE_BITS
 from quant.swap import quantize
 from quant.weight import QuantConv2d

@@ -12,15 +12,15 @@ import model
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
 from model.weights import trained_file
-from quant.deploy import load_network, parse
-from quant.lowering.calibration import calibrate
-from quant.lowering.exact import EXACT_BLOCKS, any_gated
-from quant.lowering.floats import FLOAT_BLOCKS, NETWORKS
-from quant.lowering.graph import OPSETS, Graph, image_model
-from quant.lowering.int8 import Int8
-from quant.lowering.int8_networks import INT8_NETWORKS
-from quant.onnx_backend import FORMAT
-from quant.packed import file_hash
+from quant.deploy.lowering.calibration import calibrate
+from quant.deploy.lowering.exact import EXACT_BLOCKS, any_gated
+from quant.deploy.lowering.floats import FLOAT_BLOCKS, NETWORKS
+from quant.deploy.lowering.graph import OPSETS, Graph, image_model
+from quant.deploy.lowering.int8 import Int8
+from quant.deploy.lowering.int8_networks import INT8_NETWORKS
+from quant.deploy.network import load_network, parse
+from quant.deploy.onnx_backend import FORMAT
+from quant.deploy.packed import file_hash
 from quant.swap import is_quantized
 from utility import UserError, atomic_path, run_main
 

@@ -9,7 +9,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-from quant import native
+from quant.kernels import calls as native
 
 # A range narrower than this share of its larger bound has no useful levels left; it is widened to it.
 RELATIVE_WIDTH_FLOOR = 1e-4

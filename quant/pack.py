@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from model.weights import trained_file
-from quant.deploy import load_network, parse, phase_of
-from quant.packed import SUFFIX, is_packed, write_packed
+from quant.deploy.network import load_network, parse, phase_of
+from quant.deploy.packed import SUFFIX, is_packed, write_packed
 from utility import UserError, run_main
 
 

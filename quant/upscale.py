@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.images import image_files, read_image, write_png
 from data.patches import to_planes, to_values
-from quant.onnx_backend import OnnxNetwork
+from quant.deploy.onnx_backend import OnnxNetwork
 from utility import UserError, run_main
 
 TILE = 512

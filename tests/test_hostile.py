@@ -309,7 +309,7 @@ def checkpoint_that_is_not_there(world):
     return f"--resume {world.data / 'nowhere.pt'}"
 
 
-@case(r"no model/model_best\.pth\.tar or model/checkpoint\.pth\.tar in it")
+@case(r"no model/model_best\.pth\.tar or engine/checkpoint\.pth\.tar in it")
 def run_without_a_checkpoint_to_test(world):
     return "--test_only --load nowhere"
 

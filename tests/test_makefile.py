@@ -32,7 +32,7 @@ def make(tmp_path):
 def test_demo_installs_once(make):
     install, demo = make("demo")
     assert install.startswith("python -m pip install") and install.endswith("-r requirements.txt")
-    assert demo == "python -m benchmarks.demo"
+    assert demo == "python -m examples.demo"
     assert make("demo") == [demo]
 
 
@@ -43,7 +43,7 @@ def test_test_installs_what_it_needs_once(make):
     assert make("test") == [test]
     assert make("slow") == ["python -m pytest -m slow"]
     assert make("lint") == ["ruff check ."]
-    assert make("results") == ["python -m benchmarks.results --dir_data datasets"]
+    assert make("results") == ["python -m examples.results --dir_data datasets"]
 
 
 def test_an_install_that_failed_is_tried_again(make):

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from kill_resume import differences
 
-from benchmarks.kill_resume import differences
-from metrics.recorder import Recorder
+from engine.recorder import Recorder
 from trainer import Trainer
 from utility import UNFINISHED
 
 EPOCHS = {False: 2, True: 7}  # DDTB applies its gates in epoch 6
 BATCHES = 3
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kill_resume.py"
+SCRIPT = Path(__file__).parent / "helpers" / "kill_resume.py"
 
 
 class Killed(BaseException):
@@ -178,7 +178,7 @@ def test_a_signal_ends_the_step_saves_and_says_so(undisturbed, launch, experimen
 
 def test_a_signal_during_a_test_ends_the_program_at_once(launch, experiments, monkeypatch, undisturbed):
     with monkeypatch.context() as patch:
-        patch.setattr("metrics.evaluator.super_resolve", lambda *_, **__: send(signal.SIGTERM)(None))
+        patch.setattr("engine.evaluator.super_resolve", lambda *_, **__: send(signal.SIGTERM)(None))
         assert launch(flags("killed", False)) == 143
     state = checkpoint(experiments, "killed")
     assert (state["epoch"], state["batch"]) == (0, BATCHES)

@@ -8,7 +8,7 @@ import torch
 from benchmarks import deploy_quality
 from model import NETWORKS
 from quant import Phase, QuantConfig, quantize
-from quant.packed import write_packed
+from quant.deploy.packed import write_packed
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import torch._dynamo  # noqa: E402, F401  slow to import, so once and before the
 
 import main_limitrange_incremental  # noqa: E402
 import main_ori  # noqa: E402
-from metrics.recorder import Recorder  # noqa: E402
+from engine.recorder import Recorder  # noqa: E402
 from utility import run_main  # noqa: E402
 
 PATIENCE = 60

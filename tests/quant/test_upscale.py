@@ -5,7 +5,7 @@ import torch
 
 from data.images import read_image, write_png
 from quant import export, upscale
-from quant.onnx_backend import OnnxNetwork
+from quant.deploy.onnx_backend import OnnxNetwork
 from utility import UserError, run_main
 
 

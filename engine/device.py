@@ -1,0 +1,50 @@
+"""What a run computes on: the device, the seeds, how repeatably."""
+
+import logging
+import os
+import random
+
+import numpy as np
+import torch
+
+from utility import UserError
+
+log = logging.getLogger(__name__)
+
+
+def choose_device(options, ranks):
+    """The device that the options ask for: CUDA or what else torch has here, the CPU with --cpu or without any.
+
+    Of several processes on a machine each has the GPU of its own number.
+    """
+    if options.cpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        number, reason = options.gpu_id, f"--gpu_id {options.gpu_id}"
+        if ranks.world_size > 1:
+            number, reason = ranks.local_rank, f"process {ranks.local_rank} of this machine"
+        if number >= torch.cuda.device_count():
+            raise UserError(f"{reason}: this machine has {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+    if torch.backends.mps.is_available() and ranks.world_size == 1:
+        return torch.device("mps")
+    log.info("no CUDA device here: running on the CPU")
+    return torch.device("cpu")
+
+
+def set_seed(seed):
+    """Seed every generator in use: Python's, NumPy's and torch's, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def use_deterministic_algorithms():
+    """Make CUDA repeat itself bit for bit, at some speed; the CPU does so anyway.
+
+    torch warns of what has no deterministic form. It counts kthvalue among these, of which only the index varies.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,182 @@
+"""Figures of a comparison's runs: crops, PSNR over epochs, bounds over training, where the gates sit.
+
+    python -m examples.result_figures --full results/edsr_baseline_x4 --runs output/edsrx4/ddtb_2bit ... \\
+        --shown output/edsrx4/pams_2bit output/edsrx4/ddtb_2bit --images Set14/ppt3 B100/253027 --dir_data datasets
+
+Runs are folders or names below ../experiment. Crops need results saved by --save_results, curves what training wrote.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from data.images import read_image
+from metrics.figure import crop_figure, save_figure
+from metrics.pairs import crop_to
+from metrics.report import EXPERIMENTS
+from model.weights import read_weights
+from utility import UserError, run_main
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALE = 4
+QUANTIZERS_SHOWN = 4
+COLOURS = {"dynamic": "#c2321f", "static": "#d5dde6"}
+
+
+def main(argv=None):
+    """Write the figures, print their paths. Raises UserError for runs that lack what a figure needs."""
+    options = parse(argv)
+    out = options.out
+    written = [crops(image, options, out) for image in options.images]
+    written.append(written_to(draw_psnr(options.runs, options.curve), out / "psnr_over_epochs.png"))
+    chosen = options.bounds_of or options.runs[0]
+    written.append(written_to(draw_bounds(read_bounds(folder(chosen)), chosen), out / "bounds_over_training.png"))
+    gates = {run: read_gates(folder(run)) for run in options.runs}
+    gates = {run: found for run, found in gates.items() if any(found.values())}
+    if gates:
+        written.append(written_to(draw_gates(gates), out / "gate_places.png"))
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--full", required=True, help="full-precision run, for the crops")
+    add("--runs", nargs="+", required=True, help="quantized runs, for the curves and the gates")
+    add("--shown", nargs="+", required=True, help="quantized runs whose crops are shown")
+    add("--images", nargs="+", required=True, metavar="SET/NAME", help="images for the crops")
+    add("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
+    add("--curve", default="DIV2K", help="set whose PSNR is drawn over epochs (default: %(default)s)")
+    add("--bounds_of", help="run whose bounds are drawn (default: the first of --runs)")
+    add("--out", type=Path, default=ROOT / "benchmarks" / "figures", help="folder (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def folder(run):
+    """The folder of a run. Raises UserError when there is none."""
+    for path in (Path(run), EXPERIMENTS / run):
+        if path.is_dir():
+            return path
+    raise UserError(f"{run}: no such run folder, here or below {EXPERIMENTS}")
+
+
+def label(run):
+    """A run's name for a legend: the last part of its path."""
+    return Path(run).name.replace("_", " ")
+
+
+def crops(image, options, out):
+    """HR and crops of full precision and of the shown runs; returns the picture's path."""
+    set_name, _, name = image.partition("/")
+    hr = read_image(options.dir_data / "benchmark" / set_name / "HR" / f"{name}.png")
+    results = {label(run) if run != options.full else "full precision": saved_result(run, set_name, name)
+               for run in (options.full, *options.shown)}
+    hr = crop_to(hr, next(iter(results.values())), scale=SCALE)
+    return written_to(crop_figure(hr, results, border=SCALE, title=name), out / f"crops_{name}.png")
+
+
+def saved_result(run, set_name, name):
+    """The SR image that a test of the run saved, uint8 [H, W, 3]."""
+    found = sorted(folder(run).glob(f"results-{set_name}/*bit_{name}_x{SCALE}_SR.png"))
+    if not found:
+        raise UserError(f"{folder(run)}: holds no result of {set_name}/{name}; test the run with --save_results")
+    return read_image(found[0])
+
+
+def draw_psnr(runs, set_name):
+    """PSNR on one set after each epoch, a line a run."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel=f"PSNR on {set_name} (dB)")
+    for run in runs:
+        points = read_curve(folder(run), set_name)
+        axes.plot(*zip(*points, strict=True), label=label(run), linewidth=1.2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def read_curve(path, set_name):
+    """[(epoch, PSNR)] that training wrote, calibration's epoch left out; the last line of an epoch counts."""
+    lines = [json.loads(line) for line in (path / "eval.txt").read_text().splitlines() if line]
+    points = {line["epoch"]: line["psnr"] for line in lines if line["set"] == set_name and line["epoch"] > 1}
+    if not points:
+        raise UserError(f"{path}: its eval.txt has no {set_name} by epoch; --curve names a set tested in training")
+    return sorted(points.items())
+
+
+def read_bounds(path):
+    """{quantizer: {"lower": [(epoch, value)], "upper": ...}} from TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+
+    board = EventAccumulator(str(path / "run"), size_guidance={"scalars": 0}).Reload()
+    bounds = {}
+    for tag in board.Tags()["scalars"]:
+        if tag.startswith("bounds/"):
+            _, quantizer, side = tag.split("/")
+            bounds.setdefault(quantizer, {})[side] = [(event.step, event.value) for event in board.Scalars(tag)]
+    if not bounds:
+        raise UserError(f"{path}: its TensorBoard files hold no bounds; give a quantized run that was trained")
+    return bounds
+
+
+def draw_bounds(bounds, run):
+    """Both bounds of quantizers spread evenly over the network's depth."""
+    names = sorted(bounds, key=_depth)
+    shown = [names[round(i * (len(names) - 1) / (QUANTIZERS_SHOWN - 1))] for i in range(QUANTIZERS_SHOWN)]
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    for place, name in enumerate(shown, start=1):
+        axes = figure.add_subplot(1, QUANTIZERS_SHOWN, place, xlabel="epoch")
+        for points in bounds[name].values():
+            axes.plot(*zip(*points[1:], strict=True), color=COLOURS["dynamic"], linewidth=1.2)
+        axes.axhline(0, color="0.7", linewidth=0.6)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.2)
+    figure.suptitle(f"bounds over training, {label(run)}", fontsize=9)
+    return figure
+
+
+def _depth(name):
+    return [int(part) if part.isdigit() else part for part in name.split(".")][1:]
+
+
+def read_gates(path):
+    """{quantizer: whether it has a gate} of a run's network."""
+    return {name.removesuffix(".is_dynamic"): bool(value) for name, value in read_weights(path).state.items()
+            if name.endswith(".is_dynamic")}
+
+
+def draw_gates(gates):
+    """A grid a run: blocks from left to right, their quantizers from top to bottom, filled where a gate is."""
+    figure = Figure(figsize=(7, 0.4 + 0.75 * len(gates)), layout="constrained")
+    for place, (run, found) in enumerate(gates.items(), start=1):
+        axes = figure.add_subplot(len(gates), 1, place)
+        rows = sorted({name.rpartition(".")[2] for name in found})
+        columns = sorted({name.rpartition(".")[0] for name in found}, key=_depth)
+        for name, dynamic in found.items():
+            block, _, quantizer = name.rpartition(".")
+            corner = (columns.index(block), -rows.index(quantizer))
+            colour = COLOURS["dynamic" if dynamic else "static"]
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white"))
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(1 - len(rows), 1)
+        axes.set_yticks([0.5 - i for i in range(len(rows))], rows, fontsize=7)
+        axes.set_xticks([i + 0.5 for i in range(len(columns))], range(len(columns)), fontsize=7)
+        axes.set_title(f"{label(run)}: {sum(found.values())} gates, block by block", fontsize=8)
+    return figure
+
+
+def written_to(figure, path):
+    """Save a figure; returns its path."""
+    save_figure(figure, path, dpi=150)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,170 @@
+"""The results table, made again: every shipped network tested on every set of a data root. `make results`.
+
+    python -m examples.results --dir_data datasets [--runs output/edsrx4/pams_2bit ...]
+
+pretrained/models.json lists the shipped files with their hashes and the figures they were published with. Runs of your
+own, as `--runs`, get a row each beside them, from the last test in their eval.txt.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.image_sets import find_test_set
+from metrics.report import FULL_PRECISION, MODEL_NAMES, published_results, read_run
+from quant.deploy.packed import file_hash
+from utility import UserError, run_main
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ("Set5", "Set14", "B100", "Urban100")
+AGREEMENT = 0.005  # dB: what is printed has two digits
+# of the networks that were quantized in the paper (EDSR-PyTorch's), as PAMS's paper lists them too
+PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0.781), "B100": (27.56, 0.736),
+                                      "Urban100": (26.04, 0.785)}}
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what the paper does otherwise."""
+
+    file: str
+    model: str
+    scale: int
+    k_bits: int
+    sha256: str
+    results: dict
+    variant: str = ""
+
+    @property
+    def label(self):
+        """What a row of the table calls it."""
+        name = "full precision" if self.k_bits == FULL_PRECISION else f"DDTB {self.k_bits} bit"
+        return f"{name}, {self.variant}" if self.variant else name
+
+    @property
+    def run(self):
+        """Where its tests are kept, below the experiments' folder."""
+        return f"results/{Path(self.file).stem}"
+
+    def command(self, sets, dir_data, pretrained):
+        """The test's command line."""
+        program = "main_ori.py" if self.k_bits == FULL_PRECISION else "main_limitrange_incremental.py"
+        bits = [] if self.k_bits == FULL_PRECISION else ["--k_bits", str(self.k_bits)]
+        return [program, "--test_only", "--save_results", "--model", MODEL_NAMES[self.model], "--scale",
+                str(self.scale), *bits, "--refine", str(pretrained / self.file), "--data_test", "+".join(sets),
+                "--dir_data", str(dir_data), "--save", self.run]
+
+
+def main(argv=None):
+    """Test what is shipped, print the tables. Returns 1 when a figure is not the published one."""
+    options = parse(argv)
+    rows = {}
+    for entry in read_shipped(options.pretrained):
+        command = entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)
+        print(f"\n$ python {' '.join(command)}", flush=True)
+        if code := subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]]).returncode:
+            return code
+        rows[entry] = scores(entry.run, (entry.model, entry.scale))
+    for network in sorted({(entry.model, entry.scale) for entry in rows}):
+        shipped = {entry: row for entry, row in rows.items() if (entry.model, entry.scale) == network}
+        own = {run: scores(run, network) for run in options.runs}
+        print(f"\n{table(network, shipped, own)}")
+    differing = list(differences(rows))
+    print("\n" + ("\n".join(differing) or "every figure is the published one"))
+    return 1 if differing else 0
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
+    parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")
+    parser.add_argument("--runs", nargs="*", default=[], help="runs of your own to list beside, tested before")
+    return parser.parse_args(argv)
+
+
+def read_shipped(folder):
+    """The entries of <folder>/models.json. Raises UserError for a file that is missing or not the one listed."""
+    index = folder / "models.json"
+    try:
+        entries = [Shipped(**entry) for entry in json.loads(index.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{index}: can't be read ({error}); --pretrained names the folder it is in") from None
+    for entry in entries:
+        path = folder / entry.file
+        if not path.is_file() or file_hash(path) != entry.sha256:
+            raise UserError(f"{path}: is missing or not what models.json lists; get it again from the repository")
+    return entries
+
+
+def available(dir_data, scale):
+    """Those of SETS that the data root has at this scale; says which it lacks. Raises UserError when it has none."""
+    there = []
+    for name in SETS:
+        try:
+            find_test_set(dir_data, name, scale=scale, data_range="1-1/1-1", dir_demo=None)
+            there.append(name)
+        except UserError as error:
+            print(f"lacking at x{scale}: {error}")
+    if not there:
+        raise UserError(f"--dir_data {dir_data}: holds none of {', '.join(SETS)} at x{scale}; see datasets/README.md")
+    return there
+
+
+def scores(run, network):
+    """{set: (PSNR, SSIM)} of a run's last tests of a network, (model, scale)."""
+    return {result.set: (result.psnr, result.ssim) for result in read_run(run)
+            if (result.model, result.scale) == network and result.set in SETS}
+
+
+def table(network, shipped, own):
+    """Markdown: measured PSNR/SSIM and the gap to full precision, then the same as the paper has them.
+
+    shipped: {Shipped: scores}, own: {name: scores}.
+    """
+    sets = [name for name in SETS if any(name in row for row in shipped.values())]
+    full = {entry.k_bits: row for entry, row in shipped.items()}.get(FULL_PRECISION, {})
+    lines = [f"| {MODEL_NAMES[network[0]]} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    measured = {**{entry.label: row for entry, row in shipped.items()}, **{run: row for run, row in own.items() if row}}
+    lines += [_row(label, row, full, sets) for label, row in measured.items()]
+    full = PAPER_FULL_PRECISION.get(network, {})
+    lines += [_row(f"paper: {entry.label}", _published(entry) or full, full, sets) for entry in shipped
+              if not entry.variant]
+    return "\n".join(lines)
+
+
+def _published(entry):
+    """{set: (PSNR, SSIM)} of a quantized network in the paper."""
+    keys = {name: (entry.model, entry.scale, name, entry.k_bits) for name in SETS}
+    found = {name: published_results()[key] for name, key in keys.items() if key in published_results()}
+    return {name: (result.psnr, result.ssim) for name, result in found.items()}
+
+
+def _row(label, row, full, sets):
+    return f"| {label} | " + " | ".join(_cell(row.get(name), full.get(name)) for name in sets) + " |"
+
+
+def _cell(value, full):
+    if value is None:
+        return "-"
+    gap = "" if full is None or value == full else f" ({round(value[0], 2) - round(full[0], 2):+.2f})"
+    return f"{value[0]:.2f}/{value[1]:.3f}{gap}"
+
+
+def differences(rows):
+    """A sentence for every figure that is not the published one."""
+    for entry, row in rows.items():
+        for name, (psnr, _) in row.items():
+            expected = entry.results.get(name, [math.nan])[0]
+            if math.isnan(expected):
+                print(f"{entry.file}: nothing is published on {name}")
+            elif abs(psnr - expected) > AGREEMENT:
+                yield f"{entry.file}: {psnr:.4f} dB on {name}, published {expected:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,84 @@
+"""The dynamic gate in the graph (spec, section 4): from pooled channels to a grid with runtime bounds."""
+
+import numpy as np
+from onnx import TensorProto
+
+from quant.deploy.lowering.levels import UINT8_MAX, Grid
+from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
+from quant.gate import GATE_BITS
+from quant.weight import quantize_symmetric
+
+
+def runtime_grid(graph, quantizer, pooled):
+    """The grid of a quantizer whose gate is applied; pooled: float [1, C, 1, 1], the means of its input's channels.
+
+    The zero point is the largest that bounds around zero need, and constant, as fast kernels want it.
+    """
+    zero = 2**quantizer.k_bits - 1
+    with graph.within(quantizer.gate):
+        upper, lower = _bounds(graph, quantizer, pooled)
+        upper = _keep_apart(graph, lower, upper)
+        scale, offset = _scale_and_zero(graph, lower, upper, quantizer.k_bits)
+        low, high = (_code(graph, _levels(graph, bound, scale, offset), zero) for bound in (lower, upper))
+        step = _as_scalar(graph, graph.op("Reciprocal", scale))
+    return Grid(step, zero, low, high)
+
+
+def _number(graph, value):
+    return graph.constant(value, np.float32)
+
+
+def _as_scalar(graph, x):
+    return graph.op("Reshape", x, graph.constant(np.zeros(0), np.int64))
+
+
+def _bounds(graph, quantizer, pooled):
+    """beta = 2*sigmoid(logits), times the trained bounds: (upper, lower), [1, 1, 1, 1] each."""
+    gate = quantizer.gate
+    norm = gate.norm
+    hidden = _conv1x1(graph, _quantize(graph, pooled), quantize_symmetric(gate.reduce.weight, GATE_BITS))
+    parameters = (graph.constant(value.detach().numpy(), np.float32)
+                  for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    hidden = graph.op("BatchNormalization", hidden, *parameters, epsilon=norm.eps)
+    hidden = _quantize(graph, graph.op("Relu", hidden))
+    logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
+    lower, upper = (bound.item() for bound in quantizer.static_bounds())
+    alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
+    beta = graph.op("Mul", _number(graph, 2), graph.op("Sigmoid", logits))
+    return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
+
+
+def _conv1x1(graph, x, weight):
+    return graph.op("Conv", x, graph.constant(weight.detach().numpy() + 0.0), kernel_shape=[1, 1])  # -0.0 becomes 0.0
+
+
+def _quantize(graph, x):
+    """Spec 3, 2d: 2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
+    lower, upper = (graph.op(kind, x, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+    upper = _keep_apart(graph, lower, upper)
+    scale, offset = _scale_and_zero(graph, lower, upper, GATE_BITS)
+    return graph.op("Div", _levels(graph, graph.op("Min", graph.op("Max", x, lower), upper), scale, offset), scale)
+
+
+def _keep_apart(graph, lower, upper):
+    floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
+                     _number(graph, RELATIVE_WIDTH_FLOOR))
+    floor = graph.op("Add", floor, _number(graph, ABSOLUTE_WIDTH_FLOOR))
+    too_close = graph.op("Less", graph.op("Sub", upper, lower), floor)
+    return graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
+
+
+def _scale_and_zero(graph, lower, upper, k_bits):
+    scale = graph.op("Div", _number(graph, 2**k_bits - 1), graph.op("Sub", upper, lower))
+    offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), _number(graph, 2 ** (k_bits - 1)))
+    return scale, offset
+
+
+def _levels(graph, x, scale, offset):
+    return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, scale), offset)), offset)
+
+
+def _code(graph, level, zero):
+    """A level as a uint8 scalar."""
+    code = graph.op("Clip", graph.op("Add", level, _number(graph, zero)), _number(graph, 0), _number(graph, UINT8_MAX))
+    return _as_scalar(graph, graph.op("Cast", code, to=TensorProto.UINT8))

@@ -1,0 +1,41 @@
+"""Figures of a comparison, from two tiny runs of the programs."""
+
+import pytest
+
+from data.images import read_image
+from examples import result_figures
+from utility import UserError
+
+RUNS = {"low": "--dynamic_ratio 0.5", "other": "--quantizer pams"}
+
+
+@pytest.fixture
+def runs(launch, experiments):
+    for name, flags in RUNS.items():
+        common = f"--scale 2 --save cmp/{name} {flags}"
+        assert launch(f"{common} --epochs 3", quantized=True) == 0
+        latest = experiments / "cmp" / name / "model" / "checkpoint.pth.tar"
+        assert launch(f"{common} --test_only --refine {latest} --save_results", quantized=True) == 0
+    return experiments / "cmp"
+
+
+def test_every_figure_is_drawn(runs, tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(result_figures, "SCALE", 2)
+    flags = ["--full", "cmp/low", "--runs", "cmp/low", "cmp/other", "--shown", "cmp/other", "--images", "Tiny/one",
+             "--dir_data", str(tiny_data), "--curve", "Tiny", "--out", str(tmp_path / "figures")]
+    assert result_figures.main(flags) == 0
+    written = capsys.readouterr().out.splitlines()[-4:]
+    assert [path.rpartition("/")[2] for path in written] == ["crops_one.png", "psnr_over_epochs.png",
+                                                            "bounds_over_training.png", "gate_places.png"]
+    assert all(read_image(path).std() > 0 for path in written)
+
+
+def test_curves_leave_out_calibration_and_later_tests(runs):
+    assert [epoch for epoch, _ in result_figures.read_curve(runs / "low", "Tiny")] == [2, 3]
+    with pytest.raises(UserError, match="no Set5 by epoch"):
+        result_figures.read_curve(runs / "low", "Set5")
+
+
+def test_gates_of_a_run(runs):
+    assert sum(result_figures.read_gates(result_figures.folder("cmp/low")).values()) == 1
+    assert result_figures.read_gates(runs / "other") == {}

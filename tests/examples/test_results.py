@@ -1,0 +1,85 @@
+"""The results table from shipped networks: tested on tiny ones."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import model
+from examples import results
+from quant.deploy.packed import file_hash
+from utility import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A folder with one tiny full-precision EDSR x2, its figures not yet known, and a function that lists it."""
+    torch.manual_seed(0)
+    network = model.NETWORKS["edsr"](scale=2, n_resblocks=16, n_feats=64)
+    torch.save(network.state_dict(), tmp_path / "edsr_x2.pt")
+
+    def listed(**changes):
+        entry = {"file": "edsr_x2.pt", "model": "edsr", "scale": 2, "k_bits": 32,
+                 "sha256": file_hash(tmp_path / "edsr_x2.pt"), "results": {}}
+        (tmp_path / "models.json").write_text(json.dumps([{**entry, **changes}]))
+        return tmp_path
+
+    return listed
+
+
+@pytest.fixture
+def five(tiny_data, tmp_path):
+    """A data root whose only benchmark is called Set5."""
+    (tmp_path / "data" / "benchmark").mkdir(parents=True)
+    os.symlink(tiny_data / "benchmark" / "Tiny", tmp_path / "data" / "benchmark" / "Set5")
+    return tmp_path / "data"
+
+
+def test_tests_what_is_there_and_says_what_is_lacking(shipped, five, experiments, capfd):
+    folder = shipped()
+    assert results.main(["--dir_data", str(five), "--pretrained", str(folder)]) == 0
+    told = capfd.readouterr().out
+    assert all(f"lacking at x2: --data_test {name}" in told for name in ("Set14", "B100", "Urban100"))
+    measured = results.scores("results/edsr_x2", ("edsr", 2))["Set5"]
+    assert f"| full precision | {measured[0]:.2f}/{measured[1]:.3f} |" in told
+    assert "nothing is published on Set5" in told
+
+
+def test_figures_that_differ_are_told(shipped, capsys):
+    [entry] = results.read_shipped(shipped(results={"Set5": [30.0, 0.8]}))
+    assert list(results.differences({entry: {"Set5": (30.004, 0.8)}})) == []
+    assert list(results.differences({entry: {"Set5": (30.02, 0.8)}})) == [
+        "edsr_x2.pt: 30.0200 dB on Set5, published 30.0000"]
+
+
+def test_what_is_shipped_is_what_is_listed():
+    for entry in results.read_shipped(ROOT / "pretrained"):
+        path = ROOT / "pretrained" / entry.file
+        assert path.stat().st_size < 8 * 2**20
+        assert entry.sha256 in (ROOT / "pretrained" / "README.md").read_text()
+
+
+def test_a_changed_file_is_refused(shipped):
+    with pytest.raises(UserError, match=r"edsr_x2\.pt: is missing or not what"):
+        results.read_shipped(shipped(sha256="0" * 64))
+
+
+def test_a_root_without_sets_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds none of Set5"):
+        results.available(tmp_path, 4)
+
+
+def test_gaps_to_full_precision_are_those_of_the_printed_figures():
+    full = results.Shipped("a.pt", "edsr", 4, 32, "", {})
+    low = results.Shipped("b.safetensors", "edsr", 4, 2, "", {})
+    other = results.Shipped("c.safetensors", "edsr", 4, 2, "", {}, variant="otherwise")
+    shipped = {full: {"Set5": (31.304, 0.88)}, low: {"Set5": (30.106, 0.85)}, other: {"Set5": (30.3, 0.85)}}
+    lines = results.table(("edsr", 4), shipped, {"pams": {"Set5": (29.0, 0.8)}}).splitlines()
+    assert lines[2:] == ["| full precision | 31.30/0.880 |", "| DDTB 2 bit | 30.11/0.850 (-1.19) |",
+                         "| DDTB 2 bit, otherwise | 30.30/0.850 (-1.00) |", "| pams | 29.00/0.800 (-2.30) |",
+                         "| paper: full precision | 32.10/0.894 |",
+                         "| paper: DDTB 2 bit | 30.97/0.876 (-1.13) |"]

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from quant.deploy.lowering.rounding import LEVELS, compensated_weight, rounded_weight
+
+
+def real(weight):
+    return torch.from_numpy(weight.levels * weight.step[:, None, None, None])
+
+
+@pytest.fixture
+def layer():
+    """(weight, inputs) of a convolution whose input channels vary together, as those of images do."""
+    torch.manual_seed(0)
+    common = F.avg_pool2d(torch.randn(1, 1, 68, 68), 5, stride=1)
+    inputs = (common * torch.rand(1, 8, 1, 1) + 0.1 * torch.randn(1, 8, 64, 64)).relu().double()
+    return torch.randn(6, 8, 3, 3).double(), inputs
+
+
+def test_compensated_rounding_keeps_the_output(layer):
+    weight, inputs = layer
+    windows = F.unfold(inputs, 3, padding=1)[0].T
+    made = compensated_weight(weight.numpy(), windows.T @ windows / len(windows))
+    expected = F.conv2d(inputs, weight, padding=1)
+    errors = [(F.conv2d(inputs, real(each), padding=1) - expected).square().mean().sqrt()
+              for each in (made, rounded_weight(weight.numpy()))]
+    assert errors[0] < 0.75 * errors[1]
+    assert (real(made) - weight).abs().max() < 4 * (real(rounded_weight(weight.numpy())) - weight).abs().max()
+
+
+def test_levels_fit(layer):
+    weight, inputs = layer
+    for made in (rounded_weight(weight.numpy()), compensated_weight(weight.numpy(), torch.eye(72).double())):
+        assert np.abs(made.levels).max() == LEVELS == 64
+        assert (np.abs(made.levels).max((1, 2, 3)) == LEVELS).all()  # every output channel uses its grid
+
+
+def test_weights_on_the_grid_stay(layer):
+    weight = rounded_weight(layer[0].numpy())
+    again = compensated_weight(real(weight).numpy(), torch.eye(72).double())
+    assert np.array_equal(again.levels, weight.levels)
+
+
+def test_a_channel_of_zeros():
+    made = compensated_weight(np.zeros((2, 1, 3, 3)), torch.eye(9).double())
+    assert not made.levels.any() and np.isfinite(made.step).all()
+
+
+def test_an_input_repeated_makes_the_weight_finer(layer):
+    weight, inputs = layer
+    expected = F.conv2d(inputs, weight, padding=1)
+
+    def error(copies):
+        made = rounded_weight(weight.numpy(), copies)
+        assert np.abs(made.levels).max() == LEVELS
+        return (F.conv2d(inputs.repeat(1, copies, 1, 1), real(made), padding=1) - expected).square().mean().sqrt()
+
+    assert error(4) < 0.4 * error(1)

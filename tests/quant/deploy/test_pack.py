@@ -1,0 +1,176 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model import NETWORKS
+from quant import Phase, QuantConfig, export, pack, quantize, set_phase
+from quant.activation import quantizers
+from quant.deploy.bitpack import pack_bits, unpack_bits
+from quant.deploy.packed import load_packed, read_packed, write_packed
+from utility import UserError, run_main, save_torch_file
+
+NAMES = ("edsr", "srresnet", "rdn")
+
+
+@pytest.mark.parametrize("bits", range(1, 10))
+def test_bits_come_back(bits):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (3, 5, 7))
+    packed = pack_bits(values, bits)
+    assert packed.dtype == np.uint8 and packed.size == -(-values.size * bits // 8)
+    assert np.array_equal(unpack_bits(packed, bits, values.shape), values)
+
+
+def test_four_bits_are_two_a_byte_low_first():
+    assert pack_bits([1, 2, 15], 4).tolist() == [0x21, 0x0F]
+
+
+def test_bits_that_do_not_fit():
+    with pytest.raises(ValueError, match="do not fit 2 bits"):
+        pack_bits([0, 4], 2)
+    with pytest.raises(ValueError, match="can't hold 3 values"):
+        unpack_bits(np.zeros(1, np.uint8), 4, (3,))
+
+
+def fresh(network):
+    """A new network of the same kind, all else random."""
+    torch.manual_seed(99)
+    name = type(network).__name__.lower()
+    return quantize(NETWORKS[name](**network.settings), QuantConfig(network.quant_config.k_bits))
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Function that packs a network and gives the file."""
+    def write(network, phase=Phase.DYNAMIC, rest="fp32"):
+        save_torch_file(network.state_dict(), tmp_path / "source.pt")
+        write_packed(network, tmp_path / "x.safetensors", phase=phase, source=tmp_path / "source.pt", rest=rest)
+        return tmp_path / "x.safetensors"
+
+    return write
+
+
+@torch.no_grad()
+def outputs(network, lr):
+    return network.eval()(lr)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("scale", "k_bits"), [(2, 2), (3, 3), (4, 4), (2, 8)])
+def test_output_is_the_checkpoints_to_the_bit(small_network, smooth_image, packed, name, scale, k_bits):
+    network = small_network(name, scale, k_bits)
+    loaded = fresh(network)
+    load_packed(loaded, packed(network))
+    lr = smooth_image(12, 9, count=2)
+    assert torch.equal(outputs(loaded, lr), outputs(network, lr))
+
+
+def test_phase_is_kept(small_network, smooth_image, packed):
+    network = small_network("edsr", dynamic=1)
+    set_phase(network, Phase.STATIC)
+    loaded = fresh(network)
+    load_packed(loaded, packed(network, Phase.STATIC))
+    assert torch.equal(outputs(loaded, smooth_image(8, 8)), outputs(network, smooth_image(8, 8)))
+    assert not any(".gate." in key for key in read_packed(packed(network, Phase.STATIC))[0])
+
+
+def test_packing_again_and_exporting_give_the_same(small_network, packed, tmp_path):
+    network = small_network("rdn")
+    path = packed(network)
+    first = load_file(path)
+    loaded = fresh(network)
+    load_packed(loaded, path)
+    second = load_file(packed(loaded))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert export.export(loaded).SerializeToString() == export.export(network).SerializeToString()
+
+
+def test_symmetric_bounds_take_a_bit_more(small_network, smooth_image, packed):
+    """Weights with -u..u to the bit reach one level more than 2**k, which packing must not wrap."""
+    network = small_network("rdn")
+    weight = network.RDBs[0].LFF.weight
+    with torch.no_grad():
+        weight.clamp_(-0.1, 0.1).view(-1)[:2] = torch.tensor([-0.1, 0.1])
+    loaded = fresh(network)
+    load_packed(loaded, packed(network))
+    assert torch.equal(outputs(loaded, smooth_image(8, 8)), outputs(network, smooth_image(8, 8)))
+
+
+def test_only_live_gates_and_nothing_in_vain(small_network, packed):
+    network = small_network("rdn", dynamic=0.5)
+    state, metadata = read_packed(packed(network))
+    live = {name for name, quantizer in quantizers(network).items() if quantizer.dynamic}
+    assert {key.split(".gate.")[0] for key in state if ".gate." in key} == live
+    assert not any(key.endswith(("max_val", "min_val")) for key in state)
+    assert metadata["packed"]["RDBs.0.LFF.weight"]["bits"] == 4
+
+
+def test_size(small_network, packed):
+    network = small_network("edsr", k_bits=2, n_feats=64)
+    conv = network.body[0].body[0].weight
+    assert load_file(packed(network))["body.0.body.0.weight"].nbytes == conv.numel() * 2 // 8
+    exact, half = (packed(network, rest=rest).stat().st_size for rest in ("fp32", "fp16"))
+    assert half < 0.6 * exact
+
+
+def test_half_precision_rest(small_network, smooth_image, packed):
+    network = small_network("srresnet")
+    loaded = fresh(network)
+    load_packed(loaded, packed(network, rest="fp16"))
+    expected, found = outputs(network, smooth_image(8, 8)), outputs(loaded, smooth_image(8, 8))
+    assert 0 < (found - expected).abs().mean() < 0.05 * expected.std()
+    with torch.no_grad():
+        network.conv_input.weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(UserError, match="--rest fp16: conv_input.weight reaches 1e\\+06"):
+        packed(network, rest="fp16")
+
+
+def test_a_packed_network_cannot_be_trained(small_network, packed):
+    network = small_network("edsr")
+    path = packed(network)
+    load_packed(network, path)
+    with pytest.raises(UserError, match="no weights to train"):
+        network.train()
+
+
+def test_the_wrong_file(small_network, packed, tmp_path):
+    network = small_network("edsr")
+    path = packed(network)
+    with pytest.raises(UserError, match="was trained with --k_bits 4; give that instead of 2"):
+        load_packed(small_network("edsr", k_bits=2), path)
+    with pytest.raises(UserError, match="was trained for"):
+        load_packed(small_network("edsr", scale=3), path)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(UserError, match="text.safetensors: is not a packed file"):
+        load_packed(network, tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="not one that quant.pack made"):
+        load_packed(network, tmp_path / "other.safetensors")
+
+
+def test_a_damaged_file(small_network, packed, tmp_path):
+    network = small_network("edsr")
+    path = packed(network)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="x.safetensors: is not a packed file that can be read"):
+        load_packed(copy.deepcopy(network), path)
+    path.write_bytes(whole.replace(b"head.0.bias", b"head.0.bia5"))
+    with pytest.raises(UserError, match="is damaged"):
+        load_packed(copy.deepcopy(network), path)
+
+
+def test_command_line(small_network, tmp_path, capsys):
+    network = small_network("edsr")
+    save_torch_file(network.state_dict(), tmp_path / "weights.pt")
+    flags = ["--model", "EDSR", "--scale", "2", "--n_resblocks", "2", "--n_feats", "12", "--res_scale", "0.5",
+             "--refine", str(tmp_path / "weights.pt"), "--out"]
+    assert run_main(lambda: pack.main(["--k_bits", "4", *flags, str(tmp_path / "x.safetensors")])) == 0
+    assert "times smaller than float32" in capsys.readouterr().out
+    _, metadata = read_packed(tmp_path / "x.safetensors")
+    assert metadata["source"]["file"] == "weights.pt" and len(metadata["source"]["sha256"]) == 64
+    for wrong in (["--k_bits", "32", *flags, "x.safetensors"], ["--k_bits", "4", *flags, "x.pt"]):
+        assert run_main(lambda wrong=wrong: pack.main(wrong)) == 2
+        assert capsys.readouterr().err.count("\n") == 1
