@@ -22,7 +22,7 @@ from model.weights import check_network
 from quant.activation import quantizers
 from quant.blocks import QuantConfig
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.fixed import FixedConv2d, integer_weight
+from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
 from quant.phase import Phase, set_phase
 from quant.weight import QuantConv2d
@@ -70,7 +70,7 @@ def _quantized(network, phase):
     """(name, levels, bits, {suffix: scale or step}) of every quantized weight, those of applied gates included."""
     for name, module in network.named_modules():
         if isinstance(module, QuantConv2d):
-            levels, scale = integer_weight(module)
+            levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
     for name, quantizer in quantizers(network).items():
         if is_applied(quantizer, phase):
