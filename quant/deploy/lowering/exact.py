@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from quant.activation import DualBoundQuantizer
 from quant.blocks import QuantBNResBlock, QuantDenseBlock, QuantGlobalFusion, QuantResBlock
 from quant.deploy.lowering.convs import exact_code_conv, float_conv, integer_conv
 from quant.deploy.lowering.floats import array, norm_factors, prelu
 from quant.deploy.lowering.gate import runtime_grid
 from quant.deploy.lowering.layers import Codes, byte, concat, dequantize, float_mean, mean_of, quantize, requantize
 from quant.deploy.lowering.levels import quantized_weight, static_grid
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.phase import Phase
 
 
