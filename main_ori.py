@@ -5,6 +5,7 @@ import sys
 import data
 import loss
 import model
+from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.recorder import Recorder
 from engine.run_folder import open_run
@@ -27,7 +28,7 @@ def run(options):
     """Train and test a full-precision network by parsed options."""
     path = experiment_folder(options.load or options.save)
     with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
-        network = model.build(options).to(device)
+        network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         if options.backend == "onnx":
             evaluator(open_exported(options), 0)

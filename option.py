@@ -114,6 +114,9 @@ def _model(parser):
 def _quantization(parser):
     add = parser.add_argument_group("Quantization").add_argument
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
+    add("--skip_bits", type=int, default=0,
+        help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
+             "published")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
     add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
         help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
@@ -266,6 +269,9 @@ def _rules(o, quantized):
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
     yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
+    yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
     yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"

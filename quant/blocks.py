@@ -24,6 +24,7 @@ CHOICES = {"init_bounds": ("percentile", "calibrated", "released"), "quantizer":
 class QuantConfig:
     """k_bits: 2..8, for weights and activations. quantizer: 'ddtb' or one of quant.methods.
 
+    skip_bits: 2..8, for features that feed a sum and no convolution; 0: k_bits, as published.
     For ddtb alone: init_bounds, 'percentile', 'calibrated' or 'released' (DualBoundQuantizer); bounds, 'dual' or, an
     ablation, 'symmetric'. Raises ValueError for other values.
     """
@@ -32,9 +33,11 @@ class QuantConfig:
     init_bounds: str = "percentile"
     quantizer: str = "ddtb"
     bounds: str = "dual"
+    skip_bits: int = 0
 
     def __post_init__(self):
         check_bits(self.k_bits)
+        check_bits(self.skip_bits or self.k_bits)
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} {getattr(self, name)}: choose {', '.join(values)}")
@@ -42,7 +45,13 @@ class QuantConfig:
     @classmethod
     def of(cls, options):
         """The configuration that parsed options name."""
-        return cls(options.k_bits, options.init_bounds, options.quantizer, options.bounds)
+        skip_bits = 0 if options.skip_bits == options.k_bits else options.skip_bits
+        return cls(options.k_bits, options.init_bounds, options.quantizer, options.bounds, skip_bits)
+
+    @property
+    def sum_bits(self):
+        """Bits of the features that feed a sum."""
+        return self.skip_bits or self.k_bits
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,12 @@ class Recipe:
         return QuantConv2d(conv, config.k_bits, weight_quantizer, calibrates_quantized=self.calibrates_quantized,
                            keeps_operands=self.keeps_operands)
 
-    def act(self, channels, config):
-        """A quantizer for a feature of so many channels."""
+    def act(self, channels, config, bits=None):
+        """A quantizer for a feature of so many channels; bits: config.k_bits where not given."""
+        bits = bits or config.k_bits
         if config.quantizer in METHODS:
-            return METHODS[config.quantizer].activation(config.k_bits)
-        return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds,
+            return METHODS[config.quantizer].activation(bits)
+        return DualBoundQuantizer(channels, bits, percentile=self.percentile, init_bounds=config.init_bounds,
                                   symmetric=config.bounds == "symmetric")
 
 
@@ -85,9 +95,9 @@ class QuantResBlock(nn.Module):
     def __init__(self, block, config):
         super().__init__()
         conv1, relu, conv2 = block.body
-        self.act1 = RESIDUAL.act(conv1.in_channels, config)
+        self.act1 = RESIDUAL.act(conv1.in_channels, config, config.sum_bits)
         self.act2 = RESIDUAL.act(conv2.in_channels, config)
-        self.act3 = RESIDUAL.act(conv2.out_channels, config)
+        self.act3 = RESIDUAL.act(conv2.out_channels, config, config.sum_bits)
         self.body = nn.Sequential(RESIDUAL.conv(conv1, config), relu, RESIDUAL.conv(conv2, config))
         self.res_scale = block.res_scale
 
@@ -132,18 +142,24 @@ class QuantDenseConv(nn.Module):
 
 
 class QuantDenseBlock(nn.Module):
-    """RDN: the block's input, every later convolution's input and the local fusion's are quantized."""
+    """RDN: the block's input, every later convolution's input and the local fusion's are quantized.
+
+    As published the residual is the quantized input too; with other bits for sums it has its own quantizer, `skip`.
+    """
 
     def __init__(self, block, config):
         super().__init__()
         self.convs = nn.Sequential(*(QuantDenseConv(c, config, first=j == 0) for j, c in enumerate(block.convs)))
-        self.act1 = DENSE.act(block.convs[0].conv[0].in_channels, config)
+        channels = block.convs[0].conv[0].in_channels
+        self.act1 = DENSE.act(channels, config)
         self.act2 = DENSE.act(block.LFF.in_channels, config)
         self.LFF = DENSE.conv(block.LFF, config)
+        self.skip = None if config.sum_bits == config.k_bits else DENSE.act(channels, config, config.sum_bits)
 
     def forward(self, x):
-        x = self.act1(x)
-        return self.LFF(self.act2(*self.convs((x,)))) + x
+        first = self.act1(x)
+        kept = first if self.skip is None else self.skip(x)
+        return self.LFF(self.act2(*self.convs((first,)))) + kept
 
 
 class QuantGlobalFusion(nn.Sequential):

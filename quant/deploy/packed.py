@@ -145,7 +145,7 @@ def load_packed(network, path, flag="--refine"):
 def check_config(path, found, network):
     """Raise UserError unless a file's QuantConfig, the dict `found`, is that of a quantized network."""
     found, wanted = QuantConfig(**found), network.quant_config
-    for name in ("k_bits", "quantizer", "bounds"):
+    for name in ("k_bits", "quantizer", "bounds", "skip_bits"):
         was, now = getattr(found, name), getattr(wanted, name)
         if was != now:
             raise UserError(f"{path}: was trained with --{name} {was}; give that instead of {now}")

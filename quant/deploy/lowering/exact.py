@@ -136,7 +136,8 @@ def dense_block(graph, block, x):
     quantizers = [part.act for part in block.convs[1:]] + [block.act2]
     for part, quantizer in zip(block.convs, quantizers, strict=True):
         dense = _grow(graph, part.conv[0], quantizer, dense)
-    return graph.op("Add", on_codes(graph, block.LFF, dense), dequantize(graph, first))
+    kept = first if block.skip is None else activate(graph, block.skip, x)
+    return graph.op("Add", on_codes(graph, block.LFF, dense), dequantize(graph, kept))
 
 
 def _grow(graph, conv, quantizer, dense):

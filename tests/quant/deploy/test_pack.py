@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from model import NETWORKS
-from quant import Phase, QuantConfig, export, pack, quantize, set_phase
+from quant import Phase, export, pack, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.packed import load_packed, read_packed, write_packed
@@ -40,7 +40,7 @@ def fresh(network):
     """A new network of the same kind, all else random."""
     torch.manual_seed(99)
     name = type(network).__name__.lower()
-    return quantize(NETWORKS[name](**network.settings), QuantConfig(network.quant_config.k_bits))
+    return quantize(NETWORKS[name](**network.settings), network.quant_config)
 
 
 @pytest.fixture
@@ -67,6 +67,18 @@ def test_output_is_the_checkpoints_to_the_bit(small_network, smooth_image, packe
     load_packed(loaded, packed(network))
     lr = smooth_image(12, 9, count=2)
     assert torch.equal(outputs(loaded, lr), outputs(network, lr))
+
+
+@pytest.mark.parametrize("name", ["edsr", "rdn"])
+def test_sums_of_their_own_bits(small_network, smooth_image, packed, name):
+    network = small_network(name, k_bits=2, skip_bits=7)
+    lr = smooth_image(12, 9)
+    loaded = fresh(network)
+    load_packed(loaded, packed(network))
+    assert torch.equal(outputs(loaded, lr), outputs(network, lr))
+    published = fresh(small_network(name, k_bits=2))
+    with pytest.raises(UserError, match="was trained with --skip_bits 7"):
+        load_packed(published, packed(network))
 
 
 def test_phase_is_kept(small_network, smooth_image, packed):
