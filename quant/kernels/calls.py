@@ -137,13 +137,10 @@ def _library():
     if os.environ.get("DDTB_KERNELS") == "0":
         return None
     try:
-        library, seconds = load(SOURCE)
+        library, seconds = load(SOURCE, SIGNATURES)
     except BuildError as error:
         log.warning("quantizers run in PyTorch's operations, with the same results but slower: %s", error)
         return None
     if seconds:
         log.info("quantizer kernels compiled in %.1f s", seconds)
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
     return library
