@@ -112,7 +112,10 @@ def read_curve(path, set_name):
 
 def read_bounds(path):
     """{quantizer: {"lower": [(epoch, value)], "upper": ...}} from TensorBoard's files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+    except ImportError as error:
+        raise UserError(f"{path}: its bounds are in TensorBoard files; pip install tensorboard") from error
 
     board = EventAccumulator(str(path / "run"), size_guidance={"scalars": 0}).Reload()
     bounds = {}
