@@ -82,8 +82,8 @@ def prepare(name, args):
 
 
 def _trainer(network, objective, groups, device, options):
-    return Trainer(network, objective, loader=None, optimizer=build_optimizer(groups, options), scheduler=None,
-                   evaluator=None, recorder=None, run=None, device=device, options=options)
+    return Trainer(network, objective, loader=None, optimizer=build_optimizer(groups), scheduler=None, evaluator=None,
+                   recorder=None, run=None, device=device, epochs=1, amp=options.amp)
 
 
 def start_dynamic(prepared):

@@ -72,18 +72,6 @@ def weights_to_test(options, folder, *, or_pre_train=False):
     return trained_file(folder.path), "--load" if options.load else "--save"
 
 
-def checkpoint_to_continue(options, folder):
-    """The checkpoint that --resume or --load asks to continue, or None to begin."""
-    if options.resume:
-        return options.resume
-    if not options.load:
-        return None
-    if folder.checkpoint.is_file():
-        return folder.checkpoint
-    log.info("--load %s: stopped before its first checkpoint, beginning", options.load)
-    return None
-
-
 def trained_file(folder):
     """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
     run = RunFolder(folder)
@@ -134,3 +122,26 @@ def load_strictly(network, state, path, *, hint=""):
 def _listed(keys):
     more = f", and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
     return ", ".join(keys[:KEYS_SHOWN]) + more
+
+
+def is_other_scale(network, state: dict) -> bool:
+    """Whether a state dict is that of another scale of this network: the shapes of its upsampler differ."""
+    def shapes(tensors):
+        return {name: tensor.shape for name, tensor in tensors.items() if _in_upsampler(network, name)}
+
+    return bool(shapes(state)) and shapes(state) != shapes(network.state_dict())
+
+
+def load_other_scale(network, state: dict, path) -> str:
+    """Load all but the upsampler from a network of another scale; the upsampler keeps what it was initialised with.
+
+    Returns what was done, in words. Raises UserError where the rest does not fit.
+    """
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if _in_upsampler(network, name)}
+    taken = {name: tensor for name, tensor in state.items() if not _in_upsampler(network, name)}
+    load_strictly(network, {**taken, **fresh}, path)
+    return f"of another scale: {len(taken)} tensors of head and body are taken, the upsampler begins anew"
+
+
+def _in_upsampler(network, name):
+    return name.partition(".")[0] in network.UPSAMPLER

@@ -6,7 +6,7 @@ import model
 from model.weights import check_network, load_strictly, read_weights
 from quant.config import QuantConfig
 from quant.deploy.packed import check_config, is_packed, load_packed, read_packed
-from quant.phase import Phase, set_phase
+from quant.phase import Phase, phase_of, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import quantize
 from utility import UserError
@@ -38,6 +38,7 @@ def load_quantized(network, path, flag):
     """
     if is_packed(path):
         log.info("%s %s: %s", flag, path, load_packed(network, path, flag))
+        _check_quantized_by_now(network, path, flag)
         return
     weights = read_weights(path)
     if not holds_quantized(weights):
@@ -51,7 +52,15 @@ def load_quantized(network, path, flag):
         phase = Phase(weights.checkpoint["phase"])
     load_strictly(network, state, path)
     set_phase(network, phase)
+    _check_quantized_by_now(network, path, flag)
     log.info("%s %s: %s, quantized, phase %s", flag, path, kind, phase.value)
+
+
+def _check_quantized_by_now(network, path, flag):
+    """Raise UserError for a network that is still calibrating: it computes in full precision."""
+    if phase_of(network) is Phase.CALIBRATE:
+        raise UserError(f"{flag} {path}: was saved while calibrating, nothing is quantized yet; train it further with "
+                        "--load")
 
 
 def rebuild_quantized(path, *, flags=None):

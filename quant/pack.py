@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from model.weights import trained_file
-from quant.deploy.network import load_network, parse, phase_of
+from quant.deploy.network import load_network, parse
 from quant.deploy.packed import SUFFIX, is_packed, write_packed
+from quant.phase import phase_of
 from utility import UserError, run_main
 
 

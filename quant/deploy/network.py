@@ -6,9 +6,7 @@ import model
 from option import parse_options
 from quant.config import QuantConfig
 from quant.loading import load_full_precision, load_quantized
-from quant.phase import Phase, Phased
 from quant.swap import quantize
-from utility import UserError
 
 EPILOG = "The network's other flags (--n_feats, --n_resblocks, --res_scale, --RDNconfig, ...) are those of training."
 
@@ -42,11 +40,4 @@ def load_network(options):
         return network.eval()
     quantize(network, QuantConfig.of(options))
     load_quantized(network, options.refine, "--refine")
-    if phase_of(network) is Phase.CALIBRATE:
-        raise UserError(f"--refine {options.refine}: was saved while calibrating, nothing is quantized yet; train on")
     return network.eval()
-
-
-def phase_of(network):
-    """The phase that a quantized network is in."""
-    return next(module.phase for module in network.modules() if isinstance(module, Phased))
