@@ -6,9 +6,9 @@ Every flag of EDSR-PyTorch is accepted; one that has no effect here says so in `
 import argparse
 import math
 import os
-import re
 from pathlib import Path
 
+from data.ranges import parse_ranges
 from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
@@ -226,7 +226,8 @@ def _data(parser):
     add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
     add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
     add("--data_test", type=_sets, default="Set5", help="test sets, joined with +; the first chooses the best network")
-    add("--data_range", default="1-800/801-810", help="DIV2K images for training/testing, from 1")
+    add("--data_range", default="1-800/801-810",
+        help="images for training/testing, from 1; a range a set, as 1-800+1-2650/801-810, a set without one gives all")
     add("--ext", default="sep", choices=("img", "sep", "sep_reset"),
         help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
     add("--scale", type=_scale, default=4, help="magnification: 2, 3 or 4")
@@ -380,6 +381,7 @@ def check(options, *, quantized):
     for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
             raise UserError(f"--{flag} {_typed(getattr(options, flag))}: {remedy}")
+    parse_ranges(options.data_range)
 
 
 def _rules(o, quantized):
@@ -425,16 +427,8 @@ def _rules(o, quantized):
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
     yield "n_colors", o.n_colors not in (1, 3), "choose 3 or 1"
-    yield "data_range", not _is_range(o.data_range), "give training/test images, as 1-800/801-810"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
-
-
-def _is_range(text):
-    parts = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", text)
-    bounds = [int(part) for part in parts.groups() if part] if parts else []
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return bool(bounds) and all(1 <= first <= last for first, last in pairs)
 
 
 def experiment_folder(name, *, flag="save"):

@@ -35,13 +35,14 @@ class EvalSet:
     """Whole images of a set, in order: a sequence of (lr [n_colors, h, w], hr [n_colors, s*h, s*w] or None, name).
 
     Values are float32 in 0..rgb_range; HR is cut to scale times LR. name: bare, fit to be part of a file name.
-    has_hr: whether there are HR images. luma: True where PSNR is taken on luma with border = scale, False (DIV2K) where
-    on RGB with border = scale + 6. An item raises UserError when its file is broken.
+    has_hr: whether there are HR images. PSNR leaves out `border` pixels on each side and is taken on luma, or on RGB
+    where `luma` is False (DIV2K). An item raises UserError when its file is broken.
     """
 
     def __init__(self, image_set, read, *, scale, rgb_range=255, n_colors=3):
         self.name = image_set.name
         self.luma = image_set.luma
+        self.border = image_set.border(scale)
         self.has_hr = image_set.pairs[0].hr is not None
         self.pairs = image_set.pairs
         self.read = read

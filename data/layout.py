@@ -1,4 +1,4 @@
-"""Where the images of a data set lie (spec section 8): one HR folder, and one LR folder per scale."""
+"""Where the images of a data set lie: one HR folder, and one LR folder per scale."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -15,7 +15,6 @@ from model.inference import super_resolve
 from utility import append_text
 
 log = logging.getLogger(__name__)
-DIV2K_EXTRA_BORDER = 6
 
 
 class Evaluator:
@@ -49,7 +48,7 @@ class Evaluator:
                 sr = self._super_resolve(network, lr)
                 seconds += time.perf_counter() - start
                 if hr is not None:
-                    rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set.luma))
+                    rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set))
                 images = self._images(test_set, name, sr, lr, hr)
                 saved += [writer.submit(write_png, path, image) for path, image in images]
         for image in saved:
@@ -72,9 +71,9 @@ class Evaluator:
     def _rounded(self, image):
         return (image * self.to_8_bit).round().clamp(0, 255)
 
-    def _measure(self, sr, hr, luma):
-        border = self.options.scale + (0 if luma else DIV2K_EXTRA_BORDER)
-        return psnr(sr, hr, border=border, luma=luma), ssim(sr, hr, border=border, luma=luma)
+    def _measure(self, sr, hr, test_set):
+        how = {"border": test_set.border, "luma": test_set.luma}
+        return psnr(sr, hr, **how), ssim(sr, hr, **how)
 
     def _images(self, test_set, name, sr, lr, hr):
         if not self.options.save_results:
