@@ -153,8 +153,10 @@ def _settle(options, given, stored, names, defaults):
         if old == new:
             continue
         if name in fixed:
-            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; give that instead of {_typed(new)}"
-                            ", or leave it out")
+            remedy = f"give that instead of {_typed(new)}, or leave it out"
+            if (name, old) == ("k_bits", 32):
+                remedy = "quantize it in a run of its own, with --pre_train and another --save"
+            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
         if not options.test_only:
             effect = "has no effect, the run has its start already" if name in START else "followed from now on"
             options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")
