@@ -6,43 +6,19 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
-import warnings
 
 import torch
 from tqdm import tqdm
 
 import model
-from engine.checkpoint import (
-    check_training_state,
-    load_optimizer,
-    random_state,
-    reading_parts,
-    restore_random_state,
-)
+from engine.checkpoint import check_training_state, random_state, reading_parts, restore_random_state
+from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
 from model import parallel
 from model.weights import FORMAT, load_strictly, read_weights
 from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
 
 log = logging.getLogger(__name__)
-
-
-def build_optimizer(groups, *, name: str = "ADAM", lr: float = 1e-4, weight_decay: float = 0.0, momentum: float = 0.9,
-                    betas=(0.9, 0.999), epsilon: float = 1e-8) -> torch.optim.Optimizer:
-    """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups."""
-    common = {"lr": lr, "weight_decay": weight_decay}
-    if name == "SGD":
-        return torch.optim.SGD(groups, momentum=momentum, **common)
-    if name == "RMSprop":
-        return torch.optim.RMSprop(groups, eps=epsilon, **common)
-    return torch.optim.Adam(groups, betas=tuple(betas), eps=epsilon, **common)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, *, decay: int | list[int], gamma: float):
-    """Every `decay` epochs, or at the epochs that a list names, each rate is multiplied by gamma."""
-    if isinstance(decay, int):
-        return torch.optim.lr_scheduler.StepLR(optimizer, decay, gamma)
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, decay, gamma)
 
 
 class Trainer:
@@ -171,7 +147,7 @@ class Trainer:
         means = self._means()
         is_best = parallel.is_first() and self._test(epoch, means)
         parallel.wait_for_all()
-        self._step_scheduler()
+        step_scheduler(self.scheduler)
         self.position, self.sums = (epoch + 1, 0), {}
         self.save(best=is_best, keep=epoch if self.save_models and self.objective.can_be_tested(epoch) else None)
 
@@ -183,12 +159,6 @@ class Trainer:
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
         return self._count_best(epoch, results)
-
-    def _step_scheduler(self):
-        with warnings.catch_warnings():
-            # torch warns of a schedule that moves before the optimizer: calibration does not train, its epoch counts
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            self.scheduler.step()
 
     def _count_best(self, epoch, results):
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
@@ -258,7 +228,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         load_optimizer(self.optimizer, state["optimizer"])
         for _ in range(state["epoch"]):
-            self._step_scheduler()
+            step_scheduler(self.scheduler)
         self.precision.load_state_dict(state["precision"])
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
