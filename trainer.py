@@ -71,7 +71,7 @@ class Trainer:
         log.info("finished: %d epochs, best %s", self.epochs, self._best_text())
 
     def _settle_best(self):
-        """Let model_best be this run's: where the best network so far is in no file, the next one counts as best."""
+        """Where the best network so far is in no file, count the next one as best."""
         if self.run.origin is None or self.run.adopt(epoch=self.position[0] - 1, best=self.best):
             return
         log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())

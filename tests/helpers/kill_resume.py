@@ -88,8 +88,8 @@ def launch(name, options, quantized):
     argv = ["--cpu", "--n_threads", options.n_threads, "--scale", 2, "--n_feats", 8, "--n_resblocks", 1,
             "--patch_size", 16, "--batch_size", 2, "--test_every", options.batches, "--epochs", EPOCHS[quantized],
             "--dir_data", "data", "--data_range", "1-5/6-6", "--data_test", "DIV2K", "--ext", "img", "--save_results",
-            "--dynamic_ratio", 0.5, "--k_bits", 4 if quantized else 32, "--checkpoint_every", options.checkpoint_every, "--save", name,
-            "--load", name]
+            "--dynamic_ratio", 0.5, "--k_bits", 4 if quantized else 32, "--checkpoint_every", options.checkpoint_every,
+            "--save", name, "--load", name]
     program = main_limitrange_incremental if quantized else main_ori
     child = os.fork()
     if child:
