@@ -7,6 +7,7 @@ import sys
 import data
 import loss
 import model
+from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
 from engine.recorder import Recorder
@@ -31,7 +32,7 @@ def main(argv=None):
 def run(options):
     """Train and test a full-precision network by parsed options."""
     with opened(options) as (ranks, folder, device):
-        network = model.build(options).to(device)
+        network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         if options.backend == "onnx":
             evaluator(open_exported(options), 0)

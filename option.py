@@ -12,13 +12,13 @@ from pathlib import Path
 from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
-from quant.blocks import CHOICES
+from model import registry
 from quant.distill import BOUND_LR
+from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
@@ -31,11 +31,10 @@ COMPATIBLE_SWITCHES = ("debug", "dilation", "kl")
 # what a call decides for itself; a run's checkpoint knows the other options
 CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs",
         *COMPATIBLE, *COMPATIBLE_SWITCHES}
-# what a trained network is: another value would be another network
-NETWORK = {"model", "scale", "n_colors", "rgb_range", "n_resblocks", "n_feats", "res_scale", "G0", "RDNkSize",
-           "RDNconfig", "k_bits", "quantizer", "bounds"}
+# what a trained network is, besides what its record and its quantizer's name: another value is another network
+NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
 # what its training can't change on the way, what has done its work when it begins, what it is tested on
-TRAINING = {"init_bounds", "optimizer", "seed"}
+TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 UNGIVEN = object()
@@ -98,7 +97,7 @@ def _stored_options(options, parser, *, quantized):
     if options.test_only:
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
         paths = [path for path in (weights, run if options.load or not weights else "") if path]
-        names = NETWORK | (IMAGES if run in paths else set())
+        names = _network_options() | (IMAGES if run in paths else set())
     else:
         paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
     stored = next(filter(None, map(read_options, paths)), None)
@@ -110,6 +109,11 @@ def _stored_options(options, parser, *, quantized):
     if options.test_only and own is not None and (k_bits == 32) != (own == 32):
         return None  # whoever loads the network says which of the programs it is for
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
+
+
+def _network_options():
+    settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
+    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.options}
 
 
 def _check_stored(stored, actions, defaults):
@@ -145,7 +149,7 @@ def _settle(options, given, stored, names, defaults):
     told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if told:
         options.notes.append(f"{stored.source}: {told}, as it was trained")
-    fixed = NETWORK if options.test_only else NETWORK | TRAINING
+    fixed = _network_options() if options.test_only else _network_options() | TRAINING | setting_names()
     if stored.chosen and not options.test_only:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     for name in sorted(names & given.keys()):
@@ -259,13 +263,16 @@ def _model(parser):
 def _quantization(parser):
     add = parser.add_argument_group("Quantization").add_argument
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
+    add("--skip_bits", type=int, default=0,
+        help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
+             "published")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
+    add("--init_bounds", default="percentile", choices=METHODS["ddtb"].settings["init_bounds"],
         help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
              "precision; released: percentiles at 2 bits alone, else 10")
-    add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
+    add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    add("--bounds", default="dual", choices=CHOICES["bounds"],
+    add("--bounds", default="dual", choices=METHODS["ddtb"].settings["bounds"],
         help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
         help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
@@ -364,9 +371,7 @@ def _template(text):
 
 
 def _network(text):
-    if text.lower() not in MODELS:
-        raise UserError(f"--model {text}: unknown; choose EDSR, RDN or SRResNet")
-    return MODELS[text.lower()]
+    return registry.find(text).name
 
 
 def _decay(text):
@@ -415,7 +420,13 @@ def _rules(o, quantized):
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
     yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
-    yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
+    yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
+    yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
+    for flag in setting_names() - METHODS[o.quantizer].settings.keys():
+        owner, values = next((name, method.settings[flag]) for name, method in METHODS.items()
+                             if flag in method.settings)
+        yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"

@@ -240,8 +240,10 @@ class Trainer:
         own = {"network": {"name": model.name_of(self.network), **self.network.settings},
                "quant": self.objective.checkpoint(self.network)["quant"]}
         for part, value in own.items():
-            found = state[part] if None in (state[part], value) else {**value, **state[part]}  # older files say less
-            if found != value:
+            same = state[part] == value
+            if state[part] and value:  # older files say less, or settings that mean nothing to this network
+                same = all(state[part].get(name, own_value) == own_value for name, own_value in value.items())
+            if not same:
                 raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
         if state["batch"] > len(self.loader):
             raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "

@@ -4,10 +4,9 @@ import argparse
 
 import model
 from option import parse_options
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.loading import load_full_precision, load_quantized
 from quant.swap import quantize
-from utility import UserError
 
 EPILOG = "The network's other flags (--n_feats, --n_resblocks, --res_scale, --RDNconfig, ...) are those of training."
 
@@ -39,8 +38,6 @@ def load_network(options):
     if options.k_bits == 32:
         load_full_precision(network, options.refine, "--refine")
         return network.eval()
-    if options.quantizer != "ddtb":
-        raise UserError(f"--quantizer {options.quantizer}: is there for comparison; ddtb networks are deployed")
     quantize(network, QuantConfig.of(options))
     load_quantized(network, options.refine, "--refine")
     return network.eval()
