@@ -9,6 +9,7 @@ import loss
 import model
 from engine.device import channels_last
 from engine.evaluator import Evaluator
+from engine.optimizer import build_optimizer, build_scheduler
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
@@ -17,7 +18,7 @@ from model.weights import check_network, is_other_scale, load_other_scale, read_
 from option import config_text, experiment_folder, parse_options, run_options
 from quant.deploy.onnx_backend import open_exported
 from quant.loading import load_full_precision
-from trainer import Trainer, build_optimizer, build_scheduler
+from trainer import Trainer
 from utility import run_main
 
 log = logging.getLogger(__name__)

@@ -31,11 +31,10 @@ COMPATIBLE_SWITCHES = ("debug", "dilation", "kl")
 # what a call decides for itself; a run's checkpoint knows the other options
 CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs",
         *COMPATIBLE, *COMPATIBLE_SWITCHES}
-# what a trained network is: another value would be another network
-NETWORK = {"model", "scale", "n_colors", "rgb_range", "n_resblocks", "n_feats", "res_scale", "G0", "RDNkSize",
-           "RDNconfig", "k_bits", "quantizer", "bounds", "skip_bits"}
+# what a trained network is, besides what its record and its quantizer's name: another value is another network
+NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
 # what its training can't change on the way, what has done its work when it begins, what it is tested on
-TRAINING = {"init_bounds", "optimizer", "seed"}
+TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 UNGIVEN = object()
@@ -98,7 +97,7 @@ def _stored_options(options, parser, *, quantized):
     if options.test_only:
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
         paths = [path for path in (weights, run if options.load or not weights else "") if path]
-        names = NETWORK | (IMAGES if run in paths else set())
+        names = _network_options() | (IMAGES if run in paths else set())
     else:
         paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
     stored = next(filter(None, map(read_options, paths)), None)
@@ -110,6 +109,11 @@ def _stored_options(options, parser, *, quantized):
     if options.test_only and own is not None and (k_bits == 32) != (own == 32):
         return None  # whoever loads the network says which of the programs it is for
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
+
+
+def _network_options():
+    settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
+    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.options}
 
 
 def _check_stored(stored, actions, defaults):
@@ -145,7 +149,7 @@ def _settle(options, given, stored, names, defaults):
     told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if told:
         options.notes.append(f"{stored.source}: {told}, as it was trained")
-    fixed = NETWORK if options.test_only else NETWORK | TRAINING
+    fixed = _network_options() if options.test_only else _network_options() | TRAINING | setting_names()
     if stored.chosen and not options.test_only:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     for name in sorted(names & given.keys()):
@@ -153,8 +157,10 @@ def _settle(options, given, stored, names, defaults):
         if old == new:
             continue
         if name in fixed:
-            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; give that instead of {_typed(new)}"
-                            ", or leave it out")
+            remedy = f"give that instead of {_typed(new)}, or leave it out"
+            if (name, old) == ("k_bits", 32):
+                remedy = "quantize it in a run of its own, with --pre_train and another --save"
+            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
         if not options.test_only:
             effect = "has no effect, the run has its start already" if name in START else "followed from now on"
             options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")

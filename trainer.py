@@ -6,43 +6,19 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
-import warnings
 
 import torch
 from tqdm import tqdm
 
 import model
-from engine.checkpoint import (
-    check_training_state,
-    load_optimizer,
-    random_state,
-    reading_parts,
-    restore_random_state,
-)
+from engine.checkpoint import check_training_state, random_state, reading_parts, restore_random_state
+from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
 from model import parallel
 from model.weights import FORMAT, load_strictly, read_weights
 from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
 
 log = logging.getLogger(__name__)
-
-
-def build_optimizer(groups, *, name: str = "ADAM", lr: float = 1e-4, weight_decay: float = 0.0, momentum: float = 0.9,
-                    betas=(0.9, 0.999), epsilon: float = 1e-8) -> torch.optim.Optimizer:
-    """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups."""
-    common = {"lr": lr, "weight_decay": weight_decay}
-    if name == "SGD":
-        return torch.optim.SGD(groups, momentum=momentum, **common)
-    if name == "RMSprop":
-        return torch.optim.RMSprop(groups, eps=epsilon, **common)
-    return torch.optim.Adam(groups, betas=tuple(betas), eps=epsilon, **common)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, *, decay: int | list[int], gamma: float):
-    """Every `decay` epochs, or at the epochs that a list names, each rate is multiplied by gamma."""
-    if isinstance(decay, int):
-        return torch.optim.lr_scheduler.StepLR(optimizer, decay, gamma)
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, decay, gamma)
 
 
 class Trainer:
@@ -95,7 +71,7 @@ class Trainer:
         log.info("finished: %d epochs, best %s", self.epochs, self._best_text())
 
     def _settle_best(self):
-        """Let model_best be this run's: where the best network so far is in no file, the next one counts as best."""
+        """Where the best network so far is in no file, count the next one as best."""
         if self.run.origin is None or self.run.adopt(epoch=self.position[0] - 1, best=self.best):
             return
         log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
@@ -171,7 +147,7 @@ class Trainer:
         means = self._means()
         is_best = parallel.is_first() and self._test(epoch, means)
         parallel.wait_for_all()
-        self._step_scheduler()
+        step_scheduler(self.scheduler)
         self.position, self.sums = (epoch + 1, 0), {}
         self.save(best=is_best, keep=epoch if self.save_models and self.objective.can_be_tested(epoch) else None)
 
@@ -183,12 +159,6 @@ class Trainer:
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
         return self._count_best(epoch, results)
-
-    def _step_scheduler(self):
-        with warnings.catch_warnings():
-            # torch warns of a schedule that moves before the optimizer: calibration does not train, its epoch counts
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            self.scheduler.step()
 
     def _count_best(self, epoch, results):
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
@@ -258,7 +228,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         load_optimizer(self.optimizer, state["optimizer"])
         for _ in range(state["epoch"]):
-            self._step_scheduler()
+            step_scheduler(self.scheduler)
         self.precision.load_state_dict(state["precision"])
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
@@ -270,8 +240,10 @@ class Trainer:
         own = {"network": {"name": model.name_of(self.network), **self.network.settings},
                "quant": self.objective.checkpoint(self.network)["quant"]}
         for part, value in own.items():
-            found = state[part] if None in (state[part], value) else {**value, **state[part]}  # older files say less
-            if found != value:
+            same = state[part] == value
+            if state[part] and value:  # older files say less, or settings that mean nothing to this network
+                same = all(state[part].get(name, own_value) == own_value for name, own_value in value.items())
+            if not same:
                 raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
         if state["batch"] > len(self.loader):
             raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "

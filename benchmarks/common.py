@@ -13,11 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 
 import loss
 import model
+from engine.optimizer import build_optimizer
 from loss.supervised import Supervised
 from option import parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
-from trainer import Trainer, build_optimizer
+from trainer import Trainer
 
 # the share of dynamic quantizers that each network is published with
 DYNAMIC_RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}

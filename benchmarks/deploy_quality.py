@@ -23,11 +23,11 @@ from data import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from model.weights import trained_file  # noqa: E402
 from option import parse_options  # noqa: E402
-from quant.deploy.network import phase_of  # noqa: E402
 from quant.deploy.onnx_backend import OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import calibration_images, export  # noqa: E402
 from quant.loading import rebuild_quantized  # noqa: E402
+from quant.phase import phase_of  # noqa: E402
 from utility import run_main  # noqa: E402
 
 FORMS = ("PyTorch", "packed", "fp32", "int8")

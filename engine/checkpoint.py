@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides its network: random state, the optimizer's, and whether all of it can be used."""
+"""What a checkpoint holds besides its network: random state, and whether all of it can be used."""
 
 import contextlib
 import math
@@ -11,9 +11,6 @@ import torch
 from utility import UserError
 
 MOST_EPOCHS = 10**6
-# what an optimizer keeps for each parameter that it has stepped
-MOMENTS = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.RMSprop: {"step", "square_avg"},
-           torch.optim.SGD: set()}
 
 
 def random_state():
@@ -54,19 +51,20 @@ def reading_parts(path):
 def check_training_state(state: dict):
     """Raise ValueError, TypeError or KeyError for a checkpoint's part that loads but that training could not use."""
     epoch, batch, best = state["epoch"], state["batch"], state["best"]
-    _demand(_whole(epoch) and epoch <= MOST_EPOCHS, f"epoch {epoch}")
-    _demand(_whole(batch), f"batch {batch}")
-    _demand(_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
-    _demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
-    _demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
+    demand(_whole(epoch) and epoch <= MOST_EPOCHS, f"epoch {epoch}")
+    demand(_whole(batch), f"batch {batch}")
+    demand(is_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
+    demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
+    demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
     for row in state["history"]:
-        _demand(_whole(row["epoch"]) and all(_named(row[group], _number) for group in ("losses", "psnr")),
+        demand(_whole(row["epoch"]) and all(_named(row[group], is_number) for group in ("losses", "psnr")),
                 f"a row {row} of history")
     for part in ("optimizer", "objective", "sums", "precision"):
-        _demand(_finite(state[part]), f"a value in {part} that is not finite")
+        demand(_finite(state[part]), f"a value in {part} that is not finite")
 
 
-def _demand(right, what):
+def demand(right, what: str):
+    """Raise ValueError unless `what` is right."""
     if not right:
         raise ValueError(f"{what} can't be used")
 
@@ -75,7 +73,8 @@ def _whole(value):
     return type(value) is int and value >= 0
 
 
-def _number(value):
+def is_number(value) -> bool:
+    """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -93,33 +92,3 @@ def _finite(value):
     if torch.is_tensor(value):
         return bool(torch.isfinite(value).all())
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
-    """Give an optimizer what a checkpoint's one kept of its steps; rates and factors stay as it was built with.
-
-    Versions of torch differ in the keys of parameter groups, so the file's are not read. Raises ValueError where the
-    state is of other parameters or another kind of optimizer.
-    """
-    own, groups = optimizer.state_dict()["param_groups"], state["param_groups"]
-    _demand([len(group["params"]) for group in own] == [len(group["params"]) for group in groups],
-            "the optimizer's groups")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = [number for group in groups for number in group["params"]]
-    _demand(set(state["state"]) <= set(numbers), "the optimizer's state")
-    kept = {number: _moments(state["state"][number], parameter, MOMENTS[type(optimizer)])
-            for number, parameter in zip(numbers, parameters, strict=True) if number in state["state"]}
-    optimizer.load_state_dict({"state": kept, "param_groups": [
-        group | {"params": found["params"]} for group, found in zip(own, groups, strict=True)]})
-
-
-def _moments(found, parameter, names):
-    """What was kept for one parameter, checked; an older torch counts steps in a plain number."""
-    step = {"step": torch.tensor(float(found["step"]))} if _number(found.get("step")) else {}
-    found = {**found, **step}
-    _demand(names <= found.keys(), f"an optimizer that kept {sorted(found)}")
-    for name, value in found.items():
-        fits = value is None if value is None else value.shape == (() if name == "step" else parameter.shape)
-        _demand(fits, f"{name} in the optimizer")
-        _demand(value is None or "sq" not in name and name != "step" or bool((value >= 0).all()), f"negative {name}")
-    return found
