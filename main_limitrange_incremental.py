@@ -8,9 +8,9 @@ import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
+from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run_folder import open_run
-from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize

@@ -6,10 +6,10 @@ import data
 import loss
 import model
 from engine.evaluator import Evaluator
+from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run_folder import open_run
 from loss.supervised import Supervised
-from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant.deploy.onnx_backend import open_exported

@@ -154,7 +154,7 @@ def open_run(options, path, config_text, ranks):
 
     Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A new
     training run in the folder of an earlier one then deletes that with --reset, and keeps it aside otherwise. ranks:
-    which of the run's processes this is (model.parallel.Ranks); the first one alone writes.
+    which of the run's processes this is (engine.ranks.Ranks); the first one alone writes.
     """
     fresh = not (options.test_only or options.load or options.resume)
     with contextlib.ExitStack() as stack:
