@@ -42,7 +42,11 @@ class ActivationQuantizer(nn.Module, Phased):
         self.observations = []
         self._observing = False
         self._started = initialised
-        self.register_load_state_dict_post_hook(lambda module, _: module.read_flags())
+        self.register_load_state_dict_post_hook(_read_flags)
+
+    def __getstate__(self):
+        """Without the gate's last output: it holds the graph of a forward, which can't be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "logits"}
 
     def read_flags(self):
         """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
@@ -98,6 +102,10 @@ class ActivationQuantizer(nn.Module, Phased):
 
     def extra_repr(self):
         return f"k_bits={self.k_bits}"
+
+
+def _read_flags(quantizer, _):
+    quantizer.read_flags()
 
 
 class DualBoundQuantizer(ActivationQuantizer):
