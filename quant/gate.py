@@ -1,24 +1,17 @@
 """The dynamic gate (spec, section 4): from a feature's pooled channels to two factors for its bounds."""
 
-import contextlib
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import parallel
+from model.common import full_precision
 from model.tiles import GlobalMean
 from quant.functional import fake_quantize
 from quant.weight import quantize_symmetric
 
 GATE_BITS = 2
 GATE_CHANNELS = 32
-
-
-def _full_precision(device_type):
-    if not torch.amp.is_autocast_available(device_type):  # of no real device, but of `meta`
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 class Gate(nn.Module):
@@ -40,7 +33,7 @@ class Gate(nn.Module):
         self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
 
     def forward(self, *parts: Tensor) -> Tensor:
-        with _full_precision(parts[0].device.type):  # the bounds stay float32, at next to no cost
+        with full_precision(parts[0].device):  # the bounds stay float32, at next to no cost
             with torch.no_grad():
                 pooled = self.pool(*parts).to(self.reduce.weight.dtype)
                 whole = self._quantize(parallel.gathered(pooled) if self.training else pooled)
