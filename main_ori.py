@@ -10,10 +10,10 @@ import model
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
+from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
-from model.parallel import joined
 from model.weights import check_network, is_other_scale, load_other_scale, read_weights, weights_to_test
 from option import config_text, experiment_folder, parse_options, run_options
 from quant.deploy.onnx_backend import open_exported

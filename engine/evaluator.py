@@ -10,8 +10,9 @@ import torch
 from tqdm import tqdm
 
 from data.images import write_png
+from engine.device import wait_for
 from metrics.functional import psnr, ssim
-from model.inference import super_resolve
+from model.inference import constant_weights, super_resolve
 from utility import append_text
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,14 @@ class Evaluator:
 
     def _test(self, network, test_set, epoch):
         rows, seconds = [], 0.0
-        with ThreadPoolExecutor(max_workers=2) as writer, self._inference():
+        with ThreadPoolExecutor(max_workers=2) as writer, self._inference(), constant_weights(network):
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
                 lr, hr, name = test_set[index]
+                wait_for(self.device)
                 start = time.perf_counter()
                 sr = self._super_resolve(network, lr)
+                wait_for(self.device)
                 seconds += time.perf_counter() - start
                 if hr is not None:
                     rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set))

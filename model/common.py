@@ -1,5 +1,7 @@
 """Pieces that more than one network is made of."""
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -25,8 +27,15 @@ class MeanShift(nn.Conv2d):
         self.requires_grad_(False)
 
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):  # in 16 bit the mean would cost up to half a grey level
+        with full_precision(x.device):  # in 16 bit the mean would cost up to half a grey level
             return super().forward(x.to(self.weight.dtype))
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Context without mixed precision, also for a device that knows none, as `meta` does not."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def shuffle_factors(scale):

@@ -1,8 +1,27 @@
 """From one LR image to its SR image: whole or in tiles, once or averaged over flips and turns."""
 
+import contextlib
+
 import torch
 
 from model.tiles import in_tiles
+
+
+@contextlib.contextmanager
+def constant_weights(network):
+    """While the block runs nobody changes the network's weights, so that modules may keep what they make of them.
+
+    Nothing else would do: a write through `weight.data`, as averages of weights have it, leaves no trace.
+    """
+    modules = getattr(network, "modules", list)()  # an exported network has none
+    keeping = [module for module in modules if getattr(module, "constant", None) is False]
+    for module in keeping:
+        module.set_constant(True)
+    try:
+        yield
+    finally:
+        for module in keeping:
+            module.set_constant(False)
 
 
 def super_resolve(network, lr, *, scale, chop_size=None, self_ensemble=False):
@@ -14,7 +33,8 @@ def super_resolve(network, lr, *, scale, chop_size=None, self_ensemble=False):
     def forward(image):
         return in_tiles(network, image, scale=scale, size=chop_size) if chop_size else network(image)
 
-    return _ensemble(forward, lr) if self_ensemble else forward(lr)
+    with constant_weights(network):
+        return _ensemble(forward, lr) if self_ensemble else forward(lr)
 
 
 def _ensemble(forward, lr):
