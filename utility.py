@@ -60,6 +60,8 @@ def _what_lacks(error):
     """Which resource of the machine an exception says is used up, in words; empty for other exceptions."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.filename or 'a file'}: can't be written ({error.strerror}); what was saved is kept"
+    if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
+        return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return "out of memory; lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
     return ""
