@@ -96,6 +96,8 @@ def _what_lacks(error, lighter):
         return f"{error.filename or 'a file'}: can't be written ({error.strerror}); what was saved is kept"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
+        return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return f"out of memory{lighter and '; '}{lighter}"
     return ""

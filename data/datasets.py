@@ -2,6 +2,7 @@
 
 from data.patches import augment, crop_pair, to_planes, to_values
 from data.randomness import CROP, random_words
+from utility import UserError
 
 
 class TrainSet:
@@ -26,7 +27,8 @@ class TrainSet:
     def __getitem__(self, key):
         pair, read = self.sources[key.image]
         *place, turns = random_words(CROP, self.seed, key.epoch, key.position, count=3)
-        patches = crop_pair(read(pair.lr), read(pair.hr), scale=self.scale, lr_patch=self.lr_patch, place=place)
+        images = _unchanged(pair, read(pair.lr), read(pair.hr), self.scale, least=self.lr_patch)
+        patches = crop_pair(*images, scale=self.scale, lr_patch=self.lr_patch, place=place)
         lr, hr = (augment(patch, int(turns)) if self.augmented else patch for patch in patches)
         return lr.transpose(2, 0, 1), hr.transpose(2, 0, 1), pair.name
 
@@ -57,9 +59,17 @@ class EvalSet:
         lr = self.read(pair.lr)
         if pair.hr is None:
             return self._values(lr), None, pair.name
+        lr, hr = _unchanged(pair, lr, self.read(pair.hr), self.scale)
         height, width = (self.scale * length for length in lr.shape[:2])
-        hr = self.read(pair.hr)[:height, :width]
-        return self._values(lr), self._values(hr), pair.name
+        return self._values(lr), self._values(hr[:height, :width]), pair.name
 
     def _values(self, image):
         return to_values(to_planes(image), **self.colours)
+
+
+def _unchanged(pair, lr, hr, scale, least=1):
+    """(lr, hr), if they still have sizes as they were checked before the run began; raises UserError otherwise."""
+    lacking = any(high < scale * low for high, low in zip(hr.shape[:2], lr.shape[:2], strict=True))
+    if lacking or min(lr.shape[:2]) < least:
+        raise UserError(f"{pair.hr} and {pair.lr}: have changed in size since the run began; restore them and go on")
+    return lr, hr

@@ -1,3 +1,5 @@
+import errno
+import gc
 import logging
 import os
 import re
@@ -13,7 +15,7 @@ from PIL import Image
 from data import build_test_sets, build_train_loader
 from data.images import read_image, write_png
 from data.patches import to_planes, to_values
-from utility import UserError
+from utility import UserError, run_main
 
 
 def to_tensor(image, **colours):
@@ -280,6 +282,57 @@ def test_workers_have_one_thread_and_outlive_signals_to_the_group(tmp_path, div2
     time.sleep(0.1)
     assert worker in {pid for *_, (_, pid) in batches}
     assert worker in {pid for *_, (_, pid) in loader}
+
+
+def test_the_main_process_keeps_its_own_signals(tmp_path, div2k, make_options):
+    div2k(tmp_path)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    next(iter(build_train_loader(make_options(n_threads=1))))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def lacking(*_args, **_kind):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "what", ["torch.Tensor.share_memory_", "multiprocessing.Queue", "multiprocessing.Process.start"]
+)
+def test_workers_that_cannot_be_had_are_one_line_and_none_needs_nothing(
+    tmp_path, div2k, make_options, monkeypatch, capfd, what
+):
+    div2k(tmp_path)
+    monkeypatch.setattr(what, lacking)
+    assert len(epoch(build_train_loader(make_options()))) == 5
+    with pytest.raises(UserError, match=r"--n_threads 2: workers can't be had \(No space left on device\); .*/dev/shm"):
+        epoch(build_train_loader(make_options(n_threads=2)))
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_killed_worker_is_one_line(tmp_path, div2k, make_options, capfd):
+    div2k(tmp_path)
+    loader = build_train_loader(make_options(n_threads=2, test_every=1000))
+
+    def train():
+        batches = iter(loader)
+        next(batches)
+        loader._iterator._workers[0].kill()
+        for _ in batches:
+            time.sleep(0.01)
+
+    assert run_main(train) == 1
+    assert re.fullmatch(r"error: .* was killed, .*memory; .*lower --n_threads\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_an_image_that_shrinks_during_a_run_is_told(tmp_path, div2k, make_options, tested):
+    div2k(tmp_path)
+    images = build_test_sets(make_options())[0] if tested else build_train_loader(make_options())
+    for number in range(1, 7):
+        write_png(tmp_path / HR / f"{number:04d}.png", np.zeros((39, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=r"000\d.png and .*000\dx2.png: have changed in size"):
+        list(images)
 
 
 def test_workers_end_at_the_word_of_the_main_process(tmp_path, div2k, make_options):
