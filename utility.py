@@ -21,6 +21,7 @@ import torch
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".part-"
+MAKER = "DDTB reference implementation"  # how pictures say who made them
 
 
 class UserError(Exception):

@@ -1,6 +1,9 @@
 """Training samples as bytes, test images as tensors."""
 
+import torch
+
 from data.patches import augment, crop_pair, to_planes, to_values
+from data.pictures import Picture, plain, read_picture
 from data.randomness import CROP, random_words
 from utility import UserError
 
@@ -62,6 +65,13 @@ class EvalSet:
         lr, hr = _unchanged(pair, lr, self.read(pair.hr), self.scale)
         height, width = (self.scale * length for length in lr.shape[:2])
         return self._values(lr), self._values(hr[:height, :width]), pair.name
+
+    def picture(self, index: int, sr: torch.Tensor) -> Picture:
+        """What a network has made of an item. sr: float32 [n_colors, s*h, s*w] in 0..255, not rounded.
+
+        Where there is no original, the pictures are a user's: they keep transparency, colours and colour profile.
+        """
+        return plain(sr) if self.has_hr else read_picture(self.pairs[index].lr).enlarged(sr, scale=self.scale)
 
     def _values(self, image):
         return to_values(to_planes(image), **self.colours)

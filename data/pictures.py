@@ -6,6 +6,7 @@ its luma and comes out in its own full range; of a colour picture the network en
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,15 +58,23 @@ class Picture:
         ycbcr = np.concatenate([luma.astype(np.float64) - BLACK, chroma], axis=2)
         return _rounded(ycbcr @ np.linalg.inv(TO_YCBCR).T)
 
-    def write(self, path: str, *, maker: str | None = None) -> None:
+    def write(self, path: str | Path, *, maker: str | None = None) -> None:
         """Write a PNG file: grey or RGB, with alpha where there is one. Raises UserError."""
         channels = [self.colours[..., :1] if self.grey else self.colours]
         channels += [] if self.alpha is None else [self.alpha[..., None]]
-        pixels = np.concatenate(channels, axis=2)
+        pixels = channels[0] if self.alpha is None else np.concatenate(channels, axis=2)
         write_png(path, pixels[..., 0] if pixels.shape[2] == 1 else pixels, icc_profile=self.icc_profile, maker=maker)
 
 
-def read_picture(path: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def plain(sr: torch.Tensor) -> Picture:
+    """A network's output, float32 [n_colors, h, w] in 0..255, as a picture; luma becomes grey in its full range."""
+    planes = sr.permute(1, 2, 0).cpu().numpy()
+    grey = planes.shape[2] == 1
+    colours = grey_of_luma(planes) if grey else _rounded(planes)
+    return Picture(np.broadcast_to(colours, (*colours.shape[:2], 3)), grey)
+
+
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode an image file, upright. Raises UserError as `data.images.read_image`, whose colours these are."""
     with decoded(path, max_pixels=max_pixels) as image:
         grey = image.getbands()[0] in GREY_BANDS
@@ -83,4 +92,4 @@ def grey_of_luma(luma: np.ndarray) -> np.ndarray:
 
 
 def _rounded(values):
-    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+    return values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
