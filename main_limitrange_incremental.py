@@ -11,15 +11,12 @@ from engine.evaluator import Evaluator
 from engine.recorder import Recorder
 from engine.run_folder import open_run
 from model.parallel import joined
-from model.weights import checkpoint_to_continue, weights_to_test
 from option import config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
-from quant.deploy.onnx_backend import open_exported
-from quant.deploy.packed import is_packed
 from quant.distill import Distillation, parameter_groups
-from quant.loading import load_full_precision, load_quantized
+from quant.open import load_weights
 from trainer import Trainer, build_optimizer, build_scheduler
-from utility import UserError, run_main
+from utility import run_main
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +30,15 @@ def main(argv=None):
 def run(options):
     """Quantize a network and train it, or test a quantized one, by parsed options."""
     path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
+    with joined(options) as ranks, open_run(options, path, lambda: config_text(options), ranks) as (folder, device):
+        if options.test_only:
+            main_ori.test(options, folder, device)
+            return 0
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
-        if options.test_only:
-            load_quantized(student, *weights_to_test(options, folder))
-            evaluator(student, 0)
-            return 0
-        continued = checkpoint_to_continue(options, folder)
+        continued = main_ori.checkpoint_to_continue(options, folder)
         if not continued:
             start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
@@ -66,14 +59,12 @@ def run(options):
 def start_weights(teacher, student, options):
     """Give teacher and student the weights of --pre_train; the student those of --refine, where given."""
     if options.pre_train:
-        load_full_precision(teacher, options.pre_train, "--pre_train")
+        load_weights(teacher, options.pre_train, "--pre_train")
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)
-    if is_packed(options.refine):
-        raise UserError(f"--refine {options.refine}: a packed file can be tested, not trained; give its checkpoint")
     if options.refine:
-        load_quantized(student, options.refine, "--refine")
+        load_weights(student, options.refine, "--refine", to_train=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Train and test full-precision networks; `python main_ori.py --help` lists the flags."""
 
+import logging
 import sys
 
 import data
@@ -10,12 +11,13 @@ from engine.recorder import Recorder
 from engine.run_folder import open_run
 from loss.supervised import Supervised
 from model.parallel import joined
-from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
-from quant.deploy.onnx_backend import open_exported
-from quant.loading import load_full_precision
+from option import config_text, experiment_folder, network_flags, parse_options
+from quant.deploy.onnx_backend import OnnxNetwork
+from quant.open import load_weights, open_network, trained_file
 from trainer import Trainer, build_optimizer, build_scheduler
 from utility import run_main
+
+log = logging.getLogger(__name__)
 
 
 def main(argv=None):
@@ -26,19 +28,15 @@ def main(argv=None):
 def run(options):
     """Train and test a full-precision network by parsed options."""
     path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
+    with joined(options) as ranks, open_run(options, path, lambda: config_text(options), ranks) as (folder, device):
+        if options.test_only:
+            test(options, folder, device)
+            return 0
         network = model.build(options).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
-        if options.test_only:
-            load_full_precision(network, *weights_to_test(options, folder, or_pre_train=True))
-            evaluator(network, 0)
-            return 0
         for flag in ("pre_train", "refine"):
             if getattr(options, flag):
-                load_full_precision(network, getattr(options, flag), f"--{flag}")
+                load_weights(network, getattr(options, flag), f"--{flag}")
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
@@ -52,6 +50,42 @@ def run(options):
             trainer.resume(continued)
         trainer.fit()
     return 0
+
+
+def test(options, folder, device):
+    """Test the network that --refine and the like name. What its file says of it counts; the options become that."""
+    given, defaults = network_flags(options)
+    if options.backend == "onnx":
+        network = OnnxNetwork(options.refine).check(given)
+    else:
+        file, flag = weights_to_test(options, folder)
+        network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+    vars(options).update(network.source.flags)
+    test_sets = data.build_test_sets(options)
+    Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+
+
+def weights_to_test(options, folder):
+    """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
+
+    In full precision --pre_train counts too, as in EDSR-PyTorch. Raises UserError when there is nothing to test.
+    """
+    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 else [])):
+        if getattr(options, flag):
+            return getattr(options, flag), f"--{flag}"
+    return trained_file(folder.path), "--load" if options.load else "--save"
+
+
+def checkpoint_to_continue(options, folder):
+    """The checkpoint that --resume or --load asks to continue, or None to begin."""
+    if options.resume:
+        return options.resume
+    if not options.load:
+        return None
+    if folder.checkpoint.is_file():
+        return folder.checkpoint
+    log.info("--load %s: stopped before its first checkpoint, beginning", options.load)
+    return None
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import os
 import re
 from pathlib import Path
 
+import model
 from loss import parse as parse_loss
+from model.settings import SETTINGS
 from quant.blocks import CHOICES
 from quant.distill import BOUND_LR
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
@@ -29,9 +30,11 @@ def parse_options(argv=None, *, quantized):
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
     name, `data_train` and `data_test` lists, `decay` an int or a list of epochs; what --template stands for is filled
-    in. Raises UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
+    in; `given` is the names of the flags that were typed. Raises UserError for a value that cannot work; argparse exits
+    with code 2 for a flag that does not parse.
     """
     options = build_parser(quantized=quantized).parse_args(argv)
+    options.given = _given(argv, quantized)
     vars(options).update(_template(options.template))
     parse_loss(options.loss)
     if options.resume in (RESUME_OWN, "-1"):
@@ -40,6 +43,14 @@ def parse_options(argv=None, *, quantized):
         options.resume = ""
     check(options, quantized=quantized)
     return options
+
+
+def _given(argv, quantized):
+    """The names of the flags that `argv` itself sets; the full-precision program stands for --k_bits 32."""
+    parser, untouched = build_parser(quantized=quantized), object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), untouched))
+    found = {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not untouched}
+    return {*found, *_template(found.get("template", ".")), *([] if quantized else ["k_bits"])}
 
 
 def build_parser(*, quantized):
@@ -216,9 +227,10 @@ def _template(text):
 
 
 def _network(text):
-    if text.lower() not in MODELS:
-        raise UserError(f"--model {text}: unknown; choose EDSR, RDN or SRResNet")
-    return MODELS[text.lower()]
+    try:
+        return model.known_name(text)
+    except ValueError as error:
+        raise UserError(f"--model {error}") from error
 
 
 def _decay(text):
@@ -251,9 +263,8 @@ def _rules(o, quantized):
     yield "chop_size", o.chop_size < 32, "give 32 or more"
     exported = o.backend == "onnx"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
-    yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
@@ -298,6 +309,12 @@ def experiment_folder(name, *, flag="save"):
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
+def network_flags(options):
+    """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
+    every = {name: getattr(options, name) for name in ("model", "k_bits", *SETTINGS, *CHOICES)}
+    return {name: value for name, value in every.items() if name in options.given}, every
+
+
 def config_text(options):
     """`name: value` lines, sorted, for config.txt."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()))
+    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()) if name != "given")

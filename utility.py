@@ -196,10 +196,13 @@ def _check_whole(path):
 
 
 def _numpy_scalars():
-    """Older checkpoints keep PSNR values as NumPy scalars: data, no code."""
-    scalar = np._core.multiarray.scalar
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+    """Older checkpoints keep PSNR values as NumPy scalars and arrays: data, no code. NumPy 1 and 2 name them otherwise.
+    """
+    core = (np._core if hasattr(np, "_core") else np.core).multiarray
+    named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
+             for place in ("core", "_core")]
+    dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [*named, np.ndarray, np.dtype, *dtypes]
 
 
 def compiled(function, compiler):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
+from quant.open import BEST, LAST
 from utility import UNFINISHED, Stopped, UserError, append_text, remove_unfinished
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.checkpoint = self.path / "model" / "checkpoint.pth.tar"
-        self.best = self.path / "model" / "model_best.pth.tar"
+        self.checkpoint = self.path / LAST
+        self.best = self.path / BEST
         self.prepare = self.start
 
     def begin(self):
@@ -166,7 +167,7 @@ def open_run(options, path, config_text, ranks):
                 folder.start(reset=options.reset and fresh, archive=fresh)
                 if not options.test_only:
                     stack.enter_context(folder.claimed())
-                folder.describe(config_text)
+                folder.describe(config_text())
                 log_to_file(folder.path / "log.txt")
 
             folder.prepare = prepare

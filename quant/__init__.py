@@ -1,8 +1,9 @@
 """DDTB quantization: `quantize` turns a full-precision network into its low-bit form, `Schedule` leads its training."""
 
 from quant.blocks import QuantConfig
+from quant.open import open_network
 from quant.phase import Phase, set_phase
 from quant.schedule import Schedule
 from quant.swap import is_quantized, quantize
 
-__all__ = ["Phase", "QuantConfig", "Schedule", "is_quantized", "quantize", "set_phase"]
+__all__ = ["Phase", "QuantConfig", "Schedule", "is_quantized", "open_network", "quantize", "set_phase"]
