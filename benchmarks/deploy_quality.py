@@ -62,7 +62,7 @@ def forms(path, calib, folder):
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
     write_packed(network, files["packed"], phase=network.source.phase, source=network.source.path)
     onnx.save(export(network), files["fp32"])
-    onnx.save(export(network, rest="int8", images=calibration_images(calib, network.settings)), files["int8"])
+    onnx.save(export(network, rest="int8", images=calibration_images(calib, network)), files["int8"])
     made = {"PyTorch": network, "packed": open_network(files["packed"]),
             **{form: OnnxNetwork(files[form], threads=torch.get_num_threads()) for form in ("fp32", "int8")}}
     return made, {form: file.stat().st_size for form, file in files.items()}

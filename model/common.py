@@ -58,6 +58,8 @@ class SuperResolver(nn.Module):
         check_settings(settings)
         self.settings = settings
         self.scale = settings["scale"]
+        self.n_colors = settings.get("n_colors", 3)
+        self.rgb_range = settings.get("rgb_range", 255)
 
     @staticmethod
     def rgb_range_of(state):

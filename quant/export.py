@@ -39,7 +39,7 @@ def main(argv=None):
     _check(options, options.k_bits)
     network = open_to_deploy(options)
     _check(options, network.source.k_bits)
-    images = calibration_images(options.calib, network.settings) if options.rest == "int8" else None
+    images = calibration_images(options.calib, network) if options.rest == "int8" else None
     path = network.source.path
     exported = export(network, rest=options.rest, images=images, opset=options.opset,
                       source={"file": path.name, "sha256": file_hash(path)})
@@ -79,10 +79,10 @@ def _check(options, k_bits):
         raise UserError(f"--calib {options.calib}: --rest fp32 needs no calibration; drop it, or give --rest int8")
 
 
-def calibration_images(folder, settings):
+def calibration_images(folder, network):
     """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
 
-    settings: a network's, for its range and colours.
+    network: whose range and colours they have.
     """
     files = image_files(folder)
     if not files:
@@ -92,7 +92,7 @@ def calibration_images(folder, settings):
         pixels = read_image(path)
         top, left = (max(side - CALIBRATION_SIDE, 0) // 2 for side in pixels.shape[:2])
         middle = to_planes(pixels[top : top + CALIBRATION_SIDE, left : left + CALIBRATION_SIDE])
-        images.append(to_values(middle, rgb_range=settings["rgb_range"], n_colors=settings["n_colors"])[None])
+        images.append(to_values(middle, rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
     log.info("calibrating on %d images of %s", len(images), folder)
     return images
 
@@ -105,7 +105,7 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=Non
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. source: {"file", "sha256"} for the metadata.
     Raises UserError for a network whose levels integers can't hold.
     """
-    graph, rgb_range = Graph(network), network.settings["rgb_range"]
+    graph, rgb_range = Graph(network), network.rgb_range
     if rest == "int8":
         sr = INT8_NETWORKS[type(network)](Int8(graph, calibrate(network, images)), network, rgb_range)
     else:
@@ -113,7 +113,7 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=Non
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source}
-    return image_model(graph, sr, channels=network.settings["n_colors"], scale=network.scale, opset=opset,
+    return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=any_gated(network), metadata={key: json.dumps(value) for key, value in
                                                                metadata.items()})
 

@@ -85,8 +85,7 @@ def record(network, images):
     for observe in (_observe_range, _observe_features):
         hooks = [member.register_forward_pre_hook(_calling(observe, records[name])) for name, member in members.items()]
         for image in images:
-            network(to_values(to_planes(image), rgb_range=network.settings["rgb_range"],
-                              n_colors=network.settings["n_colors"])[None])
+            network(to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
         for hook in hooks:
             hook.remove()
     return records

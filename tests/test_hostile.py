@@ -348,7 +348,7 @@ def quantized_checkpoint_in_full_precision(world):
     return f"--test_only --refine {world.checkpoint('low')}"
 
 
-@case(r"is a full-precision network \(asked for: --k_bits 4\); quantized training takes it with --pre_train", quantized=True)
+@case(r"is a full-precision network \(asked for: --k_bits 4\); .* takes it with --pre_train", quantized=True)
 def full_precision_checkpoint_in_quantization(world):
     return f"--test_only --refine {world.checkpoint('full')}"
 
