@@ -1,5 +1,6 @@
 """What every entry point shares: user errors, signals, atomic files, safe reading, a timer."""
 
+import argparse
 import contextlib
 import errno
 import logging
@@ -170,7 +171,7 @@ def read_torch_file(path):
         raise UserError(f"{path}: no such file")
     _check_whole(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_plain_kinds()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
@@ -195,14 +196,14 @@ def _check_whole(path):
         raise UserError(f"{path}: is not a checkpoint that torch can read, or is damaged or cut short; give another")
 
 
-def _numpy_scalars():
-    """Older checkpoints keep PSNR values as NumPy scalars and arrays: data, no code. NumPy 1 and 2 name them otherwise.
+def _plain_kinds():
+    """What people keep beside weights that is data, no code: arguments, NumPy's scalars and arrays by old and new names.
     """
     core = (np._core if hasattr(np, "_core") else np.core).multiarray
     named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
              for place in ("core", "_core")]
     dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
-    return [*named, np.ndarray, np.dtype, *dtypes]
+    return [argparse.Namespace, *named, np.ndarray, np.dtype, *dtypes]
 
 
 def compiled(function, compiler):
