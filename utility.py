@@ -197,8 +197,7 @@ def _check_whole(path):
 
 
 def _plain_kinds():
-    """What people keep beside weights that is data, no code: arguments, NumPy's scalars and arrays by old and new names.
-    """
+    """What people keep beside weights that is data, no code: arguments, NumPy's values by its old and new names."""
     core = (np._core if hasattr(np, "_core") else np.core).multiarray
     named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
              for place in ("core", "_core")]
