@@ -13,6 +13,7 @@ from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
+from quant.config import quant_flags
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
@@ -24,7 +25,7 @@ TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feat
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
 COMPATIBILITY = "accepted for compatibility only, no effect"
 # flags of EDSR-PyTorch and of DDTB's release that change nothing in these networks, with their values there
-COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": "10", "reduction": "16",
+COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16,
               "split_batch": "1", "skip_threshold": "1e8", "suffix": "", "ema_epoch": "1", "pix_type": "l1",
               "conv_idx": "22", "nesterov": "False", "threshld_ratio": "1.0"}
 COMPATIBLE_SWITCHES = ("debug", "dilation", "kl")
@@ -46,19 +47,21 @@ def parse_options(argv=None, *, quantized):
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
     name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. What is not given comes from the run
-    that the call continues or tests, else from --template, else from the defaults; `notes`, lines for the log, says so.
-    Raises UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
+    that the call continues, else from --template, else from the defaults; `notes`, lines for the log, says so. `given`
+    holds the names of the flags that were typed: of a network to test its file says the others. Raises UserError for a
+    value that cannot work; argparse exits with code 2 for a flag that does not parse.
     """
     parser = build_parser(quantized=quantized)
     defaults = vars(parser.parse_args([]))
     parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, UNGIVEN)))
     given = {name: value for name, value in vars(parsed).items() if value is not UNGIVEN}
     given = {**_template(given.get("template", ".")), **given}
-    options = argparse.Namespace(**{**defaults, **given}, notes=[])
+    typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
+    options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
     if found := _stored_options(options, parser, quantized=quantized):
         _settle(options, given, *found, defaults)
-    elif quantized and "k_bits" not in given:
+    elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: --{name} {given[name]} has no effect in these networks" for name in
                       (*COMPATIBLE, *COMPATIBLE_SWITCHES) if name in given and not _same(given[name], defaults[name])]
@@ -92,12 +95,11 @@ def _kept_epoch(folder, number):
 
 
 def _stored_options(options, parser, *, quantized):
-    """(StoredOptions, names to take from them) for what the call continues or tests; None where nothing tells them."""
+    """(StoredOptions, names to take from them) for what the call continues, or for the run that it tests; else None."""
     run = experiment_folder(options.load or options.save)
-    if options.test_only:
+    if options.test_only:  # whoever opens the network says what it is; a run says on which images it is tested
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
-        paths = [path for path in (weights, run if options.load or not weights else "") if path]
-        names = _network_options() | (IMAGES if run in paths else set())
+        paths, names = [run] if options.load or not weights else [], IMAGES
     else:
         paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
     stored = next(filter(None, map(read_options, paths)), None)
@@ -105,15 +107,12 @@ def _stored_options(options, parser, *, quantized):
         return None
     actions = {action.dest: action for action in parser._actions if action.dest not in {*CALL, "help"}}
     _check_stored(stored, actions, parser.parse_args([]))
-    k_bits, own = stored.values.get("k_bits", 32), options.k_bits if options.k_bits != 32 or not quantized else None
-    if options.test_only and own is not None and (k_bits == 32) != (own == 32):
-        return None  # whoever loads the network says which of the programs it is for
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
 
 
 def _network_options():
     settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
-    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.options}
+    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
 
 
 def _check_stored(stored, actions, defaults):
@@ -149,8 +148,8 @@ def _settle(options, given, stored, names, defaults):
     told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if told:
         options.notes.append(f"{stored.source}: {told}, as it was trained")
-    fixed = _network_options() if options.test_only else _network_options() | TRAINING | setting_names()
-    if stored.chosen and not options.test_only:
+    fixed = _network_options() | TRAINING | setting_names()
+    if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     for name in sorted(names & given.keys()):
         old, new = stored.values[name], given[name]
@@ -190,7 +189,15 @@ def _typed(value):
 
 def run_options(options):
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
-    return {name: value for name, value in vars(options).items() if name not in {*CALL, "notes"}}
+    return {name: value for name, value in vars(options).items() if name not in {*CALL, "given", "notes"}}
+
+
+def _given(argv, quantized):
+    """The names of the flags that `argv` itself sets; the full-precision program stands for --k_bits 32."""
+    parser, untouched = build_parser(quantized=quantized), object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), untouched))
+    found = {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not untouched}
+    return {*found, *_template(found.get("template", ".")), *([] if quantized else ["k_bits"])}
 
 
 def build_parser(*, quantized):
@@ -296,7 +303,7 @@ def _training(parser):
         help="torch.compile the forward and backward passes of training steps: minutes first, for GPUs")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
     for flag, default in COMPATIBLE.items():
-        add(f"--{flag}", default=default, help=COMPATIBILITY)
+        add(f"--{flag}", type=type(default), default=default, help=COMPATIBILITY)
     for flag in COMPATIBLE_SWITCHES:
         add(f"--{flag}", action="store_true", help=COMPATIBILITY)
 
@@ -407,9 +414,8 @@ def _rules(o, quantized):
     yield "chop_size", o.chop_size < 32, "give 32 or more"
     exported = o.backend == "onnx"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
-    yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
@@ -452,6 +458,14 @@ def experiment_folder(name, *, flag="save"):
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
+def network_flags(options):
+    """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
+    names = {"model", *quant_flags(), *(name for record in registry.NETWORKS.values() for name in record.settings)}
+    every = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {name: value for name, value in every.items() if name in options.given}, every
+
+
 def config_text(options):
     """`name: value` lines, sorted, for config.txt."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()) if name != "notes")
+    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items())
+                     if name not in ("given", "notes"))

@@ -1,5 +1,6 @@
 """What every entry point shares: user errors, signals, atomic files, safe reading, a timer."""
 
+import argparse
 import contextlib
 import errno
 import logging
@@ -265,7 +266,7 @@ def read_torch_file(path):
     check_file(path)
     _check_whole(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_plain_kinds()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
@@ -290,11 +291,13 @@ def _check_whole(path):
         raise UserError(f"{path}: is not a checkpoint that torch can read, or is damaged or cut short; give another")
 
 
-def _numpy_scalars():
-    """Older checkpoints keep PSNR values as NumPy scalars: data, no code."""
-    scalar = np._core.multiarray.scalar
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+def _plain_kinds():
+    """What people keep beside weights that is data, no code: arguments, NumPy's values by its old and new names."""
+    core = (np._core if hasattr(np, "_core") else np.core).multiarray
+    named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
+             for place in ("core", "_core")]
+    dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [argparse.Namespace, *named, np.ndarray, np.dtype, *dtypes]
 
 
 def compiled(function, compiler):
