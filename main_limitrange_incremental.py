@@ -80,4 +80,4 @@ def _load_teacher(teacher, options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=main_ori.LIGHTER))

@@ -23,6 +23,8 @@ from utility import run_main
 
 log = logging.getLogger(__name__)
 
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
+
 
 def main(argv=None):
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
@@ -112,4 +114,4 @@ def train(network, objective, groups, evaluator, options, *, continued, ranks, f
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=LIGHTER))

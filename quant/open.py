@@ -123,8 +123,7 @@ class _Opened:
         self.source = Source(path, kind, model.name_of(skeleton), skeleton.settings, quant, phase)
         self._compare(given)
         if phase is Phase.CALIBRATE:
-            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it with "
-                            "--load")
+            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it with --load")
         if quant is not None:
             with torch.device("meta"):
                 quantize(skeleton, quant)

@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import struct
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def checkpoint(network, **changes):
     """One of our checkpoints of a network, without the training's own state; a change of None takes a part out."""
-    quant = {"quant": asdict(network.quant_config), "phase": "dynamic"} if is_quantized(network) else {"quant": None}
+    quant = {"quant": network.quant_config.to_dict(), "phase": "dynamic"} if is_quantized(network) else {"quant": None}
     whole = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, **quant,
              "state_dict": network.state_dict(), **changes}
     return {name: value for name, value in whole.items() if value is not None or name == "quant"}
@@ -352,7 +351,7 @@ def test_exported_files_that_are_odd(small_network, tmp_path):
                  *(json.dumps(named | value) for value in ODD_SETTINGS if value != {"n_resblocks": 900}),
                  json.dumps(named | {"scale": "2/../../elsewhere"}), json.dumps(named | {"scale": 3}),
                  json.dumps(named | {"n_colors": 1})):
-        told(with_property("network", text), "network|says|can't be run")
+        told(with_property("network", text), "network|says|can't run it")
     for key, text in (("k_bits", None), ("k_bits", "9"), ("k_bits", "[4]"), ("rgb_range", "0"), ("rgb_range", '"1"'),
                       ("rgb_range", "-1"), ("rest", "3")):
         told(with_property(key, text), key)
