@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 import model
 from model.weights import check_network
@@ -46,6 +44,10 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
     phase: the network's Phase. source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
     that are not quantized are kept. Raises UserError where float16 can't hold one, or the file can't be written.
     """
+    try:
+        from safetensors.torch import save_file  # an extra: only packing needs it
+    except ImportError as error:
+        raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
     tensors, packed = {}, {}
     for name, levels, bits, factor in _quantized(network, phase):
         offset = int(levels.min())
@@ -114,6 +116,10 @@ def file_hash(path):
 
 def read_packed(path):
     """(state dict, metadata) of a packed file; quantized weights are still packed. Raises UserError for another."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(f"{path}: is a safetensors file; to read it, pip install -r requirements-deploy.txt") from error
     try:
         with safe_open(path, "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
