@@ -1,7 +1,7 @@
 """Batch normalisation that sees the whole batch, also where several processes share it."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import parallel
 
@@ -15,7 +15,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     autocast, the result has x's dtype.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or parallel.world_size() == 1:
             return super().forward(x)
         y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)
