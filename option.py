@@ -102,7 +102,7 @@ def _stored_options(options, parser, *, quantized):
     stored = next(filter(None, map(read_options, paths)), None)
     if stored is None:
         return None
-    method = METHODS.get(stored.values.get("quantizer"), METHODS["ddtb"])
+    method = METHODS.get(str(stored.values.get("quantizer")), METHODS["ddtb"])
     unused = {"help", *_call_options(), *(setting_names() - method.settings.keys())}  # older runs kept these too
     actions = {action.dest: action for action in parser._actions if action.dest not in unused}
     _check_stored(stored, actions, parser.parse_args([]))
