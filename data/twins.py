@@ -1,8 +1,9 @@
 """Twins: one picture twice, the second time in another size, file format or slightly cropped.
 
 First look: the slow waves of both pictures shrunk to 8x8, each weighted by its frequency, since slow ones are large in
-every photograph. The few pairs that are alike there get a second look at 64 pixels: the finer details in the middle of
-each are searched in the other at several sizes. Photographs of the same kind of scene agree in the first look alone.
+every photograph. The few pairs that are alike there get a second look at 64 pixels, then 96: the finer details in the
+middle of each are searched in the other at several sizes. Photographs of the same kind of scene pass the first look
+alone.
 """
 
 import os
@@ -20,7 +21,7 @@ from data.layout import folders_in
 from utility import UserError
 
 NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_|_Q[0-9]+$")  # folders
-SIDE = 64  # longest side of the second look
+SIDE = 96  # longest side that is kept
 WAVES = 6  # of the 8 a direction
 PARTS = (  # top, left, bottom, right of what a crop may have left of a picture
     *((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.1, 0.1, 0.9, 0.9), (0, 0.05, 1, 0.95), (0.05, 0, 0.95, 1)),
@@ -28,11 +29,14 @@ PARTS = (  # top, left, bottom, right of what a crop may have left of a picture
 )
 SIZES = 1.05 ** np.arange(-7, 8)
 ALIKE = 0.68  # first look: misses 1 of 100 pictures cropped by up to a tenth at each side, keeps 1 of 200 other pairs
-TWINS = 0.58  # second look: lookalikes reach 0.53, pictures cropped by up to a tenth at each side begin at 0.63
+LOOKS = {  # longest side: least correlation of details
+    64: 0.58,
+    96: 0.64,  # lookalikes reach 0.61, pictures cropped by up to a tenth at each side begin at 0.68
+}
 
 
 class Twin(NamedTuple):
-    """Two files that show one picture; likeness: correlation of their details, 0.58 to 1."""
+    """Two files that show one picture; likeness: correlation of their details, 0.64 to 1."""
 
     training: Path
     testing: Path
@@ -66,7 +70,7 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
         likenesses = pool.map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), pairs)
         likenesses = tqdm(likenesses, total=len(pairs), desc="comparing", disable=None)
         for pair, likeness in zip(pairs, likenesses, strict=True):
-            if likeness >= TWINS:
+            if likeness:
                 twins.append(Twin(*pair, likeness))
     return sorted(twins, key=lambda twin: -twin.likeness), problems
 
@@ -86,16 +90,16 @@ def _greys(paths, problems):
 
 
 def _grey(path):
-    """float32 [h, w] in 0..255, the longer of h and w SIDE * 1.5; the UserError of a file that can't be read."""
+    """float32 [h, w] in 0..255, the longer of h and w SIDE; the UserError of a file that can't be read."""
     try:
         with Image.open(path) as image:
             if image.format == "JPEG":
-                image.draft("L", (4 * SIDE, 4 * SIDE))  # decodes no more than that, many times faster
-                return _sized(np.float32(ImageOps.exif_transpose(image).convert("L")), 1.5 * SIDE)
+                image.draft("L", (2 * SIDE, 2 * SIDE))  # decodes no more than that, many times faster
+                return _sized(np.float32(ImageOps.exif_transpose(image).convert("L")), SIDE)
     except Exception:  # read_image tells the reason
         pass
     try:
-        return _sized(np.float32(Image.fromarray(read_image(path)).convert("L")), 1.5 * SIDE)
+        return _sized(np.float32(Image.fromarray(read_image(path)).convert("L")), SIDE)
     except UserError as error:
         return error
 
@@ -130,25 +134,34 @@ def _waves(grey):
 
 
 def _likeness(first, second):
-    """How well each has the other's middle in it, the worse of the two: one strong edge is alike in one way alone."""
-    likeness = _middle_in(first, second)
-    return min(likeness, _middle_in(second, first)) if likeness >= TWINS else likeness
+    """How well each has the other's middle in it, the worse of the two: one strong edge is alike in one way alone.
+
+    0 where it is too little to be twins.
+    """
+    for side, least in LOOKS.items():
+        likeness = 1.0
+        for pair in ((first, second), (second, first)):
+            likeness = min(likeness, _middle_in(*pair, side))
+            if likeness < least:
+                return 0.0
+    return likeness
 
 
-def _middle_in(first, second):
+def _middle_in(first, second, side):
     """The highest correlation of the details in the middle of `first`, in any of SIZES, with a place of `second`."""
     from skimage.feature import match_template
 
-    second, best = _details(second, SIDE), 0.0
+    blur = side / 32
+    second, best = _details(second, side, blur), 0.0
     for size in SIZES:
-        details = _part(_details(first, SIDE * size), (0.2, 0.2, 0.8, 0.8))
+        details = _part(_details(first, side * size, blur), (0.2, 0.2, 0.8, 0.8))
         if all(own <= other for own, other in zip(details.shape, second.shape, strict=True)):
             best = max(best, float(match_template(second, details).max()))
     return best
 
 
-def _details(grey, side):
+def _details(grey, side, blur):
     from skimage.filters import gaussian
 
     grey = _sized(grey, side)
-    return grey - gaussian(grey, 2, preserve_range=True)
+    return grey - gaussian(grey, blur, preserve_range=True)
