@@ -12,7 +12,7 @@ from engine.recorder import Recorder
 from engine.run_folder import open_run
 from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
+from option import LIGHTER, config_text, experiment_folder, parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.deploy.onnx_backend import open_exported
 from quant.deploy.packed import is_packed
@@ -77,4 +77,4 @@ def start_weights(teacher, student, options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=LIGHTER))

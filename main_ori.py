@@ -11,7 +11,7 @@ from engine.run_folder import open_run
 from loss.supervised import Supervised
 from model.parallel import joined
 from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
+from option import LIGHTER, config_text, experiment_folder, parse_options
 from quant.deploy.onnx_backend import open_exported
 from quant.loading import load_full_precision
 from trainer import Trainer, build_optimizer, build_scheduler
@@ -55,4 +55,4 @@ def run(options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=LIGHTER))

@@ -13,7 +13,7 @@ from loss import parse as parse_loss
 from quant.blocks import CHOICES
 from quant.distill import BOUND_LR
 from quant.schedule import FIRST_STAGE_EPOCH
-from utility import UserError
+from utility import UserError, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
 MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
@@ -21,6 +21,7 @@ TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feat
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
 COMPATIBILITY = "accepted for compatibility only, no effect"
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"  # where memory is used up
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -188,9 +189,9 @@ def _sets(text):
 
 
 def _scale(text):
-    if not text.isdecimal():
-        raise UserError(f"--scale {text}: one whole number is needed; a network is trained for one scale")
-    return int(text)
+    if (number := whole_number(text)) is None:
+        raise UserError(f"--scale {text:.40}: one whole number is needed; a network is trained for one scale")
+    return number
 
 
 def _number(text):
@@ -222,8 +223,8 @@ def _network(text):
 
 
 def _decay(text):
-    epochs = [int(part) for part in text.split("-") if part.isdecimal()]
-    if len(epochs) != len(text.split("-")) or epochs != sorted(set(epochs)) or epochs[0] < 1:
+    epochs = [whole_number(part) for part in text.split("-")]
+    if None in epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
         raise UserError(f"--decay {text}: give a number of epochs, as 200, or rising epochs joined with -, as 200-400")
     return epochs[0] if len(epochs) == 1 else epochs
 
@@ -277,7 +278,7 @@ def _rules(o, quantized):
 
 
 def _is_range(text):
-    parts = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", text)
+    parts = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})(?:/([0-9]{1,18})-([0-9]{1,18}))?", text)
     bounds = [int(part) for part in parts.groups() if part] if parts else []
     pairs = zip(bounds[::2], bounds[1::2], strict=True)
     return bool(bounds) and all(1 <= first <= last for first, last in pairs)

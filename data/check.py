@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.images import image_shape
 from data.layout import LAYOUTS, images_in, scale_folders
-from utility import UserError, run_main
+from utility import UserError, run_main, summary
 
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
 DIV2K_COUNTS = (800, 900)
@@ -36,7 +36,7 @@ class Row:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, required=True, help="root of the data sets, such as datasets")
     dir_data = parser.parse_args(argv).dir_data
     rows = check(dir_data)

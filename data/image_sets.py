@@ -66,7 +66,7 @@ def find_test_set(dir_data, name, *, scale, data_range, dir_demo, test_only=Fals
 
 def parse_ranges(data_range):
     """'1-800/801-810' -> [(1, 800), (801, 810)]: numbers of images, from 1, both ends included. Raises UserError."""
-    match = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", data_range)
+    match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})(?:/([0-9]{1,18})-([0-9]{1,18}))?", data_range)
     numbers = [int(number) for number in match.groups() if number] if match else []
     ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
     if not ranges or not all(1 <= first <= last for first, last in ranges):
@@ -170,7 +170,7 @@ def _check_name(flag, name):
 
 def _base_and_quality(name):
     """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
-    return re.fullmatch(r"(.+?)(?:-Q(\d+))?", name).groups(default="")
+    return re.fullmatch(r"(.+?)(?:-Q([0-9]+))?", name).groups(default="")
 
 
 def _entries(folder):

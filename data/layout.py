@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import image_files
+from utility import whole_number
 
 
 @dataclass(frozen=True)
@@ -51,5 +52,5 @@ def images_in(folder):
 
 def scale_folders(folder):
     """dict scale -> path of the folders X2, X3, X4 ... in `folder` that hold images, by rising scale."""
-    folders = {int(path.name[1:]): path for path in Path(folder).glob("X*") if path.name[1:].isdigit()}
+    folders = {number: path for path in Path(folder).glob("X*") if (number := whole_number(path.name[1:]))}
     return {scale: folders[scale] for scale in sorted(folders) if images_in(folders[scale])}

@@ -23,15 +23,16 @@ from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, run_main
+from utility import UserError, add_force, check_output, run_main, summary
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
 SHOWN = 10
+MOST = 1024  # scales and processes
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=summary(__doc__))
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
     parser.add_argument("--scales", type=_from(2), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
@@ -50,16 +51,18 @@ def parse(argv=None):
         "replicate, as in old MATLAB",
     )
     parser.add_argument("--workers", type=_from(1), default=os.cpu_count(), help="processes (default: one per core)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
 def _from(least):
-    def whole_number(text):
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is too small, the least is {least}")
-        return int(text)
+    def parsed(text):
+        number = whole_number(text)
+        if number is None or not least <= number <= MOST:
+            raise argparse.ArgumentTypeError(f"{text:.40} is no whole number from {least} to {MOST}")
+        return number
 
-    return whole_number
+    return parsed
 
 
 def main(argv=None):
@@ -67,6 +70,7 @@ def main(argv=None):
     scales = sorted(set(args.scales))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)
+    check_output(args.out / SETTINGS_FILE, flag="--out", mark=b'"method"', force=args.force)
     settings = {"layout": args.layout, "border": args.border, "scales": scales, "method": METHOD}
     try:
         total = prepare(jobs, args.out, settings, numbers, workers=args.workers)

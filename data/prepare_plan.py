@@ -6,11 +6,11 @@ import re
 from data.images import image_files, images_by_name
 from data.layout import images_in
 from data.prepare_image import Job
-from utility import UserError, atomic_path
+from utility import UserError, atomic_path, check_file, whole_number
 
 SETTINGS_FILE = "prepare.json"
 NAMES_FILE = "names.json"
-NUMBER = re.compile(r"\d{4}")
+NUMBER = re.compile(r"[0-9]{4}")
 
 
 def plan(hr, out, layout, *, scales, border):
@@ -46,9 +46,10 @@ def read_json(path):
     """The object in a JSON file, {} where there is no file. Raises UserError when it is no JSON object."""
     if not path.exists():
         return {}
+    check_file(path)
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no JSON object; restore it, or choose another --out")
@@ -70,13 +71,13 @@ def _all_png(sources):
 
 def _numbers(sources, numbers, above):
     """dict number -> file name with the sources that have no number yet added, in order, after all numbers in use."""
-    first = max([above, *(int(number) for number in numbers if number.isdigit())]) + 1
+    first = max([above, *(whole_number(number) or 0 for number in numbers)]) + 1
     new = [path.name for path in sources if path.name not in numbers.values()]
     return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}
 
 
 def _highest_number(folder):
-    return max((int(path.stem) for path in images_in(folder) if path.stem.isdigit()), default=0)
+    return max((whole_number(path.stem) or 0 for path in images_in(folder)), default=0)
 
 
 def _check_settings(out, layout, border):

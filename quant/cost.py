@@ -31,7 +31,7 @@ from quant.deploy.network import load_network, parse
 from quant.gate import GATE_BITS
 from quant.swap import quantize
 from quant.weight import QuantConv2d
-from utility import UserError, run_main
+from utility import UserError, run_main, whole_number
 
 FLOAT_BITS = 32
 OUTPUT = (1280, 720)
@@ -161,9 +161,10 @@ def _add_flags(parser):
 
 def _size(text):
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    size = whole_number(width), whole_number(height)
+    if not all(size):
         raise UserError(f"--output {text}: give width and height in pixels, as 1280x720")
-    return int(width), int(height)
+    return size
 
 
 def _table(found):

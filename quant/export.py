@@ -22,7 +22,7 @@ from quant.deploy.network import load_network, parse
 from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
 from quant.swap import is_quantized
-from utility import UserError, atomic_path, run_main
+from utility import UserError, add_force, atomic_path, check_output, run_main
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,13 @@ def main(argv=None):
     _check(options)
     source = Path(options.refine)
     source = trained_file(source) if source.is_dir() else source
+    check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[source], force=options.force)
     network = load_network(options)
     images = calibration_images(options.calib, options) if options.rest == "int8" else None
     exported = export(network, rest=options.rest, images=images, opset=options.opset, rgb_range=options.rgb_range,
                       source={"file": source.name, "sha256": file_hash(source)})
-    try:
-        with atomic_path(options.out) as temporary:
-            onnx.save(exported, temporary)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: can't be written ({error.strerror or error})") from error
+    with atomic_path(options.out) as temporary:
+        onnx.save(exported, temporary)
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {options.opset}, {told(exported)}")
     return 0
 
@@ -62,6 +60,7 @@ def _add_flags(parser):
     parser.add_argument("--calib", default="", help="folder of low-resolution images that --rest int8 is calibrated on")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET,
                         help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: {DEFAULT_OPSET})")
+    add_force(parser)
 
 
 def _check(options):

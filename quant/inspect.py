@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 
 from data.images import image_files, read_image
 from data.imresize import imresize
+from metrics.figure import save_figure
 from option import MODELS
 from quant.activation import quantizers
 from quant.loading import rebuild_quantized
-from utility import UserError, atomic_path, run_main
+from utility import MAKER, UserError, add_force, check_output, run_main, summary
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
                "hubble_deep_field.jpg")
@@ -43,23 +44,25 @@ class Record:
 def main(argv=None):
     """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
     options = parse(argv)
+    out = Path(options.out)
+    for name in ("bounds.png", "gates.png"):
+        check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=[options.checkpoint], force=options.force)
     flags = {"name": MODELS[options.model.lower()], "scale": options.scale, "k_bits": options.k_bits} \
         if options.model and options.scale and options.k_bits else None
     network = rebuild_quantized(options.checkpoint, flags=flags)
     records = record(network, load_images(options.images, network.scale))
     print_table(records)
-    out = Path(options.out)
-    save(draw_distributions(records), out / "bounds.png")
+    save_figure(draw_distributions(records), out / "bounds.png", dpi=150)
     gates = {name: row for name, row in records.items() if row.dynamic}
     if gates:
-        save(draw_gates(gates, quantizers(network)), out / "gates.png")
+        save_figure(draw_gates(gates, quantizers(network)), out / "gates.png", dpi=150)
     print(f"pictures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
     return 0
 
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
     parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
     parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
@@ -67,6 +70,7 @@ def parse(argv):
                         help="for files that don't say it: EDSR, RDN or SRResNet")
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="for files that don't say it: magnification")
     parser.add_argument("--k_bits", type=int, choices=range(2, 9), help="for files that don't say it: bits")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -157,12 +161,6 @@ def draw_gates(records, members):
         axes.invert_yaxis()
         axes.grid(axis="y", alpha=0.2)
     return figure
-
-
-def save(figure, path):
-    """Write a figure as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
 
 
 if __name__ == "__main__":

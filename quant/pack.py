@@ -6,8 +6,8 @@ from pathlib import Path
 
 from model.weights import trained_file
 from quant.deploy.network import load_network, parse, phase_of
-from quant.deploy.packed import SUFFIX, is_packed, write_packed
-from utility import UserError, run_main
+from quant.deploy.packed import FORMAT, SUFFIX, is_packed, write_packed
+from utility import UserError, add_force, check_output, run_main
 
 
 def main(argv=None):
@@ -20,6 +20,7 @@ def main(argv=None):
         raise UserError(f"--out {options.out}: a packed file's name ends in {SUFFIX}")
     source = Path(options.refine)
     source = trained_file(source) if source.is_dir() else source
+    check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[source], force=options.force)
     network = load_network(options)
     size = write_packed(network, options.out, phase=phase_of(network), source=source, rest=options.rest)
     full = 4 * sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
@@ -32,6 +33,7 @@ def _add_flags(parser):
     parser.add_argument("--out", required=True, help=f"file to write, ending in {SUFFIX}")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
                         help="how tensors that are not quantized are kept (default: fp32, exact)")
+    add_force(parser)
 
 
 if __name__ == "__main__":
