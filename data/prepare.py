@@ -23,7 +23,7 @@ from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, add_force, check_output, run_main, summary
+from utility import UserError, add_force, check_output, run_main, summary, whole_number
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
