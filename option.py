@@ -17,7 +17,7 @@ from quant.config import quant_flags
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
-from utility import UserError
+from utility import UserError, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
@@ -37,6 +37,7 @@ TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 UNGIVEN = object()
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"  # where memory is used up
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -339,9 +340,9 @@ def _sets(text):
 
 
 def _scale(text):
-    if not text.isdecimal():
-        raise UserError(f"--scale {text}: one whole number is needed; a network is trained for one scale")
-    return int(text)
+    if (number := whole_number(text)) is None:
+        raise UserError(f"--scale {text:.40}: one whole number is needed; a network is trained for one scale")
+    return number
 
 
 def _number(text):
@@ -371,8 +372,8 @@ def _network(text):
 
 
 def _decay(text):
-    epochs = [int(part) for part in text.split("-") if part.isdecimal()]
-    if len(epochs) != len(text.split("-")) or epochs != sorted(set(epochs)) or epochs[0] < 1:
+    epochs = [whole_number(part) for part in text.split("-")]
+    if None in epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
         raise UserError(f"--decay {text}: give a number of epochs, as 200, or rising epochs joined with -, as 200-400")
     return epochs[0] if len(epochs) == 1 else epochs
 

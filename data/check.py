@@ -17,7 +17,7 @@ from data.images import image_shape
 from data.layout import LAYOUTS, folders_in, images_in, scale_folders
 from data.pair_check import too_small_to_test
 from data.twins import find_twins, pictures_in
-from utility import UserError, run_main
+from utility import UserError, run_main, summary
 
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
 DIV2K_COUNTS = (800, 900)
@@ -41,7 +41,7 @@ class Row:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, help="root of the data sets, such as datasets")
     parser.add_argument(
         "--against",

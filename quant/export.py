@@ -25,7 +25,7 @@ from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
-from utility import UserError, atomic_path, run_main
+from utility import UserError, add_force, atomic_path, check_output, run_main
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +43,13 @@ def main(argv=None):
     _check(options, options.k_bits)
     network = open_network(options.refine, flag="--refine", **given_flags(options))
     _check(options, network.source.k_bits)
-    images = calibration_images(options.calib, network) if options.rest == "int8" else None
     path = network.source.path
+    check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[path], force=options.force)
+    images = calibration_images(options.calib, network) if options.rest == "int8" else None
     exported = export(network, rest=options.rest, images=images, opset=options.opset,
                       source={"file": path.name, "sha256": file_hash(path)})
-    try:
-        with atomic_path(options.out) as temporary:
-            onnx.save(exported, temporary)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: can't be written ({error.strerror or error})") from error
+    with atomic_path(options.out) as temporary:
+        onnx.save(exported, temporary)
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {options.opset}, {told(exported)}")
     return 0
 
@@ -66,6 +64,7 @@ def _parse(argv):
     parser.add_argument("--calib", default="", help="folder of low-resolution images that --rest int8 is calibrated on")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET,
                         help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: {DEFAULT_OPSET})")
+    add_force(parser)
     return parser.parse_args(argv)
 
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from quant.deploy.network import given_flags, network_parser
-from quant.deploy.packed import SUFFIX, write_packed
+from quant.deploy.packed import FORMAT, SUFFIX, write_packed
 from quant.open import open_network
-from utility import UserError, run_main
+from utility import UserError, add_force, check_output, run_main
 
 
 def main(argv=None):
@@ -23,6 +23,7 @@ def main(argv=None):
     if source.quant is None:
         raise UserError(f"--refine {options.refine}: is a full-precision network, there is nothing to pack; give a "
                         "quantized one")
+    check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[source.path], force=options.force)
     size = write_packed(network, options.out, phase=source.phase, source=source.path, rest=options.rest)
     full = 4 * sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
     print(f"{options.out}: {size / 1e6:.2f} MB, {full / size:.1f} times smaller than float32 ({full / 1e6:.2f} MB)")
@@ -35,6 +36,7 @@ def _parse(argv):
     parser.add_argument("--out", required=True, help=f"file to write, ending in {SUFFIX}")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
                         help="how tensors that are not quantized are kept (default: fp32, exact)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 

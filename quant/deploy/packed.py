@@ -63,11 +63,8 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
                 "quant": network.quant_config.to_dict(), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
-    try:
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
     return Path(path).stat().st_size
 
 
