@@ -9,14 +9,12 @@ import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
-from model.weights import is_other_scale, load_strictly, read_weights, weights_to_test
+from model.weights import is_other_scale, load_strictly, read_weights
 from option import parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
-from quant.deploy.onnx_backend import open_exported
-from quant.deploy.packed import is_packed
 from quant.distill import Distillation, parameter_groups
-from quant.loading import load_full_precision, load_quantized
+from quant.open import load_weights, weights_file
 from quant.phase import phase_of
 from utility import UserError, run_main
 
@@ -26,23 +24,16 @@ log = logging.getLogger(__name__)
 def main(argv=None):
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     options = parse_options(argv, quantized=True)
-    return main_ori.run(options) if options.k_bits == 32 else run(options)
+    return main_ori.run(options) if options.k_bits == 32 or options.test_only else run(options)
 
 
 def run(options):
-    """Quantize a network and train it, or test a quantized one, by parsed options."""
+    """Quantize a network and train it by parsed options."""
     with main_ori.opened(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
-        if options.test_only:
-            load_quantized(student, *weights_to_test(options, folder))
-            evaluator(student, 0)
-            return 0
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
@@ -59,7 +50,7 @@ def start_weights(teacher, student, options):
 
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
-    refined = read_weights(options.refine).checkpoint if options.refine and not is_packed(options.refine) else None
+    refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
     if options.pre_train:
         _load_teacher(teacher, options)
     elif refined and "teacher" in refined.get("objective", {}):
@@ -68,11 +59,9 @@ def start_weights(teacher, student, options):
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)
-    if is_packed(options.refine):
-        raise UserError(f"--refine {options.refine}: a packed file can be tested, not trained; give its checkpoint")
     if not options.refine:
         return Phase.CALIBRATE
-    load_quantized(student, options.refine, "--refine")
+    load_weights(student, options.refine, "--refine", to_train=True)
     phase, gates = phase_of(student), sum(quantizer.dynamic for quantizer in quantizers(student).values())
     log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
              "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
@@ -84,11 +73,11 @@ def _load_teacher(teacher, options):
     if not Path(path).exists():
         raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` trains "
                         f"it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
-    if not is_packed(path) and is_other_scale(teacher, read_weights(path).state):
+    if is_other_scale(teacher, read_weights(weights_file(path)).state):
         raise UserError(f"--pre_train {path}: is of another scale than {options.scale}; its upsampler would be random, "
                         "which is nothing to learn from. Train it first: main_ori.py starts with this file")
-    load_full_precision(teacher, path, "--pre_train")
+    load_weights(teacher, path, "--pre_train")
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=main_ori.LIGHTER))

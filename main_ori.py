@@ -10,18 +10,20 @@ import model
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
+from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
-from model.parallel import joined
-from model.weights import check_network, is_other_scale, load_other_scale, read_weights, weights_to_test
-from option import config_text, experiment_folder, parse_options, run_options
-from quant.deploy.onnx_backend import open_exported
-from quant.loading import load_full_precision
+from model.weights import is_other_scale, load_other_scale, read_weights
+from option import config_text, experiment_folder, network_flags, parse_options, run_options
+from quant.deploy.onnx_backend import OnnxNetwork
+from quant.open import load_weights, open_network, trained_file, weights_file
 from trainer import Trainer
 from utility import run_main
 
 log = logging.getLogger(__name__)
+
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
 
 
 def main(argv=None):
@@ -32,18 +34,14 @@ def main(argv=None):
 def run(options):
     """Train and test a full-precision network by parsed options."""
     with opened(options) as (ranks, folder, device):
+        if options.test_only:
+            test(options, folder, device)
+            return 0
         network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
-        if options.test_only:
-            load_full_precision(network, *weights_to_test(options, folder, or_pre_train=True))
-            evaluator(network, 0)
-            return 0
         continued = options.resume or options.load and folder.to_continue()
         if options.refine and not continued:
-            load_full_precision(network, options.refine, "--refine")
+            load_weights(network, options.refine, "--refine")
         elif options.pre_train and not continued:
             start_from(network, options.pre_train)
         patch_size = options.patch_size // options.scale * options.scale
@@ -60,22 +58,44 @@ def opened(options):
     """What both programs begin with: (ranks, RunFolder, device)."""
     path = experiment_folder(options.load or options.save)
     with joined(options) as ranks, open_run(
-            path, ranks=ranks, config_text=config_text(options), notes=options.notes, test_only=options.test_only,
-            load=bool(options.load), resume=options.resume, reset=options.reset, seed=options.seed,
-            deterministic=options.deterministic, cpu=options.cpu, gpu_id=options.gpu_id) as (folder, device):
+            path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
+            test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
+            seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,
+            gpu_id=options.gpu_id) as (folder, device):
         yield ranks, folder, device
+
+
+def test(options, folder, device):
+    """Test the network that --refine and the like name. What its file says of it counts; the options become that."""
+    given, defaults = network_flags(options)
+    if options.backend == "onnx":
+        network = OnnxNetwork(options.refine).check(given)
+    else:
+        file, flag = weights_to_test(options, folder)
+        network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+    vars(options).update(network.source.flags)
+    test_sets = data.build_test_sets(options)
+    Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+
+
+def weights_to_test(options, folder):
+    """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
+
+    In full precision --pre_train counts too, as in EDSR-PyTorch. Raises UserError when there is nothing to test.
+    """
+    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 else [])):
+        if getattr(options, flag):
+            return getattr(options, flag), f"--{flag}"
+    return trained_file(folder.path), "--load" if options.load else "--save"
 
 
 def start_from(network, path):
     """Give a network the weights of --pre_train; of another scale's all but the upsampler, as EDSR's recipe has it."""
-    weights = read_weights(path)
-    if not is_other_scale(network, weights.state):
-        load_full_precision(network, path, "--pre_train")
-        return
-    if weights.checkpoint is not None:
-        scale = weights.checkpoint["network"].get("scale")
-        check_network(weights, model.name_of(network), {**network.settings, "scale": scale})
-    log.info("--pre_train %s: %s", path, load_other_scale(network, weights.state, path))
+    weights = read_weights(weights_file(path))
+    if is_other_scale(network, weights.state):
+        log.info("--pre_train %s: %s", path, load_other_scale(network, weights.state, path))
+    else:
+        load_weights(network, path, "--pre_train")
 
 
 def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):
@@ -94,4 +114,4 @@ def train(network, objective, groups, evaluator, options, *, continued, ranks, f
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=LIGHTER))

@@ -6,13 +6,14 @@ Every flag of EDSR-PyTorch is accepted; one that has no effect here says so in `
 import argparse
 import math
 import os
-import re
 from pathlib import Path
 
+from data.ranges import parse_ranges
 from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
+from quant.config import quant_flags
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
@@ -44,19 +45,21 @@ def parse_options(argv=None, *, quantized):
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
     name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. What is not given comes from the run
-    that the call continues or tests, else from --template, else from the defaults; `notes`, lines for the log, says so.
-    Raises UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
+    that the call continues, else from --template, else from the defaults; `notes`, lines for the log, says so. `given`
+    holds the names of the flags that were typed: of a network to test its file says the others. Raises UserError for a
+    value that cannot work; argparse exits with code 2 for a flag that does not parse.
     """
     parser = build_parser(quantized=quantized)
     defaults = vars(parser.parse_args([]))
     parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, UNGIVEN)))
     given = {name: value for name, value in vars(parsed).items() if value is not UNGIVEN}
     given = {**_template(given.get("template", ".")), **given}
-    options = argparse.Namespace(**{**defaults, **given}, notes=[])
+    typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
+    options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
     if found := _stored_options(options, parser, quantized=quantized):
         _settle(options, given, *found, defaults)
-    elif quantized and "k_bits" not in given:
+    elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect in these networks" for name in COMPATIBLE
                       if name in given and str(given[name]).lower() != str(defaults[name]).lower()
@@ -91,12 +94,11 @@ def _kept_epoch(folder, number):
 
 
 def _stored_options(options, parser, *, quantized):
-    """(StoredOptions, names to take from them) for what the call continues or tests; None where nothing tells them."""
+    """(StoredOptions, names to take from them) for what the call continues, or for the run that it tests; else None."""
     run = experiment_folder(options.load or options.save)
-    if options.test_only:
+    if options.test_only:  # whoever opens the network says what it is; a run says on which images it is tested
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
-        paths = [path for path in (weights, run if options.load or not weights else "") if path]
-        names = _network_options() | (IMAGES if run in paths else set())
+        paths, names = [run] if options.load or not weights else [], IMAGES
     else:
         paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
     stored = next(filter(None, map(read_options, paths)), None)
@@ -106,15 +108,12 @@ def _stored_options(options, parser, *, quantized):
     unused = {"help", *_call_options(), *(setting_names() - method.settings.keys())}  # older runs kept these too
     actions = {action.dest: action for action in parser._actions if action.dest not in unused}
     _check_stored(stored, actions, parser.parse_args([]))
-    k_bits, own = stored.values.get("k_bits", 32), options.k_bits if options.k_bits != 32 or not quantized else None
-    if options.test_only and own is not None and (k_bits == 32) != (own == 32):
-        return None  # whoever loads the network says which of the programs it is for
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
 
 
 def _network_options():
     settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
-    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.options}
+    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
 
 
 def _call_options():
@@ -154,8 +153,8 @@ def _settle(options, given, stored, names, defaults):
     told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if told:
         options.notes.append(f"{stored.source}: {told}, as it was trained")
-    fixed = _network_options() if options.test_only else _network_options() | TRAINING | setting_names()
-    if stored.chosen and not options.test_only:
+    fixed = _network_options() | TRAINING | setting_names()
+    if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     for name in sorted(names & given.keys()):
         old, new = stored.values[name], given[name]
@@ -229,7 +228,8 @@ def _data(parser):
     add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
     add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
     add("--data_test", type=_sets, default="Set5", help="test sets, joined with +; the first chooses the best network")
-    add("--data_range", default="1-800/801-810", help="DIV2K images for training/testing, from 1")
+    add("--data_range", default="1-800/801-810",
+        help="images for training/testing, from 1; a range a set, as 1-800+1-2650/801-810, a set without one gives all")
     add("--ext", default="sep", choices=("img", "sep", "sep_reset"),
         help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
     add("--scale", type=_scale, default=4, help="magnification: 2, 3 or 4")
@@ -382,6 +382,7 @@ def check(options, *, quantized):
     for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
             raise UserError(f"--{flag} {_typed(getattr(options, flag))}: {remedy}")
+    parse_ranges(options.data_range)
 
 
 def _rules(o, quantized):
@@ -401,9 +402,8 @@ def _rules(o, quantized):
     yield "chop_size", o.chop_size < 32, "give 32 or more"
     exported = o.backend == "onnx"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
-    yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
@@ -427,16 +427,8 @@ def _rules(o, quantized):
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
     yield "n_colors", o.n_colors not in (1, 3), "choose 3 or 1"
-    yield "data_range", not _is_range(o.data_range), "give training/test images, as 1-800/801-810"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
-
-
-def _is_range(text):
-    parts = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", text)
-    bounds = [int(part) for part in parts.groups() if part] if parts else []
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return bool(bounds) and all(1 <= first <= last for first, last in pairs)
 
 
 def experiment_folder(name, *, flag="save"):
@@ -454,6 +446,14 @@ def experiment_folder(name, *, flag="save"):
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
+def network_flags(options):
+    """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
+    names = {"model", *quant_flags(), *(name for record in registry.NETWORKS.values() for name in record.settings)}
+    every = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {name: value for name, value in every.items() if name in options.given}, every
+
+
 def config_text(options):
     """`name: value` lines, sorted, for config.txt."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()) if name != "notes")
+    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items())
+                     if name not in ("given", "notes"))

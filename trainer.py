@@ -237,6 +237,8 @@ class Trainer:
         restore_random_state(state["random"])
 
     def _check_same_training(self, state, path):
+        skeleton = model.skeleton(state["network"], f"{path}: its network record")  # older files lack some settings
+        state = {**state, "network": {"name": model.name_of(skeleton), **skeleton.settings}}
         own = {"network": {"name": model.name_of(self.network), **self.network.settings},
                "quant": self.objective.checkpoint(self.network)["quant"]}
         for part, value in own.items():

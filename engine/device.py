@@ -34,6 +34,12 @@ def choose_device(ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given: before that, a clock tells nothing."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
 def set_seed(seed):
     """Seed every generator in use: Python's, NumPy's and torch's, on all devices."""
     random.seed(seed)

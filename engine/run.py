@@ -60,8 +60,9 @@ def open_run(path, *, ranks, config_text, notes=(), test_only=False, load=False,
 
     Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A training
     run that does not continue the folder's last checkpoint then keeps the run that is there aside, or deletes it with
-    `reset`. load: continue the folder's checkpoint; resume: this file. notes: lines that the log begins with.
-    ranks: which of the run's processes this is (model.parallel.Ranks); the first one alone writes.
+    `reset`. config_text: a function, called when config.txt is written. load: continue the folder's checkpoint; resume:
+    this file. notes: lines that the log begins with. ranks: which of the run's processes this is (engine.ranks.Ranks);
+    the first one alone writes.
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
@@ -77,7 +78,7 @@ def open_run(path, *, ranks, config_text, notes=(), test_only=False, load=False,
                     folder.start(reset=reset and begins, archive=not test_only)
                     if not test_only:
                         stack.enter_context(folder.claimed())
-                folder.describe(config_text)
+                folder.describe(config_text())
                 log_to_file(folder.path / "log.txt")
 
             folder.prepare = prepare

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from quant.open import BEST, LAST
 from utility import UNFINISHED, UserError, append_text, read_torch_file
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ class RunFolder:
 
     def __init__(self, path, *, origin=None):
         self.path = Path(path)
-        self.checkpoint = self.path / "model" / "checkpoint.pth.tar"
-        self.best = self.path / "model" / "model_best.pth.tar"
+        self.checkpoint = self.path / LAST
+        self.best = self.path / BEST
         self.origin = origin
         self.rewound = False
         self.prepare = self.start

@@ -309,17 +309,17 @@ def checkpoint_that_is_not_there(world):
     return f"--resume {world.data / 'nowhere.pt'}"
 
 
-@case(r"no model/model_best\.pth\.tar or engine/checkpoint\.pth\.tar in it")
+@case(r"no model/model_best\.pth\.tar or model/checkpoint\.pth\.tar in it")
 def run_without_a_checkpoint_to_test(world):
     return "--test_only --load nowhere"
 
 
-@case(r"was trained for name edsr \(asked for: srresnet\)")
+@case(r"was trained for --model edsr \(asked for: srresnet\)")
 def checkpoint_of_another_model(world):
     return f"--model SRResNet --pre_train {world.checkpoint()} --save other"
 
 
-@case(r"was trained with --n_feats 8; give that instead of 16")
+@case(r"was trained for --n_feats 8 \(asked for: 16\)")
 def checkpoint_of_another_size(world):
     return "--n_feats 16 --load full --test_only"
 
@@ -333,7 +333,7 @@ def checkpoint_of_another_scale(world):
     return "--scale 3 --load full"
 
 
-@case(r"was trained with --k_bits 4; give that instead of 3", quantized=True)
+@case(r"was trained for --k_bits 4 \(asked for: 3\)", quantized=True)
 def checkpoint_of_other_bits_to_test(world):
     return "--k_bits 3 --load low --test_only"
 
@@ -343,12 +343,12 @@ def checkpoint_of_other_bits_to_continue(world):
     return "--k_bits 2 --load low --epochs 3"
 
 
-@case(r"is a quantized network; give a full-precision one")
+@case(r"is a quantized network at --k_bits 4 .*give a full-precision one")
 def quantized_checkpoint_in_full_precision(world):
     return f"--test_only --refine {world.checkpoint('low')}"
 
 
-@case(r"is a full-precision network; quantized training takes it with --pre_train", quantized=True)
+@case(r"is a full-precision network \(asked for: --k_bits 4\); .* takes it with --pre_train", quantized=True)
 def full_precision_checkpoint_in_quantization(world):
     return f"--test_only --refine {world.checkpoint('full')}"
 
