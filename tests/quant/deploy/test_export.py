@@ -79,7 +79,7 @@ def test_any_batch_and_size(small_network, smooth_image, name, dynamic):
 
 def test_opsets(small_network, smooth_image):
     network = small_network("edsr")
-    for opset in (OPSETS.start, OPSETS.stop - 1):
+    for opset in (OPSETS.start, 21, OPSETS.stop - 1):
         assert_same(network, export.export(network, opset=opset), smooth_image(8, 8))
     with pytest.raises(UserError, match="--opset 12: 18 to "):
         export.export(network, opset=12)
@@ -224,7 +224,7 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
 
 @pytest.mark.parametrize(("flags", "told"), [
     (["--rest", "int8"], "--rest int8: needs --calib"),
-    (["--calib", "x"], "--calib x: --rest fp32 needs no calibration"),
+    (["--calib", "x"], "--calib x: --rest fp32 with --gates run needs no calibration"),
     (["--k_bits", "8"], "--k_bits 8: 2 to 6 bits"),
     (["--k_bits", "32", "--rest", "int8"], "--rest int8: is for quantized networks"),
     (["--out", "x.pt"], "--out x.pt: an ONNX file's name"),
