@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 
 from loss import parse as parse_loss
-from quant.blocks import CHOICES
+from model import registry
 from quant.distill import BOUND_LR
+from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
@@ -118,12 +118,12 @@ def _quantization(parser):
         help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
              "published")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
+    add("--init_bounds", default="percentile", choices=METHODS["ddtb"].settings["init_bounds"],
         help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
              "precision; released: percentiles at 2 bits alone, else 10")
-    add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
+    add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    add("--bounds", default="dual", choices=CHOICES["bounds"],
+    add("--bounds", default="dual", choices=METHODS["ddtb"].settings["bounds"],
         help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
         help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
@@ -219,9 +219,7 @@ def _template(text):
 
 
 def _network(text):
-    if text.lower() not in MODELS:
-        raise UserError(f"--model {text}: unknown; choose EDSR, RDN or SRResNet")
-    return MODELS[text.lower()]
+    return registry.find(text).name
 
 
 def _decay(text):
@@ -272,7 +270,10 @@ def _rules(o, quantized):
     yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
     yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
-    yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
+    for flag in setting_names() - METHODS[o.quantizer].settings.keys():
+        owner, values = next((name, method.settings[flag]) for name, method in METHODS.items()
+                             if flag in method.settings)
+        yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"

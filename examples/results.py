@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.image_sets import find_test_set
-from metrics.report import FULL_PRECISION, MODEL_NAMES, published_results, read_run
+from metrics.report import FULL_PRECISION, published_results, read_run
+from model.registry import title
 from quant.deploy.packed import file_hash
 from utility import UserError, run_main
 
@@ -67,7 +68,7 @@ class Shipped:
         bits = [] if self.k_bits == FULL_PRECISION else ["--k_bits", str(self.k_bits)]
         if sums := (self.recipe or {}).get("skip_bits"):
             bits += ["--skip_bits", str(sums)]
-        return [program, "--test_only", "--save_results", "--model", MODEL_NAMES[self.model], "--scale",
+        return [program, "--test_only", "--save_results", "--model", title(self.model), "--scale",
                 str(self.scale), *bits, "--refine", str(pretrained / self.file), "--data_test", "+".join(sets),
                 "--dir_data", str(dir_data), "--save", self.run]
 
@@ -144,7 +145,7 @@ def table(network, shipped, own):
     """
     sets = [name for name in SETS if any(name in row for row in shipped.values())]
     full = {entry.k_bits: row for entry, row in shipped.items()}.get(FULL_PRECISION, {})
-    lines = [f"| {MODEL_NAMES[network[0]]} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
     measured = {**{entry.label: row for entry, row in shipped.items()}, **{run: row for run, row in own.items() if row}}
     lines += [_row(label, row, full, sets) for label, row in measured.items()]
     full = PAPER_FULL_PRECISION.get(network, {})

@@ -26,7 +26,7 @@ from torch import nn
 import model
 from model.common import MeanShift
 from quant.activation import gated_quantizers, quantizers
-from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
+from quant.config import QuantConfig
 from quant.deploy.network import load_network, parse
 from quant.gate import GATE_BITS
 from quant.swap import quantize
@@ -86,9 +86,7 @@ def conv_costs(network):
 
 def _reading_floats(block):
     """The quantized convolutions of a block whose input is not quantized."""
-    if isinstance(block, QuantResBlock):
-        return [block.body[0]]
-    return [block[1]] if isinstance(block, QuantGlobalFusion) else []
+    return [block.get_submodule(name) for name in getattr(block, "FLOAT_INPUT", ())]
 
 
 def gate_costs(network):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from data.images import image_files, read_image
 from data.imresize import imresize
-from option import MODELS
+from model.registry import find
 from quant.activation import quantizers
 from quant.loading import rebuild_quantized
 from utility import UserError, atomic_path, run_main
@@ -43,7 +43,7 @@ class Record:
 def main(argv=None):
     """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
     options = parse(argv)
-    flags = {"name": MODELS[options.model.lower()], "scale": options.scale, "k_bits": options.k_bits} \
+    flags = {"name": find(options.model).name, "scale": options.scale, "k_bits": options.k_bits} \
         if options.model and options.scale and options.k_bits else None
     network = rebuild_quantized(options.checkpoint, flags=flags)
     records = record(network, load_images(options.images, network.scale))
@@ -63,8 +63,7 @@ def parse(argv):
     parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
     parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
     parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
-    parser.add_argument("--model", choices=(*MODELS, *(name.upper() for name in MODELS)), metavar="MODEL",
-                        help="for files that don't say it: EDSR, RDN or SRResNet")
+    parser.add_argument("--model", help="for files that don't say it: EDSR, RDN or SRResNet")
     parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="for files that don't say it: magnification")
     parser.add_argument("--k_bits", type=int, choices=range(2, 9), help="for files that don't say it: bits")
     return parser.parse_args(argv)

@@ -4,7 +4,7 @@ import logging
 
 import model
 from model.weights import check_network, load_strictly, read_weights
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.deploy.packed import check_config, is_packed, load_packed, read_packed
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released

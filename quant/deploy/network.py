@@ -4,7 +4,7 @@ import argparse
 
 import model
 from option import parse_options
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.loading import load_full_precision, load_quantized
 from quant.phase import Phase, Phased
 from quant.swap import quantize
@@ -40,8 +40,6 @@ def load_network(options):
     if options.k_bits == 32:
         load_full_precision(network, options.refine, "--refine")
         return network.eval()
-    if options.quantizer != "ddtb":
-        raise UserError(f"--quantizer {options.quantizer}: is there for comparison; ddtb networks are deployed")
     quantize(network, QuantConfig.of(options))
     load_quantized(network, options.refine, "--refine")
     if phase_of(network) is Phase.CALIBRATE:

@@ -9,7 +9,6 @@ are never applied are not there. The other tensors are float32, or weights and b
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,19 @@ from safetensors.torch import save_file
 import model
 from model.weights import check_network
 from quant.activation import quantizers
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
 from quant.phase import Phase, set_phase
-from quant.weight import QuantConv2d
+from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
 FORMAT = "ddtb-packed-1"
 SUFFIX = ".safetensors"
 SCALE, STEP = "_scale", "_step"
 UNUSED = ("max_val", "min_val", "num_batches_tracked")
-FULL_PRECISION = ("alpha_upper", "alpha_lower", "running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
 def is_packed(path):
@@ -53,10 +52,13 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
         packed[name] = {"shape": list(levels.shape), "bits": bits, "offset": offset}
         tensors[name] = torch.from_numpy(pack_bits(levels.numpy().astype(np.int64) - offset, bits))
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
+    bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
+              for own in quantizer.state_dict() if "." not in own}
     for name, tensor in _rest(network, phase, packed):
-        tensors[name] = _rounded(name, tensor) if rest == "fp16" else tensor
+        exact = rest == "fp32" or name in bounds or name.endswith(STATISTICS)
+        tensors[name] = tensor if exact else _rounded(name, tensor)
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
-                "quant": asdict(network.quant_config), "phase": phase.value,
+                "quant": network.quant_config.to_dict(), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
     try:
         with atomic_path(path) as temporary:
@@ -70,6 +72,9 @@ def _quantized(network, phase):
     """(name, levels, bits, {suffix: scale or step}) of every quantized weight, those of applied gates included."""
     for name, module in network.named_modules():
         if isinstance(module, QuantConv2d):
+            if module.weight_quantizer not in WEIGHT_BOUNDS:
+                raise UserError(f"--quantizer {network.quant_config.quantizer}: its weights are not whole numbers of "
+                                "one step; such a network can be trained and tested, not packed or exported")
             levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
     for name, quantizer in quantizers(network).items():
@@ -94,8 +99,8 @@ def _rest(network, phase, packed):
 
 
 def _rounded(name, tensor):
-    """float16 for weights and biases; bounds and statistics, a few numbers each, stay as they are."""
-    if not tensor.is_floating_point() or name.endswith(FULL_PRECISION):
+    """float16 for weights and biases; bounds and statistics, a few numbers each, are not asked for."""
+    if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
     if not torch.isfinite(half).all():
@@ -144,11 +149,9 @@ def load_packed(network, path, flag="--refine"):
 
 def check_config(path, found, network):
     """Raise UserError unless a file's QuantConfig, the dict `found`, is that of a quantized network."""
-    found, wanted = QuantConfig(**found), network.quant_config
-    for name in ("k_bits", "quantizer", "bounds", "skip_bits"):
-        was, now = getattr(found, name), getattr(wanted, name)
-        if was != now:
-            raise UserError(f"{path}: was trained with --{name} {was}; give that instead of {now}")
+    found, wanted = QuantConfig(**found).trained(), network.quant_config.trained()
+    for name in (name for name in {**found, **wanted} if found.get(name) != wanted.get(name)):
+        raise UserError(f"{path}: was trained with --{name} {found.get(name)}; give that instead of {wanted.get(name)}")
 
 
 class _Described:

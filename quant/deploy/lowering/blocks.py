@@ -6,9 +6,9 @@ A network is lowered by walking it as its `forward` does, in `--rest fp32` with 
 
 import numpy as np
 
-from quant.activation import DualBoundQuantizer
 from quant.deploy.lowering.gate import runtime_bounds
 from quant.deploy.lowering.levels import quantized_weight, static_grid
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.phase import Phase
 
 
