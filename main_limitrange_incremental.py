@@ -38,7 +38,7 @@ def run(options):
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
-        if options.backend == "onnx":
+        if options.backend != "torch":
             evaluator(open_exported(options), 0)
             return 0
         if options.test_only:

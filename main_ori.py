@@ -30,7 +30,7 @@ def run(options):
     with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
         network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
-        if options.backend == "onnx":
+        if options.backend != "torch":
             evaluator(open_exported(options), 0)
             return 0
         if options.test_only:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BITS = range(2, 7)
 PACKING_OPSET = 21
 CALIBRATION_IMAGES = 32
+# what quant.verify holds a file to: luma PSNR of its images to PyTorch's
+LEAST_DB = {"fp32": 38.0, "int8": 32.0}
 CALIBRATION_SIDE = 192
 FORMATS = (QLinear.FORMAT, Qdq.FORMAT)
 INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
@@ -90,8 +92,8 @@ def _folded(network, images, options):
     if options.gates == "run":
         return network, None
     network, folded = fold_gates(network, images, rgb_range=options.rgb_range)
-    print(f"{folded.gates} gates folded, at a cost of {folded.cost:+.3f} dB (luma PSNR on the {len(images)} images of "
-          f"--calib, each reduced by {network.scale} and enlarged again); the images as they are come out "
+    print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
+          f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
           f"{folded.agreement:.1f} dB from the gated network's")
     return network, folded
 
@@ -153,10 +155,18 @@ def export(network, *, rest="fp32", images=None, opset=None, rgb_range=255, sour
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
-                "gates": "fold" if folded else "run" if gated(network) else "none"}
+                "gates": "fold" if folded else "run" if gated(network) else "none",
+                "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}
     return image_model(graph, sr, channels=network.settings["n_colors"], scale=network.scale, opset=opset,
                        per_image=graph.runtime_scales and bool(gated(network)),
                        metadata={key: json.dumps(value) for key, value in metadata.items()})
+
+
+def _levels(graph):
+    """{quantizer: [tensor of its levels, their step, zero point]}; a step may be a tensor's name, None: real values."""
+    whole = isinstance(graph, QLinear)
+    return {name: [codes.name, codes.grid.step if whole else None, codes.grid.zero if whole else 0]
+            for name, codes in graph.notes.items()}
 
 
 def _graph(network, operators, symmetric, weights, opset):

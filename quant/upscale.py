@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.images import image_files, read_image, write_png
 from data.patches import to_planes, to_values
-from quant.deploy.onnx_backend import OnnxNetwork
+from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from utility import UserError, run_main
 
 TILE = 512
@@ -26,7 +26,7 @@ def main(argv=None):
     files = image_files(options.input) if options.input.is_dir() else [options.input]
     if not files:
         raise UserError(f"--input {options.input}: no images in it")
-    network = OnnxNetwork(options.onnx, threads=options.threads)
+    network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--input {options.input}: two images differ in their suffix alone; rename one")
@@ -46,6 +46,8 @@ def _parse(argv):
     parser.add_argument("--tile", type=int, default=TILE,
                         help="larger images are done in tiles of so many pixels a side, which saves memory "
                              "(default: %(default)s, 0: never)")
+    parser.add_argument("--backend", default="onnx", choices=tuple(SESSIONS),
+                        help="onnx: ONNX Runtime (default); openvino: OpenVINO, for files of --format qdq")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: one a core)")
     options = parser.parse_args(argv)
     if 0 < options.tile <= 2 * OVERLAP or options.tile < 0:

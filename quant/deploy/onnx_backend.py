@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from quant.deploy.openvino_session import OpenVinoSession
 from utility import UserError
 
 FORMAT = "ddtb-onnx-1"
@@ -15,15 +16,15 @@ OLDEST_RUNTIME = (1, 29)
 class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
-    threads: of ONNX Runtime, which computes on the CPU; 0: one a core. settings: the network's, `scale` among them;
+    threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` among them;
     k_bits, rest, rgb_range: as exported. Raises UserError for a file that quant.export did not make.
     """
 
-    def __init__(self, path, *, threads=0):
+    def __init__(self, path, *, threads: int = 0, runtime: str = "onnx"):
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"{path}: no such file")
-        self.session = _session(self.path, threads)
+        self.session = SESSIONS[runtime](self.path, threads, self.path.read_bytes())
         described = self._described()
         self.name = described["network"].pop("name")
         self.settings = described["network"]
@@ -56,13 +57,13 @@ class OnnxNetwork:
 
 
 def open_exported(options):
-    """The network of --refine FILE.onnx, for --backend onnx. Raises UserError when it is not what is asked for."""
-    network = OnnxNetwork(options.refine)
+    """The network of --refine FILE.onnx, run by --backend. Raises UserError when it is not what is asked for."""
+    network = OnnxNetwork(options.refine, runtime=options.backend)
     network.check(options)
     return network
 
 
-def _session(path, threads):
+def _session(path, threads, content):
     try:
         import onnxruntime
     except ImportError as error:
@@ -73,6 +74,10 @@ def _session(path, threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
         raise UserError(f"{path}: ONNX Runtime can't load it ({' '.join(str(error).split()):.200})") from error
+
+
+# what runs exported files: function of (path, threads, the file's bytes)
+SESSIONS = {"onnx": _session, "openvino": OpenVinoSession}

@@ -18,11 +18,12 @@ LEAST_SIDE = 24
 
 @dataclass(frozen=True)
 class Folded:
-    """What `fold_gates` did. gates: how many. agreement: luma PSNR in dB of the folded network's images to the gated
-    one's. cost: dB lost on the images when each is reduced by the scale and enlarged again; NaN if all are too small.
+    """What `fold_gates` did. bounds: {quantizer: (lower, upper)} of those that had a gate. agreement: luma PSNR in dB
+    of the folded network's images to the gated one's. cost: dB lost on the images when each is reduced by the scale and
+    enlarged again; NaN if all are too small.
     """
 
-    gates: int
+    bounds: dict[str, tuple[float, float]]
     agreement: float
     cost: float
 
@@ -37,16 +38,25 @@ def fold_gates(network, images, *, rgb_range=255) -> tuple[nn.Module, Folded]:
     for quantizer in gated(network):
         quantizer.logits = None  # of the last forward; may hold a graph, which can't be copied
     folded = copy.deepcopy(network)
-    for quantizer, (upper, lower) in zip(gated(folded), _mean_factors(network, images), strict=True):
+    names = {module: name for name, module in network.named_modules()}
+    bounds = {}
+    for quantizer, (upper, lower) in zip(gated(network), _mean_factors(network, images), strict=True):
         low, high = quantizer.static_bounds()
-        low, high = low * lower, high * upper
-        quantizer.symmetric = False
-        quantizer.alpha_lower, quantizer.alpha_upper = nn.Parameter(low), nn.Parameter(high)
-        quantizer.set_dynamic(False)
+        bounds[names[quantizer]] = (low * lower).item(), (high * upper).item()
+    set_bounds(folded, bounds)
     agreement = [_decibels(folded(image), network(image), network.scale, rgb_range) for image in images]
     costs = [cost for image in images for cost in _costs(network, folded, image, rgb_range)]
-    return folded, Folded(len(gated(network)), statistics.fmean(agreement),
+    return folded, Folded(bounds, statistics.fmean(agreement),
                           statistics.fmean(costs) if costs else math.nan)
+
+
+def set_bounds(network, bounds: dict[str, tuple[float, float]]) -> None:
+    """Give quantizers of a network constant bounds, {name: (lower, upper)}, in place of those and their gates."""
+    for name, (lower, upper) in bounds.items():
+        quantizer = network.get_submodule(name)
+        quantizer.symmetric = False
+        quantizer.alpha_lower, quantizer.alpha_upper = (nn.Parameter(torch.tensor([bound])) for bound in (lower, upper))
+        quantizer.set_dynamic(False)
 
 
 def _mean_factors(network, images):

@@ -64,6 +64,9 @@ def _bounds(graph, quantizer, pooled):
     lower, upper = (bound.item() for bound in quantizer.static_bounds())
     alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
     beta = graph.op("Mul", _number(graph, 2), graph.op("Sigmoid", logits))
+    if graph.beta_steps:
+        steps = _number(graph, graph.beta_steps)
+        beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
     return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
 
 

@@ -28,6 +28,8 @@ class Graph:
     def __init__(self, network, *, packed: dict[int, int] | None = None):
         self.place = ""
         self.notes = {}
+        # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
+        self.beta_steps = None
         self._packed = packed or {}
         self._places = {module: name for name, module in network.named_modules()}
         self.nodes = []

@@ -14,12 +14,15 @@ from quant.deploy.lowering.rounding import compensated_weight
 from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
 from quant.weight import QuantConv2d
 
+BETA_STEPS = 4096
+
 
 class Int8:
     """Adds operators on codes to `graph`, a QLinear or a Qdq; seen: the network's Calibration."""
 
     def __init__(self, graph, seen, *, rgb_range):
         self.graph = graph
+        self.graph.beta_steps = BETA_STEPS
         self.seen = seen
         # the 256 levels of an 8-bit image
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)

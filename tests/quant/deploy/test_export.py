@@ -129,7 +129,7 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
 def test_convolutions_on_dense_features_have_constant_biases(small_network, smooth_image):
     """ONNX Runtime's fastest kernel takes no others."""
     network = small_network("rdn", dynamic=1)
-    exported = export.export(network, rest="int8", images=[smooth_image(12, 12)])
+    exported = export.export(network, rest="int8", images=[smooth_image(12, 12)], weights="plain")
     convs = [node for node in export.body_nodes(exported.graph) if node.op_type == "QLinearConv"]
     constants = {one.name: one.dims for graph in graphs_of(exported) for one in graph.initializer}
     biases = [node.input[8] in constants for node in convs
