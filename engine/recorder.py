@@ -1,6 +1,10 @@
 """The curves of a training run: TensorBoard scalars, and PNG pictures of loss and PSNR in the run's folder."""
 
+import logging
+
 from utility import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -37,15 +41,29 @@ class Recorder:
 
     def _open_board(self):
         if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
-            self._board = SummaryWriter(self.run.path / "run", purge_step=self.history[-1]["epoch"])
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+            except ImportError:
+                log.warning("no curves for TensorBoard: it is not installed (pip install tensorboard)")
+                self._board = _NoBoard()
+            else:
+                self._board = SummaryWriter(self.run.path / "run", purge_step=self.history[-1]["epoch"])
         return self._board
 
     def _draw(self, group, prefix, label):
         for name in dict.fromkeys(name for row in self.history for name in row[group]):
             points = [(row["epoch"], row[group][name]) for row in self.history if name in row[group]]
             _draw_curve(self.run.path / f"{prefix}_{name}.png", points, f"{label} {name}")
+
+
+class _NoBoard:
+    """Stands where TensorBoard is not installed."""
+
+    def add_scalar(self, *_):
+        pass
+
+    def flush(self):
+        pass
 
 
 def _draw_curve(path, points, label):

@@ -18,7 +18,8 @@ from data.images import read_image
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
 from metrics.report import EXPERIMENTS
-from model.weights import read_weights
+from quant import open_network
+from quant.activation import gated_quantizers
 from utility import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +113,10 @@ def read_curve(path, set_name):
 
 def read_bounds(path):
     """{quantizer: {"lower": [(epoch, value)], "upper": ...}} from TensorBoard's files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+    except ImportError as error:
+        raise UserError(f"{path}: its bounds are in TensorBoard files; pip install tensorboard") from error
 
     board = EventAccumulator(str(path / "run"), size_guidance={"scalars": 0}).Reload()
     bounds = {}
@@ -148,8 +152,7 @@ def _depth(name):
 
 def read_gates(path):
     """{quantizer: whether it has a gate} of a run's network."""
-    return {name.removesuffix(".is_dynamic"): bool(value) for name, value in read_weights(path).state.items()
-            if name.endswith(".is_dynamic")}
+    return {name: quantizer.dynamic for name, quantizer in gated_quantizers(open_network(path)).items()}
 
 
 def draw_gates(gates):

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.image_sets import find_test_set
+from data.image_sets import find_test_sets
 from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
@@ -123,7 +123,7 @@ def available(dir_data, scale):
     there = []
     for name in SETS:
         try:
-            find_test_set(dir_data, name, scale=scale, data_range="1-1/1-1", dir_demo=None)
+            find_test_sets(dir_data, [name], scale=scale, data_range="1-1/1-1")
             there.append(name)
         except UserError as error:
             print(f"lacking at x{scale}: {error}")

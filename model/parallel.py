@@ -1,4 +1,4 @@
-"""Training in several processes as torchrun starts them: how they meet, and what they work out together.
+"""What the processes of a training run work out together; engine/ranks.py says how they come to be.
 
 Batch b of an epoch is shared out in equal slices, and whatever one process would compute of the whole batch (gradients,
 losses, extremes, statistics) is computed over all slices, so that every process holds the same network at any time.
@@ -7,13 +7,11 @@ In a run of one process each function gives its argument back, so networks and q
 
 import contextlib
 import os
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from utility import UserError
 
@@ -22,90 +20,70 @@ from utility import UserError
 PATIENCE = timedelta(days=1)
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Which of the run's processes this one is; local_rank counts within the machine and chooses the GPU."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-
 @contextlib.contextmanager
-def joined(options):
-    """Meet the other processes of this run, where torchrun started some. Gives the Ranks.
+def together(backend: str) -> Iterator[None]:
+    """Meet the other processes, as the variables that torchrun sets say; part when the block ends well.
 
-    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun.
+    backend: torch.distributed's, for what travels between them. Raises UserError where they can't meet.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        _refuse_many_gpus(options)
-        yield Ranks()
-        return
-    ranks = Ranks(*(int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    if ranks.world_size > 1 and options.test_only:
-        raise UserError("--test_only: tests run in one process; type python instead of torchrun")
-    if ranks.world_size == 1:
-        yield ranks
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not options.cpu else "gloo"
-    with _peers():
+    try:
         distributed.init_process_group(backend, timeout=PATIENCE)
-    yield ranks
+    except (distributed.DistError, ValueError) as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(f"the processes of this run can't meet at {place} ({_first_line(error)}); start all of them "
+                        "with torchrun, at an address and port that are free") from error
+    yield
     distributed.destroy_process_group()
-
-
-def _refuse_many_gpus(options):
-    if options.n_GPUs < 2:
-        return
-    if options.test_only:
-        raise UserError(f"--n_GPUs {options.n_GPUs}: tests run on one GPU; leave the flag out")
-    program = Path(sys.argv[0]).name
-    raise UserError(f"--n_GPUs {options.n_GPUs}: one process uses one GPU; type torchrun --nproc_per_node "
-                    f"{options.n_GPUs} {program} ... with the other flags")
 
 
 @contextlib.contextmanager
 def _peers():
-    """Turn the failure of a collective into a UserError: it means that another process has ended."""
+    """Turn the failure of a connection into a UserError: it means that another process has ended."""
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo/transport" not in str(error):
+            raise
         raise UserError("another process of this run has ended, its own message says why; start all of them again "
-                        "with --load to continue") from error
+                        f"with --load to continue ({_first_line(error)})") from error
 
 
-def world_size():
+def _first_line(error):
+    return str(error).partition("\n")[0][:200]
+
+
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def is_first():
+def is_first() -> bool:
     """Whether this is the process that tests, logs and writes."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def wait_for_all():
+def wait_for_all() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
         highest(torch.zeros(1))
 
 
-def mean(tensor):
+def mean(tensor: Tensor) -> Tensor:
     """The mean over all processes, element by element; equal slices make it the mean over the whole batch."""
     return _reduced(tensor, distributed.ReduceOp.SUM) / world_size() if world_size() > 1 else tensor
 
 
-def highest(tensor):
+def highest(tensor: Tensor) -> Tensor:
     """The maximum over all processes, element by element."""
     return _reduced(tensor, distributed.ReduceOp.MAX) if world_size() > 1 else tensor
 
 
-def lowest(tensor):
+def lowest(tensor: Tensor) -> Tensor:
     """The minimum over all processes, element by element."""
     return _reduced(tensor, distributed.ReduceOp.MIN) if world_size() > 1 else tensor
 
 
-def gathered(tensor):
+def gathered(tensor: Tensor) -> Tensor:
     """The slices [n, ...] of all processes as one batch [world_size * n, ...], in the batch's order."""
     if world_size() == 1:
         return tensor
@@ -113,6 +91,11 @@ def gathered(tensor):
     with _peers():
         distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def own_slice(batch: Tensor) -> Tensor:
+    """This process's slice [n, ...] of a batch [world_size * n, ...] that `gathered` made."""
+    return batch if world_size() == 1 else batch.chunk(world_size())[distributed.get_rank()]
 
 
 def _reduced(tensor, operation):
@@ -123,7 +106,7 @@ def _reduced(tensor, operation):
 
 
 @torch.no_grad()
-def average_gradients(parameters):
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one exchange.
 
     Losses are means over equal slices of the batch, so this is the whole batch's gradient. torch's own wrapper would

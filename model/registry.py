@@ -3,11 +3,16 @@
 To add one: write its class (a `model.common.SuperResolver`) in a file of its own and `register` its record.
 """
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
+from model.settings import made_from
 from model.srresnet import SRResNet
 from utility import UserError
 
@@ -16,17 +21,21 @@ from utility import UserError
 class Network:
     """name: in checkpoints, and with `aliases` on the command line, in any case. title: in tables.
 
-    options: the constructor's arguments that flags set, besides scale and n_colors. Calling it makes the network.
+    The flags that build it are the parameters of its constructor. Calling the record makes the network.
     """
 
     name: str
-    kind: type
+    kind: type[SuperResolver]
     title: str
-    options: tuple[str, ...]
     aliases: tuple[str, ...] = ()
 
-    def __call__(self, **settings) -> SuperResolver:
-        """The network with the constructor's arguments, freshly initialised, on the CPU."""
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The constructor's parameters, each a flag of the same name."""
+        return tuple(inspect.signature(self.kind).parameters)
+
+    def __call__(self, **settings: Any) -> SuperResolver:
+        """The network, freshly initialised, on the CPU."""
         return self.kind(**settings)
 
 
@@ -42,9 +51,9 @@ def register(record: Network) -> None:
     NETWORKS[record.name] = record
 
 
-register(Network("edsr", EDSR, "EDSR", ("n_resblocks", "n_feats", "res_scale", "rgb_range")))
-register(Network("rdn", RDN, "RDN", ("G0", "RDNkSize", "RDNconfig")))
-register(Network("srresnet", SRResNet, "SRResNet", ("n_resblocks", "n_feats"), aliases=("bnsrresnet",)))
+register(Network("edsr", EDSR, "EDSR"))
+register(Network("rdn", RDN, "RDN"))
+register(Network("srresnet", SRResNet, "SRResNet", aliases=("bnsrresnet",)))
 
 
 def find(text: str) -> Network:
@@ -61,10 +70,23 @@ def title(name: str) -> str:
     return NETWORKS[name].title if name in NETWORKS else name
 
 
-def build(options) -> SuperResolver:
+def build(options: Any) -> SuperResolver:
     """The network that parsed options describe, freshly initialised, on the CPU."""
     record = NETWORKS[options.model]
-    return record(**{name: getattr(options, name) for name in ("scale", "n_colors", *record.options)})
+    return record(**{name: getattr(options, name) for name in record.settings})
+
+
+def skeleton(record: Any, where: str) -> SuperResolver:
+    """The network that a file's record, {"name", settings...}, describes: names and shapes, no memory for its tensors.
+
+    Settings that an older version did not write have their defaults. Raises UserError, beginning with `where`, for a
+    record that does not describe a network of the registry.
+    """
+    name = record.get("name") if isinstance(record, dict) else None
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UserError(f"{where}: names no network that this version knows ({name!r:.40}); choose another file")
+    with torch.device("meta"):
+        return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name].kind, where)
 
 
 def name_of(network: SuperResolver) -> str:

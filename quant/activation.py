@@ -31,7 +31,11 @@ class ActivationQuantizer(nn.Module, Phased):
         self.observations = []
         self._observing = False
         self._started = initialised
-        self.register_load_state_dict_post_hook(lambda module, _: module.read_flags())
+        self.register_load_state_dict_post_hook(_read_flags)
+
+    def __getstate__(self):
+        """Without the gate's last output: it holds the graph of a forward, which can't be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "logits"}
 
     @classmethod
     def for_feature(cls, channels: int, k_bits: int, *, percentile: float, **settings: str) -> "ActivationQuantizer":
@@ -99,6 +103,10 @@ class ActivationQuantizer(nn.Module, Phased):
 
     def extra_repr(self):
         return f"k_bits={self.k_bits}"
+
+
+def _read_flags(quantizer, _):
+    quantizer.read_flags()
 
 
 def quantizers(network):

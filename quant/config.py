@@ -4,12 +4,17 @@ from quant.functional import check_bits
 from quant.methods import METHODS, setting_names
 
 
+def quant_flags() -> tuple[str, ...]:
+    """The names of all that a QuantConfig is made of, each a flag of the same name."""
+    return ("k_bits", "quantizer", "skip_bits", *sorted(setting_names()))
+
+
 class QuantConfig:
     """k_bits: 2..8, for weights and features. quantizer: a name in quant.methods.METHODS.
 
     skip_bits: 2..8, for features that feed a sum and no convolution; 0: k_bits, as published. settings: the method's
     own, by name; those not given have their default, those of another method are left out. Raises ValueError for a
-    value that can't be, TypeError for a name that no method knows.
+    value that can't be, and for a name that no method knows.
     """
 
     def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str):
@@ -18,7 +23,7 @@ class QuantConfig:
         check_bits(k_bits)
         check_bits(skip_bits or k_bits)
         if unknown := settings.keys() - setting_names():
-            raise TypeError(f"no quantizer has a setting {', '.join(sorted(unknown))}")
+            raise ValueError(f"{', '.join(sorted(unknown))}: unknown to this version")
         self.k_bits = k_bits
         self.quantizer = quantizer
         self.skip_bits = 0 if skip_bits == k_bits else skip_bits

@@ -11,7 +11,6 @@ import onnx
 import model
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
-from model.weights import trained_file
 from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import fold_gates
@@ -20,11 +19,12 @@ from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.networks import lowering_of
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
-from quant.deploy.network import load_network, parse
+from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
+from quant.open import open_network
 from quant.swap import is_quantized
-from utility import UserError, atomic_path, run_main
+from utility import UserError, add_force, atomic_path, check_output, run_main
 
 log = logging.getLogger(__name__)
 
@@ -43,27 +43,26 @@ COMMUTING = ("Concat", "DepthToSpace")
 def main(argv=None):
     """Read --refine, write --out, say which convolutions became integers. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = parse(argv, "Export a network to ONNX, quantized convolutions in integers.", _add_flags)
-    _check(options)
-    source = Path(options.refine)
-    source = trained_file(source) if source.is_dir() else source
-    network = load_network(options)
-    images = calibration_images(options.calib, options) if options.calib else None
+    options = _parse(argv)
+    _check(options, options.k_bits)
+    network = open_network(options.refine, flag="--refine", **given_flags(options))
+    _check(options, network.source.k_bits)
+    path = network.source.path
+    check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[path], force=options.force)
+    images = calibration_images(options.calib, network) if options.calib else None
     network, folded = _folded(network, images, options)
-    exported = export(network, rest=options.rest, images=images, opset=options.opset, rgb_range=options.rgb_range,
-                      operators=options.format, symmetric=options.symmetric, weights=options.weights, folded=folded,
-                      source={"file": source.name, "sha256": file_hash(source)})
-    try:
-        with atomic_path(options.out) as temporary:
-            onnx.save(exported, temporary)
-    except OSError as error:
-        raise UserError(f"--out {options.out}: can't be written ({error.strerror or error})") from error
+    exported = export(network, rest=options.rest, images=images, opset=options.opset, operators=options.format,
+                      symmetric=options.symmetric, weights=options.weights, folded=folded,
+                      source={"file": path.name, "sha256": file_hash(path)})
+    with atomic_path(options.out) as temporary:
+        onnx.save(exported, temporary)
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
           f"{told(exported)}")
     return 0
 
 
-def _add_flags(parser):
+def _parse(argv):
+    parser = network_parser("Export a network to ONNX, quantized convolutions in integers.")
     parser.add_argument("--refine", required=True, help="what to export: a run's folder, a checkpoint, a packed file")
     parser.add_argument("--out", required=True, help="file to write, ending in .onnx")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
@@ -85,31 +84,33 @@ def _add_flags(parser):
     parser.add_argument("--opset", type=int,
                         help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: the oldest that "
                              f"has all types, {DEFAULT_OPSET} with plain weights)")
+    add_force(parser)
+    return parser.parse_args(argv)
 
 
 def _folded(network, images, options):
     """(network, Folded) with --gates fold, said on standard output, else (network, None)."""
     if options.gates == "run":
         return network, None
-    network, folded = fold_gates(network, images, rgb_range=options.rgb_range)
+    network, folded = fold_gates(network, images)
     print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
           f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
           f"{folded.agreement:.1f} dB from the gated network's")
     return network, folded
 
 
-def _check(options):
+def _check(options, k_bits):
     if not options.out.endswith(".onnx"):
         raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
-    if options.k_bits not in (*BITS, 32):
-        raise UserError(f"--k_bits {options.k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
+    if k_bits not in (*BITS, 32, None):
+        raise UserError(f"--k_bits {k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
                         "bits need not fit int8, and their products saturate on processors without VNNI")
-    if options.rest == "int8" and options.k_bits == 32:
-        raise UserError("--rest int8: is for quantized networks; give --k_bits 2 to 6 and such a network")
+    if options.rest == "int8" and k_bits == 32:
+        raise UserError("--rest int8: is for quantized networks; give one of 2 to 6 bits")
     if options.rest == "int8" and not options.calib:
         raise UserError("--rest int8: needs --calib, a folder of images like those to be upscaled")
-    if options.gates == "fold" and options.k_bits == 32:
-        raise UserError("--gates fold: full-precision networks have no gates; drop it, or give --k_bits 2 to 6")
+    if options.gates == "fold" and k_bits == 32:
+        raise UserError("--gates fold: full-precision networks have no gates; drop it, or give one of 2 to 6 bits")
     if options.gates == "fold" and not options.calib:
         raise UserError("--gates fold: needs --calib, a folder of images like those to be upscaled")
     if options.calib and options.rest == "fp32" and options.gates == "run":
@@ -121,8 +122,11 @@ def _check(options):
         raise UserError(f"--weights packed: needs --opset {PACKING_OPSET} or newer; give that, or --weights plain")
 
 
-def calibration_images(folder, options):
-    """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle."""
+def calibration_images(folder, network):
+    """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
+
+    network: whose range and colours they have.
+    """
     files = image_files(folder)
     if not files:
         raise UserError(f"--calib {folder}: no images in it")
@@ -131,13 +135,13 @@ def calibration_images(folder, options):
         pixels = read_image(path)
         top, left = (max(side - CALIBRATION_SIDE, 0) // 2 for side in pixels.shape[:2])
         middle = to_planes(pixels[top : top + CALIBRATION_SIDE, left : left + CALIBRATION_SIDE])
-        images.append(to_values(middle, rgb_range=options.rgb_range, n_colors=options.n_colors)[None])
+        images.append(to_values(middle, rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
     log.info("calibrating on %d images of %s", len(images), folder)
     return images
 
 
-def export(network, *, rest="fp32", images=None, opset=None, rgb_range=255, source=None, operators="qlinear",
-           symmetric=False, weights=None, folded=None):
+def export(network, *, rest="fp32", images=None, opset=None, source=None, operators="qlinear", symmetric=False,
+           weights=None, folded=None):
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
@@ -147,7 +151,7 @@ def export(network, *, rest="fp32", images=None, opset=None, rgb_range=255, sour
     Raises UserError for a network whose levels integers can't hold, or which nothing here lowers.
     """
     lowering = lowering_of(network)
-    graph = _graph(network, operators, symmetric, weights, opset)
+    graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
         sr = lowering.int8_network(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
@@ -157,7 +161,7 @@ def export(network, *, rest="fp32", images=None, opset=None, rgb_range=255, sour
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
                 "gates": "fold" if folded else "run" if gated(network) else "none",
                 "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}
-    return image_model(graph, sr, channels=network.settings["n_colors"], scale=network.scale, opset=opset,
+    return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=graph.runtime_scales and bool(gated(network)),
                        metadata={key: json.dumps(value) for key, value in metadata.items()})
 

@@ -88,10 +88,9 @@ class _FakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         lower, upper, *parts = ctx.saved_tensors
-        grads = native.quantize_backward(parts, lower, upper, ctx.k_bits, grad)
-        if grads is None:
-            grads = _gradients(parts, lower, upper, ctx.k_bits, grad, of_bounds=any(ctx.needs_input_grad[:2]))
-        grad_lower, grad_upper, grad_parts = grads
+        arguments, of_bounds = (parts, lower, upper, ctx.k_bits, grad), any(ctx.needs_input_grad[:2])
+        grads = native.quantize_backward(*arguments, of_bounds=of_bounds)
+        grad_lower, grad_upper, grad_parts = grads or _gradients(*arguments, of_bounds=of_bounds)
         return grad_lower, grad_upper, None, *grad_parts
 
 
@@ -136,16 +135,47 @@ def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
     """Spec 3's closed forms: gradients of (lower, upper, [each part]); of_bounds: those of the bounds are needed."""
     x = concatenated(parts)
     raised = keep_apart(lower, upper)
-    below = _less(x, raised)
-    above = _less(lower, torch.minimum(x, raised))
-    grad_x = grad * below * above
+    to_capped = grad * _less(lower, torch.minimum(x, raised))
+    grad_x = to_capped * _less(x, raised)
     grad_parts = grad_x.split([part.shape[1] for part in parts], 1) if len(parts) > 1 else [grad_x]
     if not of_bounds:
         return None, None, grad_parts
-    rounding = (_quantized((x,), lower, upper, k_bits) - torch.clamp(x, lower, raised)) / (raised - lower)
-    grad_upper = (grad * ((1 - below) * above + rounding)).sum_to_size(upper.shape)
-    grad_lower = (grad * ((1 - above) - rounding)).sum_to_size(lower.shape)
-    return grad_lower, grad_upper, grad_parts
+    scale, zero = scale_and_zero(lower, raised, k_bits)
+    level = torch.clamp(x, lower, raised).mul_(scale).sub_(zero)
+    rounding = torch.round(level).sub_(level).mul_(1 / (2**k_bits - 1)).mul_(grad)
+    return (summed((grad - to_capped).sub_(rounding), lower, native.layout(x)),
+            summed((to_capped - grad_x).add_(rounding), upper, native.layout(x)), grad_parts)
+
+
+def summed(terms, bound, layout=None):
+    """The sum over all elements of `terms` that share a bound, in the bound's shape.
+
+    On the CPU in an order that no number of threads changes and that the compiled kernels have too: rows are folded
+    in `terms`' own precision, then their sums in float64. layout: the memory format by which rows are counted.
+    Elsewhere, and in compiled functions, as fast as it goes. Overwrites `terms`.
+    """
+    by_sample = terms.dim() == 4 and bound.shape == (len(terms), 1, 1, 1)
+    if not terms.is_cpu or torch.compiler.is_compiling() or not (by_sample or bound.numel() == 1):
+        return terms.sum_to_size(bound.shape)
+    terms = terms.contiguous(memory_format=layout or torch.contiguous_format)
+    row = native.row_length(terms)
+    if layout is torch.channels_last:
+        terms = terms.permute(0, 2, 3, 1)
+    rows = folded(terms.view(bound.numel(), -1, row)).double()
+    return folded(rows).to(terms.dtype).view(bound.shape)
+
+
+def folded(x):
+    """Sums over the last dimension of x, [..., n] to [...]: the second half is added to the first until one is left.
+
+    Additions go element by element, so nothing but n decides their order. Overwrites x.
+    """
+    width = x.shape[-1]
+    while width > 1:
+        half = (width + 1) // 2
+        x[..., : width - half] += x[..., half:width]
+        width = half
+    return x[..., 0]
 
 
 def _less(a, b):

@@ -1,11 +1,11 @@
 """The dynamic gate (spec, section 4): from a feature's pooled channels to two factors for its bounds."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import parallel
-from model.norm import BatchNorm2d
+from model.common import full_precision
 from model.tiles import GlobalMean
 from quant.functional import fake_quantize
 from quant.weight import quantize_symmetric
@@ -20,26 +20,30 @@ class Gate(nn.Module):
     The feature comes in parts that would be concatenated over channels, or whole as the only part.
 
     Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
-    training; a training batch of one sample is normalised by them, since it has no statistics of its own.
+    training; a training batch of one sample is normalised by them, since it has no statistics of its own. Where several
+    processes share a training batch, each works out the gate for all of it, from the pooled channels, a few numbers
+    each: one exchange, and extremes and statistics are the whole batch's as they stand.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.pool = GlobalMean()
         self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
-        self.norm = BatchNorm2d(GATE_CHANNELS)
+        self.norm = nn.BatchNorm2d(GATE_CHANNELS)
         self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
 
-    def forward(self, *parts):
-        with torch.autocast(parts[0].device.type, enabled=False):  # the bounds stay float32, at next to no cost
+    def forward(self, *parts: Tensor) -> Tensor:
+        with full_precision(parts[0].device):  # the bounds stay float32, at next to no cost
             with torch.no_grad():
-                pooled = self._quantize(self.pool(*parts).to(self.reduce.weight.dtype))
-                hidden = F.conv2d(pooled, quantize_symmetric(self.reduce.weight, GATE_BITS))
+                pooled = self.pool(*parts).to(self.reduce.weight.dtype)
+                whole = self._quantize(parallel.gathered(pooled) if self.training else pooled)
+                hidden = F.conv2d(whole, quantize_symmetric(self.reduce.weight, GATE_BITS))
                 hidden = self._quantize(F.relu(self._normalise(hidden)))
-            return F.conv2d(hidden, quantize_symmetric(self.expand.weight, GATE_BITS))
+            own = parallel.own_slice(hidden) if self.training else hidden
+            return F.conv2d(own, quantize_symmetric(self.expand.weight, GATE_BITS))
 
     def _normalise(self, hidden):
-        if self.training and len(hidden) * parallel.world_size() == 1:
+        if self.training and len(hidden) == 1:
             norm = self.norm
             return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return self.norm(hidden)
@@ -48,5 +52,4 @@ class Gate(nn.Module):
         """Spec 3, 2d: bounds are the batch's extremes in training, each image's own in evaluation (section 9)."""
         if not self.training:
             return fake_quantize(x, x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True), GATE_BITS)
-        extremes = parallel.highest(torch.stack((x.amax(), -x.amin())))
-        return fake_quantize(x, -extremes[1:], extremes[:1], GATE_BITS)
+        return fake_quantize(x, x.amin().view(1), x.amax().view(1), GATE_BITS)

@@ -17,8 +17,10 @@ from metrics.functional import psnr
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import set_bounds
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
+from quant.deploy.onnx_file import of_one_image
 from quant.functional import keep_apart
-from quant.loading import rebuild_quantized
+from quant.open import open_network
+from quant.swap import is_quantized
 from utility import UserError, run_main
 
 SIDE = 96
@@ -29,7 +31,9 @@ def main(argv=None) -> int:
     """Print the comparison; 0 when the file keeps what its metadata promises, else 1. Raises UserError."""
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
-    network = rebuild_quantized(args.against)
+    network = open_network(args.against, flag="--against")
+    if not is_quantized(network):
+        raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
     described = _metadata(args.file)
     if (described["k_bits"], described["network"]["scale"]) != (network.quant_config.k_bits, network.scale):
         raise UserError(f"--against {args.against}: is x{network.scale} in {network.quant_config.k_bits} bits, not x"
@@ -88,7 +92,7 @@ class Layers:
         if "levels" not in described:
             raise UserError(f"{path}: does not say where its quantizers' levels are; export it again")
         self.levels = described["levels"]
-        graph = _graph_of_one_image(onnx.load(path))
+        graph = of_one_image(onnx.load(path))
         wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
                                if isinstance(name, str))
         known = {output.name for output in graph.graph.output}
@@ -111,15 +115,6 @@ class Layers:
             values = (values - zero) * (float(found[step]) if isinstance(step, str) else step)
         differences = np.abs(np.rint(values.reshape(expected.shape) * scale) - np.rint(expected * scale))
         return int(differences.max()), float((differences > 0).mean())
-
-
-def _graph_of_one_image(exported):
-    """The body of a Scan over the batch as a model of its own; a model without one as it is."""
-    scans = [node for node in exported.graph.node if node.op_type == "Scan"]
-    if not scans:
-        return exported
-    body = next(attribute.g for attribute in scans[0].attribute if attribute.name == "body")
-    return helper.make_model(body, opset_imports=exported.opset_import, ir_version=exported.ir_version)
 
 
 @torch.no_grad()

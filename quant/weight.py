@@ -79,10 +79,13 @@ WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
-    It takes over the Parameters of `conv`. In evaluation without gradients the quantized weight is made once and kept
-    until the weight changes. keeps_operands: quantized inputs and weights stay in memory for backward, else they are
-    made again there, which takes time where something else keeps them anyway.
+    It takes over the Parameters of `conv`. While `model.inference.constant_weights` says that nobody changes the weight
+    it is quantized once. keeps_operands: quantized inputs and weights stay in memory for backward, else they are made
+    again there, which takes time where something else keeps them anyway.
     """
+
+    constant = False
+    _kept = None
 
     def __init__(self, conv, k_bits, weight_quantizer, *, calibrates_quantized=False, keeps_operands=False):
         super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
@@ -95,17 +98,24 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.calibrates_quantized = calibrates_quantized
         self.keeps_operands = keeps_operands
         self.train(conv.training)
-        self._kept = (None, None)
 
     def quantized_weight(self):
         """The weight on its levels; shape and device of the weight."""
         quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
-        if self.training or torch.is_grad_enabled():
+        if not self.constant or self.training or torch.is_grad_enabled():
             return quantize(self.weight, self.k_bits)
-        state = (self.weight.data_ptr(), self.weight._version)
-        if self._kept[0] != state:
-            self._kept = (state, quantize(self.weight, self.k_bits))
-        return self._kept[1]
+        if self._kept is None:
+            self._kept = quantize(self.weight, self.k_bits)
+        return self._kept
+
+    def __getstate__(self):
+        """A copy's weight is its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("constant", "_kept")}
+
+    def set_constant(self, constant):
+        """Say whether the weight may be taken as constant from now on; what was made of it before is forgotten."""
+        self.constant = constant
+        self._kept = None
 
     def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(levels, scale): the quantized weight is levels / scale, bit for bit. The one source for packing and export.

@@ -86,4 +86,4 @@ def test_a_step_size_learns_at_the_bounds_rate():
 
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(ValueError, match="bnsrresnet: is registered already"):
-        register(Network("mine", NETWORKS["edsr"].kind, "Mine", (), aliases=("bnsrresnet",)))
+        register(Network("mine", NETWORKS["edsr"].kind, "Mine", aliases=("bnsrresnet",)))

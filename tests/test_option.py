@@ -101,7 +101,7 @@ def test_a_whole_rgb_range_stays_whole():
 
 
 def test_the_template_of_edsr_pytorch_makes_the_large_network():
-    options = parse("--template EDSR_paper --n_feats 8")
+    options = parse("--template EDSR_paper")
     assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 256, 0.1)
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from quant.deploy.onnx_file import read_model
 from utility import UserError
 
 # what OpenVINO can't compute, or not as it is meant
@@ -62,14 +63,7 @@ def _compiled(path, threads, content):
 
 def _metadata(path, content):
     """{key: text} of the file. Raises UserError where it holds operators that OpenVINO does not know."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError(f"{path}: needs the package onnx to look into it; pip install onnx") from error
-    try:
-        found = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own exceptions have no common base besides this
-        raise UserError(f"{path}: is no ONNX file that can be read, or is cut short; export it again") from error
+    found = read_model(content, path)
     if any(node.op_type in FOREIGN for node in found.graph.node):
         raise UserError(f"{path}: was exported with --format qlinear, whose operators OpenVINO does not run; export it "
                         "with --format qdq, or give --backend onnx")

@@ -23,7 +23,7 @@ PLAIN = (torch.Tensor, nn.Parameter)
 FEATURE_AND_BOUNDS = (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int, c_int)
 SIGNATURES = {
     "ddtb_quantize": (None, (*FEATURE_AND_BOUNDS, c_void_p)),
-    "ddtb_quantize_backward": (None, (*FEATURE_AND_BOUNDS, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "ddtb_quantize_backward": (None, (*FEATURE_AND_BOUNDS, c_void_p, c_void_p, c_int64, c_void_p, c_void_p)),
     "ddtb_extremes": (None, (c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p)),
     "ddtb_order_statistics": (c_int, (c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p)),
 }
@@ -39,17 +39,17 @@ def quantize(parts, lower, upper, k_bits):
     return y
 
 
-def quantize_backward(parts, lower, upper, k_bits, grad):
-    """Gradients of `quantize`: (of lower, of upper, [of each part]); grad: of its result."""
+def quantize_backward(parts, lower, upper, k_bits, grad, *, of_bounds):
+    """Gradients of `quantize`: (of lower, of upper, [of each part]); without of_bounds None for the first two."""
     arguments = _feature_and_bounds(parts, lower, upper, k_bits)
     if arguments is None or not _serves(grad):
         return None
-    grad = grad.contiguous(memory_format=_layout(parts[0]))
+    grad = grad.contiguous(memory_format=layout(parts[0]))
     grad_parts = [torch.empty_like(part) for part in parts]
-    grad_lower, grad_upper = torch.empty_like(lower), torch.empty_like(upper)
-    _library().ddtb_quantize_backward(*arguments, grad.data_ptr(), _pointers(grad_parts), grad_lower.data_ptr(),
-                                      grad_upper.data_ptr())
-    return grad_lower, grad_upper, grad_parts
+    grad_bounds = [torch.empty_like(lower), torch.empty_like(upper)] if of_bounds else [None, None]
+    _library().ddtb_quantize_backward(*arguments, grad.data_ptr(), _pointers(grad_parts), row_length(parts[0]),
+                                      *(None if grad is None else grad.data_ptr() for grad in grad_bounds))
+    return *grad_bounds, grad_parts
 
 
 def extremes(parts):
@@ -66,7 +66,7 @@ def extremes(parts):
 
 def order_statistics(x, ranks):
     """The elements of x that so many others precede when it is sorted, [len(ranks)]. x has to be finite, too."""
-    if not _serves(x) or _layout(x) is None or not x.numel():
+    if not _serves(x) or layout(x) is None or not x.numel():
         return None
     found = x.new_empty(len(ranks))
     done = _library().ddtb_order_statistics(x.data_ptr(), x.numel(), (c_int64 * len(ranks))(*ranks), len(ranks),
@@ -93,8 +93,8 @@ def _feature_and_bounds(parts, lower, upper, k_bits):
 def _fill_memory_alike(parts):
     """Whether samples of all parts lie in memory one after the other, values in the concatenation's order."""
     if len(parts) == 1:
-        return _layout(parts[0]) is not None
-    return all(_layout(part) is torch.contiguous_format for part in parts)
+        return layout(parts[0]) is not None
+    return all(layout(part) is torch.contiguous_format for part in parts)
 
 
 def _empty_whole(parts):
@@ -106,11 +106,19 @@ def _sizes(parts, n_samples):
     return (c_int64 * len(parts))(*(part.numel() // n_samples for part in parts))
 
 
-def _layout(x):
+def layout(x):
     """The memory format in which x fills its memory sample by sample, or None."""
     if x.is_contiguous():
         return torch.contiguous_format
     return torch.channels_last if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else None
+
+
+def row_length(x):
+    """Elements of the two innermost dimensions in memory of a feature; of anything that has not four, all of them."""
+    if x.dim() != 4:
+        return x.numel()
+    _, channels, height, width = x.shape
+    return width * (channels if layout(x) is torch.channels_last else height)
 
 
 def _pointers(tensors):
@@ -129,13 +137,10 @@ def _library():
     if os.environ.get("DDTB_KERNELS") == "0":
         return None
     try:
-        library, seconds = load(SOURCE)
+        library, seconds = load(SOURCE, SIGNATURES)
     except BuildError as error:
         log.warning("quantizers run in PyTorch's operations, with the same results but slower: %s", error)
         return None
     if seconds:
         log.info("quantizer kernels compiled in %.1f s", seconds)
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
     return library

@@ -1,18 +1,18 @@
-// Uniform quantization on the CPU, each function one pass over memory; quant/native.py calls them.
+// Uniform quantization on the CPU, each function one pass over memory; quant/kernels/calls.py calls them.
 //
 // The arithmetic is quant/functional.py's to the bit: the same operations in the same order, each rounded to float32.
-// It has to be compiled without contraction into fused multiply-adds. Sums are taken over pieces of fixed length and
-// then in order, so that no result depends on the number of threads.
+// It has to be compiled without contraction into fused multiply-adds. Sums are taken as functional.folded takes them, so
+// that no result depends on the number of threads.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace {
 
 constexpr int64_t PIECE = 8192;  // elements: a thread's share of work, two or three of them fit its first-level cache
-constexpr int64_t BLOCK = 512;   // elements summed in float32 before they are added up in float64
 constexpr int64_t LANES = 64;    // comparisons that do not wait for one another
 
 // A feature [n_samples, channels, h, w] given as parts that would be concatenated over channels.
@@ -34,14 +34,16 @@ struct Piece {
     int64_t part, sample, within_part, within_whole, length;
 };
 
-std::vector<Piece> pieces_of(const Feature &feature) {
+// row: pieces end where rows of so many elements do.
+std::vector<Piece> pieces_of(const Feature &feature, int64_t row = 1) {
+    const int64_t most = std::max(PIECE / row, int64_t(1)) * row;
     std::vector<Piece> pieces;
     int64_t whole = 0;
     for (int64_t sample = 0; sample < feature.n_samples; sample++)
         for (int64_t part = 0; part < feature.n_parts; part++) {
             const int64_t size = feature.sizes[part];
-            for (int64_t start = 0; start < size; start += PIECE)
-                pieces.push_back({part, sample, sample * size + start, whole + start, std::min(PIECE, size - start)});
+            for (int64_t start = 0; start < size; start += most)
+                pieces.push_back({part, sample, sample * size + start, whole + start, std::min(most, size - start)});
             whole += size;
         }
     return pieces;
@@ -78,33 +80,32 @@ struct Grid {
 // [a < b], one half where neither is less
 inline float less(float a, float b) { return a < b ? 1.0f : a > b ? 0.0f : 0.5f; }
 
-// What the gradients of the bounds are made of: sums of grad over elements beyond a bound, and of grad times the
-// rounding error in levels.
-struct Sums {
-    double below = 0, above = 0, rounding = 0;
-};
-
-Sums piece_backward(const float *x, const float *grad, float *grad_x, int64_t length, const Grid &grid) {
-    Sums sums;
-    for (int64_t start = 0; start < length; start += BLOCK) {
-        const int64_t end = std::min(length, start + BLOCK);
-        float to_lower = 0, to_upper = 0, rounding = 0;
-#pragma omp simd reduction(+ : to_lower, to_upper, rounding)
-        for (int64_t i = start; i < end; i++) {
-            const float capped = x[i] > grid.upper ? grid.upper : x[i];
-            const float clipped = capped < grid.lower ? grid.lower : capped;
-            const float level = clipped * grid.scale - grid.zero;
-            const float to_capped = grad[i] * less(grid.lower, capped);
-            grad_x[i] = to_capped * less(x[i], grid.upper);
-            to_upper += to_capped - grad_x[i];
-            to_lower += grad[i] - to_capped;
-            rounding += grad[i] * (std::nearbyint(level) - level);
-        }
-        sums.above += to_upper;
-        sums.below += to_lower;
-        sums.rounding += rounding;
+// functional.folded: the second half is added to the first until one element is left, the sum. Overwrites x.
+template <class Number>
+Number folded(Number *x, int64_t width) {
+    while (width > 1) {
+        const int64_t half = (width + 1) / 2;
+#pragma omp simd
+        for (int64_t i = 0; i < width - half; i++) x[i] += x[half + i];
+        width = half;
     }
-    return sums;
+    return x[0];
+}
+
+// grad_x, and what each element adds to the gradients of the bounds.
+void backward(const float *x, const float *grad, int64_t length, const Grid &grid, float per_level, float *grad_x,
+              float *to_lower, float *to_upper) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; i++) {
+        const float capped = x[i] > grid.upper ? grid.upper : x[i];
+        const float clipped = capped < grid.lower ? grid.lower : capped;
+        const float level = clipped * grid.scale - grid.zero;
+        const float to_capped = grad[i] * less(grid.lower, capped);
+        const float rounding = (std::nearbyint(level) - level) * per_level * grad[i];
+        grad_x[i] = to_capped * less(x[i], grid.upper);
+        to_lower[i] = (grad[i] - to_capped) - rounding;
+        to_upper[i] = (to_capped - grad_x[i]) + rounding;
+    }
 }
 
 struct Extremes {
@@ -157,29 +158,35 @@ void ddtb_quantize(const float *const *parts, const int64_t *sizes, int64_t n_pa
     });
 }
 
-// grad: of y. grad_parts: a buffer for each part. grad_lower, grad_upper: n_bounds numbers each.
+// grad: of y. grad_parts: a buffer for each part. grad_lower, grad_upper: n_bounds numbers each, or both null.
+// row: the length of the rows that functional.summed adds up first; every part of a sample has a whole number of them.
 void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples,
                             const float *lower, const float *upper, int64_t n_bounds, int k_bits, int n_threads,
-                            const float *grad, float *const *grad_parts, float *grad_lower, float *grad_upper) {
+                            const float *grad, float *const *grad_parts, int64_t row, float *grad_lower,
+                            float *grad_upper) {
     const Bounds bounds{lower, upper, n_bounds, k_bits};
-    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
-    std::vector<Sums> sums(pieces.size()), totals(n_bounds);
+    const float per_level = 1.0f / float((1 << k_bits) - 1);
+    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples}, row);
+    const int64_t n_rows = (pieces.back().within_whole + pieces.back().length) / row;
+    std::vector<double> to_lower(grad_lower ? n_rows : 0), to_upper(to_lower.size());
     for_each(pieces.size(), n_threads, [&](int64_t i) {
         const Piece piece = pieces[i];
-        sums[i] = piece_backward(parts[piece.part] + piece.within_part, grad + piece.within_whole,
-                                 grad_parts[piece.part] + piece.within_part, piece.length,
-                                 Grid(bounds, piece.sample));
+        const float *x = parts[piece.part] + piece.within_part, *g = grad + piece.within_whole;
+        float *grad_x = grad_parts[piece.part] + piece.within_part;
+        const Grid grid(bounds, piece.sample);
+        const std::unique_ptr<float[]> lowers(new float[piece.length]), uppers(new float[piece.length]);
+        backward(x, g, piece.length, grid, per_level, grad_x, lowers.get(), uppers.get());
+        for (int64_t start = 0; grad_lower && start < piece.length; start += row) {
+            const int64_t number = (piece.within_whole + start) / row;
+            to_lower[number] = folded(&lowers[start], row);
+            to_upper[number] = folded(&uppers[start], row);
+        }
     });
-    for (size_t i = 0; i < pieces.size(); i++) {
-        Sums &total = totals[n_bounds == 1 ? 0 : pieces[i].sample];
-        total.above += sums[i].above;
-        total.below += sums[i].below;
-        total.rounding += sums[i].rounding;
-    }
+    if (!grad_lower) return;
+    const int64_t rows = n_rows / n_bounds;
     for (int64_t i = 0; i < n_bounds; i++) {
-        const double rounding = totals[i].rounding / ((1 << k_bits) - 1);
-        grad_upper[i] = float(totals[i].above + rounding);
-        grad_lower[i] = float(totals[i].below - rounding);
+        grad_lower[i] = float(folded(&to_lower[i * rows], rows));
+        grad_upper[i] = float(folded(&to_upper[i * rows], rows));
     }
 }
 

@@ -144,8 +144,8 @@ def add_all():
     """Register everything; a second call changes nothing."""
     if "espcn" in NETWORKS:
         return
-    register(Network("espcn", ESPCN, "ESPCN", ("n_feats", "n_resblocks")))
-    register(Network("rcan", RCAN, "RCAN", ("n_feats", "n_resblocks", "n_resgroups")))
+    register(Network("espcn", ESPCN, "ESPCN"))
+    register(Network("rcan", RCAN, "RCAN"))
     BLOCKS.update({ConvReLU: QuantConvReLU, RCAB: QuantRCAB})
     STAYS_FLOAT.update({ChannelAttention, ResidualGroup})
     METHODS["stepsize"] = Method(StepSizeQuantizer, "minmax")

@@ -1,14 +1,15 @@
+import copy
 import json
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import parallel
+from quant.gate import Gate
 from utility import UserError
 
 SCRIPT = Path(__file__).with_name("run_ranks.py")
@@ -117,30 +118,62 @@ def test_a_loss_that_is_not_finite_is_seen_by_all(outcomes):
     assert all("loss L1 is not finite" in told for told in outcome["told"])
 
 
-def options(**changes):
-    return Namespace(**({"n_GPUs": 1, "test_only": False, "cpu": True} | changes))
-
-
-def test_several_gpus_need_torchrun():
-    with pytest.raises(UserError, match="--n_GPUs 4: one process uses one GPU; type torchrun --nproc_per_node 4 "), \
-            parallel.joined(options(n_GPUs=4)):
-        pass
-
-
-def test_tests_run_in_one_process(monkeypatch):
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="type python instead of torchrun"), parallel.joined(options(test_only=True)):
-        pass
-
-
 def test_one_process_exchanges_nothing():
     x = torch.rand(2, 3)
-    with parallel.joined(options()) as ranks:
-        assert (ranks.rank, ranks.world_size) == (0, 1)
-        for function in (parallel.mean, parallel.highest, parallel.lowest, parallel.gathered):
-            assert function(x) is x
+    for function in (parallel.mean, parallel.highest, parallel.lowest, parallel.gathered, parallel.own_slice):
+        assert function(x) is x
     assert parallel.is_first() and parallel.world_size() == 1
+
+
+@pytest.mark.parametrize("error, told", [
+    (RuntimeError("[/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:20365: Connection reset"), UserError),
+    (torch.distributed.DistBackendError("NCCL error: remote process exited"), UserError),
+    (RuntimeError("No backend type associated with device type mps"), RuntimeError),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), torch.cuda.OutOfMemoryError),
+])
+def test_only_a_lost_connection_means_that_another_process_has_ended(monkeypatch, error, told):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises(told) as caught:
+        parallel.highest(torch.zeros(1))
+    assert ("another process of this run has ended" in str(caught.value)) == (told is UserError)
+
+
+@pytest.mark.parametrize("error", [torch.distributed.DistNetworkError("address already in use"),
+                                   ValueError("environment variable MASTER_ADDR expected, but not set")])
+def test_processes_that_cannot_meet(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    with pytest.raises(UserError, match=f"can't meet at .*{error}"), parallel.together("gloo"):
+        pass
+
+
+def test_a_gate_of_a_shared_batch_is_that_of_the_whole_batch_in_one_exchange(monkeypatch):
+    torch.manual_seed(0)
+    whole, x = Gate(6), torch.randn(4, 6, 5, 7)
+    parts, exchanged = [copy.deepcopy(whole) for _ in range(2)], []
+
+    def gathered(own):
+        exchanged.append(own)
+        return whole.pool(x)
+
+    expected = whole(x)
+    expected.square().sum().backward()
+    monkeypatch.setattr(parallel, "gathered", gathered)
+    for rank, gate in enumerate(parts):
+        monkeypatch.setattr(parallel, "own_slice", lambda batch, rank=rank: batch.chunk(2)[rank])
+        logits = gate(x.chunk(2)[rank])
+        torch.testing.assert_close(logits, expected.chunk(2)[rank], rtol=1e-6, atol=1e-7)  # fewer images a convolution
+        logits.square().sum().backward()
+        for key, value in gate.state_dict().items():
+            assert torch.equal(value, whole.state_dict()[key]), key
+    assert [len(own) for own in exchanged] == [2, 2]
+    torch.testing.assert_close(sum(gate.expand.weight.grad for gate in parts), whole.expand.weight.grad)
 
 
 def test_gradients_are_averaged_in_one_exchange_each_in_its_place(monkeypatch):

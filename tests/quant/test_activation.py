@@ -218,3 +218,18 @@ def test_symmetric_bounds_are_one_parameter():
     assert [name for name, _ in quantizer.named_parameters() if "alpha" in name] == ["alpha_upper"]
     quantizer(x * 2).sum().backward()
     assert quantizer.alpha_upper.grad is not None
+
+
+@pytest.mark.parametrize("phase", [Phase.STATIC, Phase.DYNAMIC])
+def test_a_network_is_copied_and_saved_whole_after_a_training_forward(phase, tmp_path):
+    quantizer = DualBoundQuantizer(4, 4, percentile=99)
+    quantizer.set_dynamic(True)
+    quantizer.phase = phase
+    x = torch.randn(2, 4, 6, 6)
+    y = quantizer(x)
+    copied = copy.deepcopy(quantizer)
+    assert copied.logits is None and quantizer.logits is not None
+    torch.save(quantizer, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(copied.eval()(x), loaded.eval()(x))
+    y.sum().backward()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from quant.functional import fake_quantize, integer_levels, keep_apart, percentile, scale_and_zero, width_floor
+from quant.functional import fake_quantize, folded, integer_levels, keep_apart, percentile, scale_and_zero, width_floor
 
 BITS = range(2, 9)
 BOUNDS = {
@@ -140,3 +140,18 @@ def test_percentile_is_numpys(count, dtype):
 def test_percentile_of_values_that_repeat():
     x = torch.tensor([2.0, 0.0, 0.0, 0.0, 2.0, 2.0])
     assert [percentile(x, q).item() for q in (0, 40, 50, 60, 100)] == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1001])
+def test_a_folded_sum_is_the_sum(count):
+    x = torch.randint(-99, 99, (3, count)).double()
+    assert torch.equal(folded(x.clone()), x.sum(1))
+
+
+def test_bounds_of_other_shapes_get_their_sums_too():
+    x, lower = torch.randn(2, 3, 4, 5), torch.full((1, 3, 1, 1), -0.5, requires_grad=True)
+    fake_quantize(x, lower, torch.ones(3, 1, 1), 4).sum().backward()
+    by_channel = [torch.full((1,), -0.5, requires_grad=True) for _ in range(3)]
+    for channel, bound in enumerate(by_channel):
+        fake_quantize(x[:, channel], bound, torch.ones(1), 4).sum().backward()
+    torch.testing.assert_close(lower.grad.flatten(), torch.cat([bound.grad for bound in by_channel]))

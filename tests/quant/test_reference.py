@@ -1,7 +1,6 @@
 """Every array of shared/reference/<net>_x<scale>_<k>bit.npz, measured on the release, against this program."""
 
 import copy
-from argparse import Namespace
 from functools import cached_property
 
 import numpy as np
@@ -11,18 +10,23 @@ from filling import batch, filled
 from former_adam import FormerAdam
 from summation import agreeing
 
+from engine.optimizer import build_optimizer
 from loss.attention_transfer import attention_transfer
 from model import NETWORKS
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
 from quant.released_keys import from_released, to_released
-from trainer import build_optimizer
 
 PHASES = {"s1": Phase.STATIC, "s2": Phase.DYNAMIC}
 PICTURE = 1e-3  # grey levels; convolutions sum in another order here than where the numbers were measured
 LOSS = 1e-5  # relative, for the same reason
 GRADIENT = 1e-3  # relative: gradients of bounds are small sums of large terms
+# Training is chaotic: one rounding tie that falls the other way spreads. Another processor may do to a run what the run
+# does to itself when its first weights move by MOVED, about their last bit: EDSR's final picture then moves by 0.6 to
+# 2.2 grey levels, SRResNet's gate regulariser by 15 to 37 %. One such run may move 4 times as far as another.
+MOVED = 1e-7
+CHAOS = 4
 
 
 class Case:
@@ -85,8 +89,16 @@ class Case:
 
     @cached_property
     def trained(self):
-        """(student, schedule, names by score, rows of traj) after the whole schedule, epochs 1 to 7."""
-        student = self.new_student()
+        """What the whole schedule makes of the network."""
+        return self.train(self.new_student())
+
+    @cached_property
+    def trained_moved(self):
+        """The same for three networks whose weights differ from that one's in their last bit."""
+        return [self.train(moved(self.new_student(), seed)) for seed in range(3)]
+
+    def train(self, student):
+        """(student, names by score, rows of traj, bounds by init_names, final sr) after epochs 1 to 7."""
         gates = {key: value for key, value in self.state.items() if ".gate." in key}
         student.load_state_dict({**student.state_dict(), **gates})
         schedule = Schedule(student, dynamic_ratio=0.3)
@@ -104,7 +116,40 @@ class Case:
             total.backward()
             optimizer.step()
             rows.append([epoch, parts["L1"].item(), parts["AT"].item(), parts.get("GATE", torch.zeros(())).item()])
-        return student, schedule, scores, np.array(rows)
+        return student, scores, np.array(rows), self.bounds(student), self.final_picture(student)
+
+    def bounds(self, student):
+        released = to_released(student.state_dict())
+        return np.array([[released[f"{name}.{bound}"].item() for name in self.expected["init_names"]]
+                         for bound in ("alpha_upper", "alpha_lower")])
+
+    @torch.no_grad()
+    def final_picture(self, student):
+        return torch.cat([student.eval()(lr[None]) for lr in self.batch(0)[0]]).numpy()
+
+    def assert_as_near_as_to_itself(self, place, expected, tolerance, *, relative=False):
+        """`trained[place]` is within `tolerance` of `expected`, or within what such a run does to itself.
+
+        relative: to each element; then by column.
+        """
+        def errors(one, other):
+            difference = np.abs(one - other)
+            return (difference / np.maximum(np.abs(expected), 1e-12)).max(0) if relative else difference.max()
+
+        found = self.trained[place]
+        error = errors(found, expected)
+        if np.any(error > tolerance):
+            own = np.max([errors(found, other[place]) for other in self.trained_moved], 0)
+            assert np.all(error <= np.maximum(CHAOS * own, tolerance)), (error, own)
+
+
+def moved(network, seed):
+    """The network, each weight times 1 + MOVED * a normal number."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + MOVED * torch.randn(parameter.shape, generator=generator))
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +169,9 @@ def case(request, shared, two_threads):
 
 @pytest.fixture
 def same_bits(case):
-    """Gradients in the body are small sums, and training multiplies what they differ by, so that after ten steps bounds
-    are 0.1 apart: these numbers compare only where convolutions sum in the order that they were measured in."""
+    """Gradients in the body are small sums: compared where convolutions sum in the order that they were measured in."""
     if not torch.equal(case.fp_sr, case.picture("fp_sr")):
-        pytest.skip("convolutions sum in another order on this processor: gradients and schedules don't compare")
+        pytest.skip("convolutions sum in another order on this processor: gradients don't compare")
 
 
 def test_full_precision(case):
@@ -168,7 +212,7 @@ def test_gradients(case, stage, same_bits):
 
 
 def test_choice_of_dynamic_quantizers(case):
-    student, _, scores, _ = case.trained
+    student, scores, *_ = case.trained
     released = to_released({f"{name}.alpha_upper": torch.tensor(score) for name, score in scores.items()})
     names = case.expected["var_names"].tolist()
     np.testing.assert_allclose([released[f"{name}.alpha_upper"] for name in names], case.expected["var_values"],
@@ -179,25 +223,21 @@ def test_choice_of_dynamic_quantizers(case):
     assert sum(quantizer.dynamic for quantizer in quantizers(student).values()) == len(case.expected["dynamic"])
 
 
-def test_whole_schedule(case, same_bits):
-    student, _, _, rows = case.trained
-    np.testing.assert_allclose(rows, case.expected["traj"], rtol=1e-3)
-    released = to_released(student.state_dict())
-    for bound in ("alpha_upper", "alpha_lower"):
-        found = [released[f"{name}.{bound}"].item() for name in case.expected["init_names"]]
-        np.testing.assert_allclose(found, case.expected[f"final_{bound}"], rtol=0, atol=1e-3, err_msg=bound)
+def test_whole_schedule(case):
+    case.assert_as_near_as_to_itself(2, case.expected["traj"], 1e-3, relative=True)
+    case.assert_as_near_as_to_itself(3, np.array([case.expected[f"final_alpha_{side}"] for side in ("upper", "lower")]),
+                                     1e-3)
 
 
-def test_after_the_whole_schedule(case, same_bits):
-    sr, _ = case.one_by_one(case.trained[0], case.picture("final_sr"))
-    assert (sr - case.picture("final_sr")).abs().max() <= PICTURE
+def test_after_the_whole_schedule(case):
+    case.assert_as_near_as_to_itself(4, case.expected["final_sr"], PICTURE)
 
 
 def test_optimizer_differs_from_the_references_in_last_bits_only():
+    torch.manual_seed(0)  # gradients that do not cancel
     network = quantize(NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), QuantConfig(4))
     copied = copy.deepcopy(network)
-    options = Namespace(optimizer="ADAM", lr=1e-4, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0)
-    optimizers = [build_optimizer(parameter_groups(network), options), FormerAdam(parameter_groups(copied), lr=1e-4)]
+    optimizers = [build_optimizer(parameter_groups(network)), FormerAdam(parameter_groups(copied), lr=1e-4)]
     for _ in range(5):
         for ours, theirs in zip(network.parameters(), copied.parameters(), strict=True):
             ours.grad = torch.randn_like(ours)

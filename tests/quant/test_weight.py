@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.inference import constant_weights
 from quant import Phase, set_phase
 from quant.weight import (
     WEIGHT_QUANTIZERS,
@@ -104,29 +105,43 @@ def test_calibration_leaves_the_weight_alone_unless_asked(conv):
         assert torch.equal(quantized(x), conv(x)) != calibrates_quantized
 
 
-def test_kept_weight_is_the_trained_one(conv):
-    quantized = QuantConv2d(conv, 2, "minmax")
-    with torch.no_grad():
-        quantized.eval()
+def test_a_constant_weight_is_quantized_once(conv):
+    quantized = QuantConv2d(conv, 2, "minmax").eval()
+    with torch.no_grad(), constant_weights(quantized):
         first = quantized.quantized_weight()
         assert quantized.quantized_weight() is first
+        with constant_weights(quantized):
+            assert quantized.quantized_weight() is first
+        assert quantized.quantized_weight() is first
         assert torch.equal(first, quantize_minmax(conv.weight, 2))
-    for change in (
-        lambda: torch.optim.SGD([conv.weight], lr=1.0).step(),
-        lambda: quantized.load_state_dict({key: value * 2 for key, value in quantized.state_dict().items()}),
-        lambda: nn.init.normal_(conv.weight),
-    ):
-        conv.weight.grad = torch.randn_like(conv.weight)
-        change()
-        with torch.no_grad():
+
+
+@pytest.mark.parametrize("change", [
+    lambda quantized: torch.optim.SGD([quantized.weight], lr=1.0).step(),
+    lambda quantized: quantized.load_state_dict({key: value * 2 for key, value in quantized.state_dict().items()}),
+    lambda quantized: nn.init.normal_(quantized.weight),
+    lambda quantized: quantized.weight.data.mul_(0.5),
+    lambda quantized: quantized.weight.data.copy_(torch.rand_like(quantized.weight)),
+    lambda quantized: quantized.weight.detach().numpy().fill(0.25),
+], ids=["optimizer", "state dict", "init", "data.mul_", "data.copy_", "numpy"])
+def test_every_change_of_a_weight_counts(conv, change):
+    quantized = QuantConv2d(conv, 2, "minmax").eval()
+    conv.weight.grad = torch.randn_like(conv.weight)
+    with torch.no_grad():
+        with constant_weights(quantized):
+            quantized.quantized_weight()
+        quantized.quantized_weight()
+        change(quantized)
+        assert torch.equal(quantized.quantized_weight(), quantize_minmax(conv.weight, 2))
+        with constant_weights(quantized):
             assert torch.equal(quantized.quantized_weight(), quantize_minmax(conv.weight, 2))
 
 
-def test_kept_weight_is_not_shared_by_copies(conv):
+def test_what_is_kept_of_a_weight_is_not_shared_by_copies(conv):
     quantized = QuantConv2d(conv, 2, "minmax").eval()
-    with torch.no_grad():
+    with torch.no_grad(), constant_weights(quantized):
         quantized.quantized_weight()
         other = copy.deepcopy(quantized)
-        other.weight.mul_(-1)
+        other.weight.data.mul_(-1)
         assert torch.equal(other.quantized_weight(), quantize_minmax(other.weight, 2))
         assert torch.equal(quantized.quantized_weight(), quantize_minmax(quantized.weight, 2))

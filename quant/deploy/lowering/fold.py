@@ -14,6 +14,7 @@ from quant.deploy.lowering.blocks import gated
 
 # smaller images say nothing when they are reduced once more
 LEAST_SIDE = 24
+BEST_DB = 100.0
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Folded:
 
 
 @torch.no_grad()
-def fold_gates(network, images, *, rgb_range=255) -> tuple[nn.Module, Folded]:
+def fold_gates(network, images) -> tuple[nn.Module, Folded]:
     """A copy of a quantized network in evaluation mode whose gates are constant factors, and what that did.
 
-    images: LR images, float32 [1, n_colors, h, w] in 0..rgb_range each. The factors of a gate are the means of its
-    beta over the images; the bounds are multiplied by them.
+    images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
+    its beta over the images; the bounds are multiplied by them.
     """
     for quantizer in gated(network):
         quantizer.logits = None  # of the last forward; may hold a graph, which can't be copied
@@ -44,8 +45,8 @@ def fold_gates(network, images, *, rgb_range=255) -> tuple[nn.Module, Folded]:
         low, high = quantizer.static_bounds()
         bounds[names[quantizer]] = (low * lower).item(), (high * upper).item()
     set_bounds(folded, bounds)
-    agreement = [_decibels(folded(image), network(image), network.scale, rgb_range) for image in images]
-    costs = [cost for image in images for cost in _costs(network, folded, image, rgb_range)]
+    agreement = [_decibels(network, folded(image), network(image)) for image in images]
+    costs = [cost for image in images for cost in _costs(network, folded, image)]
     return folded, Folded(bounds, statistics.fmean(agreement),
                           statistics.fmean(costs) if costs else math.nan)
 
@@ -69,18 +70,18 @@ def _mean_factors(network, images):
     return (sums / len(images)).float()
 
 
-def _costs(network, folded, image, rgb_range):
+def _costs(network, folded, image):
     """[dB that folding loses on an image that is reduced and enlarged again]; empty where it is too small."""
-    scale = network.scale
+    scale, rgb_range = network.scale, network.rgb_range
     height, width = (side // scale * scale for side in image.shape[2:])
     if min(height, width) < LEAST_SIDE * scale:
         return []
     hr = image[:, :, :height, :width]
     pixels = (hr[0] * (255 / rgb_range)).round().permute(1, 2, 0).byte().numpy()
     lr = torch.from_numpy(imresize(pixels, 1 / scale)).permute(2, 0, 1)[None].float() * (rgb_range / 255)
-    return [_decibels(network(lr), hr, scale, rgb_range) - _decibels(folded(lr), hr, scale, rgb_range)]
+    return [_decibels(network, network(lr), hr) - _decibels(network, folded(lr), hr)]
 
 
-def _decibels(sr, hr, border, rgb_range):
-    images = ((image[0] * (255 / rgb_range)).round().clamp(0, 255) for image in (sr, hr))
-    return min(psnr(*images, border=border), 100.0)
+def _decibels(network, sr, hr):
+    images = ((image[0] * (255 / network.rgb_range)).round().clamp(0, 255) for image in (sr, hr))
+    return min(psnr(*images, border=network.scale), BEST_DB)

@@ -1,16 +1,19 @@
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
 from onnx import numpy_helper
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import NETWORKS
 from quant import Phase, export, pack, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.packed import load_packed, read_packed, write_packed
+from quant.deploy.packed import write_packed
+from quant.open import load_weights
 from quant.weight import QuantConv2d
 from utility import UserError, run_main, save_torch_file
 
@@ -54,6 +57,16 @@ def packed(tmp_path):
     return write
 
 
+def load_packed(network, path):
+    load_weights(network, path, "--refine")
+
+
+def read_packed(path):
+    """(tensors as they lie in the file, metadata)."""
+    with safe_open(path, "pt") as file:
+        return load_file(path), {key: json.loads(value) for key, value in file.metadata().items()}
+
+
 @torch.no_grad()
 def outputs(network, lr):
     return network.eval()(lr)
@@ -77,7 +90,7 @@ def test_sums_of_their_own_bits(small_network, smooth_image, packed, name):
     load_packed(loaded, packed(network))
     assert torch.equal(outputs(loaded, lr), outputs(network, lr))
     published = fresh(small_network(name, k_bits=2))
-    with pytest.raises(UserError, match="was trained with --skip_bits 7"):
+    with pytest.raises(UserError, match="was trained for --skip_bits 7"):
         load_packed(published, packed(network))
 
 
@@ -191,15 +204,15 @@ def test_a_packed_network_cannot_be_trained(small_network, packed):
 def test_the_wrong_file(small_network, packed, tmp_path):
     network = small_network("edsr")
     path = packed(network)
-    with pytest.raises(UserError, match="was trained with --k_bits 4; give that instead of 2"):
+    with pytest.raises(UserError, match=r"was trained for --k_bits 4 \(asked for: 2\)"):
         load_packed(small_network("edsr", k_bits=2), path)
     with pytest.raises(UserError, match="was trained for"):
         load_packed(small_network("edsr", scale=3), path)
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(UserError, match="text.safetensors: is not a packed file"):
+    with pytest.raises(UserError, match="text.safetensors: is not a checkpoint"):
         load_packed(network, tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="not one that quant.pack made"):
+    with pytest.raises(UserError, match="is a full-precision network"):
         load_packed(network, tmp_path / "other.safetensors")
 
 
@@ -208,10 +221,10 @@ def test_a_damaged_file(small_network, packed, tmp_path):
     path = packed(network)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match="x.safetensors: is not a packed file that can be read"):
+    with pytest.raises(UserError, match="x.safetensors: is a safetensors file that is damaged"):
         load_packed(copy.deepcopy(network), path)
     path.write_bytes(whole.replace(b"head.0.bias", b"head.0.bia5"))
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="1 missing: head.0.bias; 1 unexpected: head.0.bia5"):
         load_packed(copy.deepcopy(network), path)
 
 

@@ -1,9 +1,13 @@
 """How the kernels come to be compiled, and what happens where they can't."""
 
+import ctypes
 import importlib.util
 import logging
+import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +15,16 @@ import torch
 from quant.functional import fake_quantize
 from quant.kernels import build as native_build
 from quant.kernels import calls as native
-from quant.kernels.build import BuildError, load
+from quant.kernels.build import BuildError
 
 WITH_COMPILER = pytest.mark.skipif(not any(map(shutil.which, native_build.COMPILERS)), reason="no C++ compiler here")
+
+
+FUNCTIONS = {"answer": (ctypes.c_int, ())}
+
+
+def load(source):
+    return native_build.load(source, FUNCTIONS)
 
 
 @pytest.fixture
@@ -33,7 +44,7 @@ def fresh(monkeypatch):
 
 
 def libraries(source):
-    return sorted((source.parent / "__pycache__").glob("*"))
+    return sorted((source.parent / "__pycache__" / "kernels").glob("*"))
 
 
 @WITH_COMPILER
@@ -53,13 +64,62 @@ def test_a_changed_source_is_compiled_again(source):
     assert library.answer() == 43 and seconds > 0
 
 
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def shorten_by_a_byte(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def put_another_library(path):
+    path.write_bytes(Path(torch._C.__file__).read_bytes())
+
+
+def let_others_write(path):
+    path.chmod(0o666)
+
+
+def let_the_group_write_the_folder(path):
+    path.parent.chmod(0o775)
+
+
 @WITH_COMPILER
-def test_a_damaged_library_is_replaced(source):
+@pytest.mark.parametrize("spoil", [cut, shorten_by_a_byte, empty, put_another_library, let_others_write,
+                                   let_the_group_write_the_folder])
+def test_a_library_that_is_damaged_or_may_be_anybodys_is_not_loaded(source, spoil, tmp_path):
     load(source)
     library, = libraries(source)
-    library.unlink()  # it may be mapped still
-    library.write_bytes(b"cut short")
-    assert load(source)[0].answer() == 42
+    shutil.copy(library, tmp_path / "copy")  # the file itself is mapped
+    library.unlink()
+    shutil.copy(tmp_path / "copy", library)
+    spoil(library)
+    found, seconds = load(source)
+    assert found.answer() == 42 and seconds > 0
+    if spoil is not let_the_group_write_the_folder:
+        assert load(source)[1] == 0
+
+
+@WITH_COMPILER
+def test_a_library_of_another_user_is_not_loaded(source, monkeypatch):
+    load(source)
+    if os.geteuid() == 0:
+        os.chown(libraries(source)[0], 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert load(source)[1] > 0
+
+
+@WITH_COMPILER
+def test_a_library_without_the_functions_is_not_kept(source):
+    source.write_text('extern "C" int question() { return 42; }')
+    with pytest.raises(BuildError, match="cannot be loaded: .*answer"):
+        load(source)
+    assert libraries(source) == []
 
 
 @WITH_COMPILER
@@ -71,9 +131,17 @@ def test_several_may_start_together(source):
 
 
 @WITH_COMPILER
-def test_where_nothing_can_be_written(source):
+def test_where_nothing_can_be_kept(source):
     (source.parent / "__pycache__").write_text("a file, where the folder should be")
     assert load(source)[0].answer() == 42
+
+
+@WITH_COMPILER
+def test_where_nothing_can_be_written(source, monkeypatch):
+    (source.parent / "__pycache__").write_text("a file, where the folder should be")
+    monkeypatch.setattr(native_build.tempfile, "tempdir", str(source))
+    with pytest.raises(BuildError, match="cannot be written: "):
+        load(source)
 
 
 @WITH_COMPILER
@@ -104,6 +172,58 @@ def test_cxx_names_the_compiler(source, monkeypatch):
         load(source)
 
 
+@pytest.mark.parametrize("named, told", [
+    ("g++ 'x", "CXX=g[+][+] 'x cannot be read: No closing quotation"), ("/", "/ not found"),
+    ("c\udce9 -O2", r"c\\udce9' -O2 not found"), ("{source}", "not found"),
+])
+def test_odd_names_of_compilers(source, monkeypatch, named, told):
+    monkeypatch.setenv("CXX", named.format(source=source))
+    with pytest.raises(BuildError, match=told):
+        load(source)
+
+
+@pytest.mark.parametrize("does, told", [
+    (r"printf '\351chec\n' >&2; exit 1", "failed: .chec"), ("exit 0", "cannot be loaded: "), ("exit 3", "no message"),
+    ("kill -9 $$", "no message"), ("cat; exit 1", "no message"),
+], ids=["no UTF-8", "makes nothing", "says nothing", "dies", "reads its input"])
+def test_odd_compilers(source, monkeypatch, does, told):
+    monkeypatch.setenv("CXX", str(program(source, f"#!/bin/sh\n{does}\n")))
+    with pytest.raises(BuildError, match=told):
+        load(source)
+    assert libraries(source) == []
+
+
+def test_a_compiler_that_is_no_program(source, monkeypatch):
+    monkeypatch.setenv("CXX", str(program(source, "\0\1\2")))
+    with pytest.raises(BuildError, match="Exec format error"):
+        load(source)
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_children(source, monkeypatch):
+    monkeypatch.setattr(native_build, "TIMEOUT_SECONDS", 0.5)
+    noted = source.with_suffix(".pid")
+    monkeypatch.setenv("CXX", str(program(source, f"#!/bin/sh\nsleep 99 & echo $! > {noted}\nwait\n")))
+    with pytest.raises(BuildError, match="took more than 0.5 s"):
+        load(source)
+    child = int(noted.read_text())
+    while runs(child):
+        time.sleep(0.01)
+
+
+def program(source, text):
+    path = source.with_name("compiler")
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_quantizers_work_without_a_compiler(fresh, caplog, tmp_path):
     fresh.setattr(native, "SOURCE", tmp_path / "kernels.cpp")
     native.SOURCE.write_text("")
@@ -119,12 +239,12 @@ def test_quantizers_work_without_a_compiler(fresh, caplog, tmp_path):
 
 def test_switched_off(fresh, caplog):
     fresh.setenv("DDTB_KERNELS", "0")
-    fresh.setattr(native, "load", lambda source: pytest.fail("was loaded"))
+    fresh.setattr(native, "load", lambda *_: pytest.fail("was loaded"))
     assert native.quantize([torch.ones(3)], torch.zeros(1), torch.ones(1), 4) is None
     assert not caplog.records
 
 
 def test_import_compiles_nothing(monkeypatch):
-    monkeypatch.setattr(native_build, "load", lambda source: pytest.fail("was loaded"))
+    monkeypatch.setattr(native_build, "load", lambda *_: pytest.fail("was loaded"))
     spec = importlib.util.spec_from_file_location("native_again", native.__file__)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))

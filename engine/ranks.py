@@ -1,0 +1,62 @@
+"""The processes of a training run, as torchrun starts them: which one this is, and how they meet."""
+
+import contextlib
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model import parallel
+from utility import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the run's processes this one is; local_rank counts within the machine and chooses the GPU."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+
+@contextlib.contextmanager
+def joined(options: Namespace) -> Iterator[Ranks]:
+    """Meet the other processes of this run, where torchrun started some. Gives the Ranks.
+
+    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, and where
+    the processes can't meet.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        _refuse_many_gpus(options)
+        yield Ranks()
+        return
+    ranks = Ranks(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    if ranks.world_size > 1 and options.test_only:
+        raise UserError("--test_only: tests run in one process; type python instead of torchrun")
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    with parallel.together("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not options.cpu else "gloo"):
+        yield ranks
+
+
+def _number(name):
+    text = os.environ.get(name, "0")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"{name}={text}: is no number; torchrun sets it, else leave it unset") from error
+
+
+def _refuse_many_gpus(options):
+    if options.n_GPUs < 2:
+        return
+    if options.test_only:
+        raise UserError(f"--n_GPUs {options.n_GPUs}: tests run on one GPU; leave the flag out")
+    program = Path(sys.argv[0]).name
+    raise UserError(f"--n_GPUs {options.n_GPUs}: one process uses one GPU; type torchrun --nproc_per_node "
+                    f"{options.n_GPUs} {program} ... with the other flags")

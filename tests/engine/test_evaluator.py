@@ -1,0 +1,41 @@
+from argparse import Namespace
+
+import torch
+
+from engine import evaluator
+from engine.device import wait_for
+from engine.run_folder import RunFolder
+
+OPTIONS = Namespace(rgb_range=255, precision="single", scale=1, chop=False, self_ensemble=False, save_results=False,
+                    model="edsr")
+
+
+class OneImage(list):
+    name = "Set1"
+    luma = True
+
+
+def test_the_clock_is_read_when_the_device_is_done(tmp_path, monkeypatch):
+    events = []
+
+    def noting(name, value):
+        return lambda *_: (events.append(name), value)[1]
+
+    monkeypatch.setattr(evaluator, "wait_for", noting("wait", None))
+    monkeypatch.setattr(evaluator.time, "perf_counter", noting("clock", 0.0))
+    network = torch.nn.Conv2d(3, 3, 1)
+    network.register_forward_hook(noting("forward", None))
+    image = torch.rand(3, 24, 24) * 255
+    test = evaluator.Evaluator([OneImage([(image, image, "a")])], run=RunFolder(tmp_path), device=torch.device("cpu"),
+                               k_bits=32, options=OPTIONS)
+    test(network, 1)
+    at = events.index("forward")
+    assert events[at - 2 : at + 3] == ["wait", "clock", "forward", "wait", "clock"]
+
+
+def test_waiting_for_a_device(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("cuda"))
+    wait_for(torch.device("cpu"))
+    wait_for(torch.device("cuda", 0))
+    assert calls == ["cuda"]

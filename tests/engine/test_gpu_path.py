@@ -1,0 +1,143 @@
+"""A GPU's path without a GPU: tensors that have a device and no values.
+
+Any operation that mixes devices raises, and so does whatever asks the device for a value: a host that waits for it.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+import loss
+import model
+from engine.precision import Precision
+from loss.supervised import Supervised
+from model import rdn
+from quant import Phase, QuantConfig, Schedule, quantize
+from quant.activation import quantizers
+from quant.distill import Distillation, parameter_groups
+from quant.methods import METHODS
+
+CUDA = torch.device("cuda")
+META = torch.device("meta")
+SETTINGS = {"edsr": {"n_feats": 8, "n_resblocks": 1}, "srresnet": {"n_feats": 8, "n_resblocks": 1},
+            "rdn": {"RDNconfig": "A", "G0": 8}}
+EPOCHS = {Phase.CALIBRATE: 1, Phase.STATIC: 2, Phase.DYNAMIC: 6}
+PHASES = pytest.mark.parametrize("phase", EPOCHS, ids=lambda phase: phase.value)
+NETWORKS = pytest.mark.parametrize("name", SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def small_rdn(monkeypatch):
+    monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
+
+
+@pytest.fixture
+def fake():
+    """The mode in which tensors have no values, and those said to be on a GPU need none."""
+    return FakeTensorMode(allow_non_fake_inputs=False)
+
+
+def placed(network, device):
+    """The network with parameters and buffers of that device, their values unknown."""
+    for module in network.modules():
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                kept = isinstance(tensor, nn.Parameter)
+                setattr(module, name, nn.Parameter(empty, tensor.requires_grad) if kept else empty)
+    return network
+
+
+def batch(device):
+    return torch.empty(2, 3, 8, 8, device=device), torch.empty(2, 3, 16, 16, device=device)
+
+
+def distilling(name, phase, *, quantizer="ddtb", started=True):
+    """(student, its Distillation in a phase, every second quantizer dynamic), on the CPU."""
+    teacher, student = (model.NETWORKS[name](scale=2, **SETTINGS[name]) for _ in range(2))
+    quantize(student, QuantConfig(4, quantizer=quantizer))
+    objective = Distillation(teacher, Schedule(student, dynamic_ratio=0.5))
+    for number, member in enumerate(quantizers(student).values()):
+        member._started = started
+        if member.gate is not None:
+            member.set_dynamic(number % 2 == 0)
+    objective.schedule.chosen = True
+    objective.start_epoch(student, EPOCHS[phase])
+    return student, objective
+
+
+def losses(student, objective, device):
+    placed(student, device)
+    placed(objective.teacher, device)
+    return objective.losses(student, *batch(device))
+
+
+@PHASES
+@NETWORKS
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_losses_of_every_phase(fake, name, phase, amp):
+    student, objective = distilling(name, phase)
+    with fake, Precision(amp, CUDA).autocast():
+        total, parts = losses(student, objective, CUDA)
+    assert {part.device.type for part in parts.values()} == {"cuda"}
+    assert {part.dtype for part in parts.values()} == {torch.float32}
+    assert ("GATE" in parts) == (phase is Phase.STATIC) and (total is None) == (phase is Phase.CALIBRATE)
+
+
+@NETWORKS
+def test_bounds_start_in_the_first_training_step(fake, name):
+    student, objective = distilling(name, Phase.STATIC, started=False)
+    with fake:
+        losses(student, objective, CUDA)
+    assert all(member._started for member in quantizers(student).values())
+
+
+@pytest.mark.parametrize("quantizer", METHODS)
+def test_losses_of_the_compared_methods(fake, quantizer):
+    student, objective = distilling("edsr", Phase.DYNAMIC, quantizer=quantizer)
+    with fake:
+        total, _ = losses(student, objective, CUDA)
+    assert total.device.type == "cuda"
+
+
+@PHASES
+@NETWORKS
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_tests_of_every_phase(fake, name, phase, dtype):
+    student, _ = distilling(name, phase)
+    with fake, torch.no_grad(), torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
+        assert placed(student.eval(), CUDA)(batch(CUDA)[0]).device.type == "cuda"
+
+
+@NETWORKS
+def test_full_precision_losses(fake, name):
+    network, objective = model.NETWORKS[name](scale=2, **SETTINGS[name]), Supervised(loss.build(
+        "1*L1+0.5*MSE", rgb_range=255, patch_size=16))
+    objective.start_epoch(network, 1)
+    with fake:
+        total, _ = objective.losses(placed(network, CUDA), *batch(CUDA))
+    assert total.device.type == "cuda"
+
+
+@pytest.mark.parametrize("phase", [Phase.STATIC, Phase.DYNAMIC], ids=lambda phase: phase.value)
+@NETWORKS
+def test_a_step_with_its_backward(name, phase):
+    """On `meta`: autograd asks for a driver before it goes back through tensors said to be on a GPU."""
+    student, objective = distilling(name, phase)
+    total, _ = losses(student, objective, META)
+    optimizer = torch.optim.Adam(parameter_groups(student), lr=1e-4)
+    total.backward()
+    optimizer.step()
+    assert {parameter.grad.device.type for parameter in student.parameters() if parameter.grad is not None} == {"meta"}
+    assert all(parameter.grad is not None for name, parameter in student.named_parameters() if ".gate." not in name)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda x: x.amax().item(), lambda x: x * torch.ones(3, 8, 8), lambda x: F.relu(x) if x.mean() > 0 else x,
+    lambda x: x.cpu().numpy(),
+], ids=["value", "device", "branch", "numpy"])
+def test_what_a_gpu_would_wait_for_or_refuse_is_seen(fake, wrong):
+    with fake, pytest.raises((RuntimeError, TypeError)):
+        wrong(batch(CUDA)[0])
