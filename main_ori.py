@@ -66,8 +66,8 @@ def opened(options):
 def test(options, folder, device):
     """Test the network that --refine and the like name. What its file says of it counts; the options become that."""
     given, defaults = network_flags(options)
-    if options.backend == "onnx":
-        network = OnnxNetwork(options.refine).check(given)
+    if options.backend != "torch":
+        network = OnnxNetwork(options.refine, runtime=options.backend).check(given)
     else:
         file, flag = weights_to_test(options, folder)
         network = open_network(file, flag=flag, defaults=defaults, **given).to(device)

@@ -285,8 +285,9 @@ def _training(parser):
     add("--epochs", type=int, default=60, help="epochs to train")
     add("--batch_size", type=int, default=16, help="patches in a batch, over all processes")
     add("--test_only", action="store_true", help="test and stop")
-    add("--backend", default="torch", choices=("torch", "onnx"),
-        help="what runs the network in tests; onnx: ONNX Runtime, on a file of quant.export given with --refine")
+    add("--backend", default="torch", choices=("torch", "onnx", "openvino"),
+        help="what runs the network in tests; onnx, openvino: ONNX Runtime or OpenVINO, on a file of quant.export that "
+             "--refine names (openvino: of its --format qdq)")
     add("--amp", default="off", choices=("off", "bf16", "fp16"),
         help="16-bit convolutions in training; quantizers and losses stay in 32 bit")
     add("--compile", dest="compiler", action="store_const", const="inductor",
@@ -401,7 +402,7 @@ def _rules(o, quantized):
     for flag, most in CEILINGS.items():
         yield flag, getattr(o, flag) > most, f"give {most} or less"
     yield "chop_size", o.chop_size < 32, "give 32 or more"
-    exported = o.backend == "onnx"
+    exported = o.backend != "torch"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
     yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"

@@ -31,11 +31,9 @@ from option import parse_options  # noqa: E402
 from quant import QuantConfig, quantize  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
-from quant.deploy.lowering.convs import code_conv, float_conv  # noqa: E402
-from quant.deploy.lowering.graph import Graph, image_model  # noqa: E402
-from quant.deploy.lowering.layers import Codes, dequantize  # noqa: E402
-from quant.deploy.lowering.layers import quantize as to_codes
+from quant.deploy.lowering.graph import image_model  # noqa: E402
 from quant.deploy.lowering.levels import Grid, IntegerWeight  # noqa: E402
+from quant.deploy.lowering.qlinear import QLinear  # noqa: E402
 from quant.export import export  # noqa: E402
 
 CANDIDATES = ("float, PyTorch", "float, ONNX Runtime", "fake quantization, PyTorch", "integers, rest fp32",
@@ -96,23 +94,23 @@ def limit_runners(height, width, args):
 
 
 def _row_of_convs(make):
-    graph = Graph(torch.nn.Identity())
-    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, opset=18, per_image=False, metadata={})
+    graph = QLinear(torch.nn.Identity())
+    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
 
 
 def _float_conv(graph):
     x = "lr"
     for number in range(LIMIT_CONVS):
-        x = float_conv(graph, x, _weights(number) * 0.01, np.zeros(LIMIT_CHANNELS))
+        x = graph.float_conv(x, _weights(number) * 0.01, np.zeros(LIMIT_CHANNELS))
     return x
 
 
 def _integer_conv(graph):
     grid = Grid(0.1, 0, 0, 255)
-    codes = to_codes(graph, "lr", grid, LIMIT_CHANNELS)
+    codes = graph.quantize("lr", grid, LIMIT_CHANNELS)
     for number in range(LIMIT_CONVS):
-        codes = code_conv(graph, codes, IntegerWeight(_weights(number), 0.01), np.zeros(LIMIT_CHANNELS), grid)
-    return dequantize(graph, Codes(codes.name, grid, LIMIT_CHANNELS))
+        codes = graph.code_conv(codes, IntegerWeight(_weights(number), 0.01), np.zeros(LIMIT_CHANNELS), grid)
+    return graph.dequantize(codes)
 
 
 def _weights(seed):

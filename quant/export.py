@@ -14,12 +14,14 @@ except ImportError as error:
 import model
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
+from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
-from quant.deploy.lowering.exact import EXACT_BLOCKS, any_gated
-from quant.deploy.lowering.floats import FLOAT_BLOCKS, NETWORKS
-from quant.deploy.lowering.graph import OPSETS, Graph, image_model
+from quant.deploy.lowering.fold import fold_gates
+from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
-from quant.deploy.lowering.int8_networks import INT8_NETWORKS
+from quant.deploy.lowering.networks import lowering_of
+from quant.deploy.lowering.qdq import Qdq
+from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
@@ -30,10 +32,15 @@ from utility import UserError, add_force, atomic_path, check_output, run_main
 log = logging.getLogger(__name__)
 
 BITS = range(2, 7)
-DEFAULT_OPSET = 18
+PACKING_OPSET = 21
 CALIBRATION_IMAGES = 32
+# what quant.verify holds a file to: luma PSNR of its images to PyTorch's
+LEAST_DB = {"fp32": 38.0, "int8": 32.0}
 CALIBRATION_SIDE = 192
+FORMATS = (QLinear.FORMAT, Qdq.FORMAT)
 INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
+# operators that a runtime moves a DequantizeLinear through
+COMMUTING = ("Concat", "DepthToSpace")
 
 
 def main(argv=None):
@@ -45,12 +52,15 @@ def main(argv=None):
     _check(options, network.source.k_bits)
     path = network.source.path
     check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[path], force=options.force)
-    images = calibration_images(options.calib, network) if options.rest == "int8" else None
-    exported = export(network, rest=options.rest, images=images, opset=options.opset,
+    images = calibration_images(options.calib, network) if options.calib else None
+    network, folded = _folded(network, images, options)
+    exported = export(network, rest=options.rest, images=images, opset=options.opset, operators=options.format,
+                      symmetric=options.symmetric, weights=options.weights, folded=folded,
                       source={"file": path.name, "sha256": file_hash(path)})
     with atomic_path(options.out) as temporary:
         onnx.save(exported, temporary)
-    print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {options.opset}, {told(exported)}")
+    print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
+          f"{told(exported)}")
     return 0
 
 
@@ -61,11 +71,35 @@ def _parse(argv):
     parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
                         help="layers that DDTB does not quantize: fp32 (default), every value as in PyTorch, or "
                              "post-training int8, fast")
-    parser.add_argument("--calib", default="", help="folder of low-resolution images that --rest int8 is calibrated on")
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET,
-                        help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: {DEFAULT_OPSET})")
+    parser.add_argument("--format", default="qlinear", choices=FORMATS,
+                        help="qlinear (default): integer operators, fastest in ONNX Runtime; qdq: float operators "
+                             "between QuantizeLinear and DequantizeLinear, for OpenVINO, TensorRT and NPUs")
+    parser.add_argument("--symmetric", action="store_true",
+                        help="--format qdq: features without zero points too, as TensorRT asks")
+    parser.add_argument("--gates", default="run", choices=("run", "fold"),
+                        help="run (default): gates compute bounds for each image; fold: each becomes the constant "
+                             "factors of its mean over --calib, one static graph")
+    parser.add_argument("--weights", choices=("packed", "plain"),
+                        help="quantized weights in the file: packed, 2 or 4 bits each, unpacked when a runtime loads "
+                             "it; plain, 8 bits each (default: packed with qlinear, plain with qdq)")
+    parser.add_argument("--calib", default="",
+                        help="folder of low-resolution images that --rest int8 and --gates fold are calibrated on")
+    parser.add_argument("--opset", type=int,
+                        help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: the oldest that "
+                             f"has all types, {DEFAULT_OPSET} with plain weights)")
     add_force(parser)
     return parser.parse_args(argv)
+
+
+def _folded(network, images, options):
+    """(network, Folded) with --gates fold, said on standard output, else (network, None)."""
+    if options.gates == "run":
+        return network, None
+    network, folded = fold_gates(network, images)
+    print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
+          f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
+          f"{folded.agreement:.1f} dB from the gated network's")
+    return network, folded
 
 
 def _check(options, k_bits):
@@ -78,8 +112,17 @@ def _check(options, k_bits):
         raise UserError("--rest int8: is for quantized networks; give one of 2 to 6 bits")
     if options.rest == "int8" and not options.calib:
         raise UserError("--rest int8: needs --calib, a folder of images like those to be upscaled")
-    if options.rest == "fp32" and options.calib:
-        raise UserError(f"--calib {options.calib}: --rest fp32 needs no calibration; drop it, or give --rest int8")
+    if options.gates == "fold" and k_bits == 32:
+        raise UserError("--gates fold: full-precision networks have no gates; drop it, or give one of 2 to 6 bits")
+    if options.gates == "fold" and not options.calib:
+        raise UserError("--gates fold: needs --calib, a folder of images like those to be upscaled")
+    if options.calib and options.rest == "fp32" and options.gates == "run":
+        raise UserError(f"--calib {options.calib}: --rest fp32 with --gates run needs no calibration; drop it, or give "
+                        "--rest int8 or --gates fold")
+    if options.symmetric and options.format != "qdq":
+        raise UserError(f"--symmetric: is for --format qdq; --format {options.format} always has zero points")
+    if options.weights == "packed" and options.opset is not None and options.opset < PACKING_OPSET:
+        raise UserError(f"--weights packed: needs --opset {PACKING_OPSET} or newer; give that, or --weights plain")
 
 
 def calibration_images(folder, network):
@@ -100,43 +143,67 @@ def calibration_images(folder, network):
     return images
 
 
-def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=None):
+def export(network, *, rest="fp32", images=None, opset=None, source=None, operators="qlinear", symmetric=False,
+           weights=None, folded=None):
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
     and each float as in PyTorch, or 'int8' (quantized networks alone), calibrated on `images`, float32
-    [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. source: {"file", "sha256"} for the metadata.
-    Raises UserError for a network whose levels integers can't hold.
+    [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. operators, symmetric, weights, opset: as
+    --format, --symmetric, --weights and --opset. source: {"file", "sha256"}, folded: Folded, for the metadata.
+    Raises UserError for a network whose levels integers can't hold, or which nothing here lowers.
     """
-    _check_lowering(network)
-    graph, rgb_range = Graph(network), network.rgb_range
+    lowering = lowering_of(network)
+    graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
-        sr = INT8_NETWORKS[type(network)](Int8(graph, calibrate(network, images)), network, rgb_range)
+        sr = lowering.int8_network(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
-        sr = NETWORKS[type(network)](graph, network, {**FLOAT_BLOCKS, **EXACT_BLOCKS})
+        sr = lowering.network(graph, network, {**lowering.FLOAT_BLOCKS, **lowering.EXACT_BLOCKS})
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
-                "rest": rest, "rgb_range": rgb_range, "source": source}
+                "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
+                "gates": "fold" if folded else "run" if gated(network) else "none",
+                "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
-                       per_image=any_gated(network), metadata={key: json.dumps(value) for key, value in
-                                                               metadata.items()})
+                       per_image=graph.runtime_scales and bool(gated(network)),
+                       metadata={key: json.dumps(value) for key, value in metadata.items()})
 
 
-def _check_lowering(network):
-    """Raise UserError for a network or a method that nobody has lowered."""
-    if type(network) not in NETWORKS:
-        raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
-                        f"{', '.join(kind.__name__ for kind in NETWORKS)} can")
-    if is_quantized(network) and network.quant_config.quantizer != "ddtb":
-        raise UserError(f"--quantizer {network.quant_config.quantizer}: can be trained and tested, not exported; "
-                        "ddtb can")
+def _levels(graph):
+    """{quantizer: [tensor of its levels, their step, zero point]}; a step may be a tensor's name, None: real values."""
+    whole = isinstance(graph, QLinear)
+    return {name: [codes.name, codes.grid.step if whole else None, codes.grid.zero if whole else 0]
+            for name, codes in graph.notes.items()}
+
+
+def _graph(network, operators, symmetric, weights, opset):
+    """The empty graph of a --format."""
+    if weights is None:
+        weights = "packed" if operators == "qlinear" and (opset is None or opset >= PACKING_OPSET) else "plain"
+    if operators == "qdq":  # OpenVINO reads no INT2
+        return Qdq(network, packed=pack_types(opset, (4,)) if weights == "packed" else None, symmetric=symmetric)
+    return QLinear(network, packed=pack_types(opset) if weights == "packed" else None)
 
 
 def told(exported):
     """What became of the convolutions, in words."""
-    counts = Counter(node.op_type for node in body_nodes(exported.graph) if ".gate/" not in node.name)
-    integers = sum(counts[kind] for kind in INTEGER_OPERATORS)
-    return f"{integers} convolutions in integers, {counts['Conv']} in float"
+    nodes = [node for node in body_nodes(exported.graph) if ".gate/" not in node.name]
+    counts = Counter(node.op_type for node in nodes)
+    makers = {output: node for node in nodes for output in node.output}
+    between = sum(node.op_type == "Conv" and all(_dequantized(name, makers) for name in node.input[:2])
+                  for node in nodes)
+    integers = sum(counts[kind] for kind in INTEGER_OPERATORS) + between
+    return f"{integers} convolutions in integers, {counts['Conv'] - between} in float"
+
+
+def _dequantized(name, makers):
+    """Whether a tensor comes from DequantizeLinear, maybe by way of operators that only move values."""
+    node = makers.get(name)
+    if node is None:
+        return False
+    if node.op_type in COMMUTING:
+        return all(_dequantized(one, makers) for one in node.input)
+    return node.op_type == "DequantizeLinear"
 
 
 def body_nodes(graph):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.images import MAX_PIXELS, image_files
 from data.pictures import Picture, read_picture
-from quant.deploy.onnx_backend import OnnxNetwork
+from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from utility import MAKER, UserError, add_force, check_output, run_main
 
 TILE, SMALLEST_TILE = 512, 64
@@ -27,7 +27,7 @@ def main(argv=None):
     files = image_files(options.input) if options.input.is_dir() else [options.input]
     if not files:
         raise UserError(f"--input {options.input}: no images in it")
-    network = OnnxNetwork(options.onnx, threads=options.threads)
+    network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--input {options.input}: two images differ in their suffix alone; rename one")
@@ -60,6 +60,8 @@ def _parse(argv):
     parser.add_argument("--tile", type=int,
                         help="larger images are done in tiles of so many pixels a side, which saves memory (default: "
                              f"{TILE}, {GATED_TILE} for networks with gates; 0: never)")
+    parser.add_argument("--backend", default="onnx", choices=tuple(SESSIONS),
+                        help="onnx: ONNX Runtime (default); openvino: OpenVINO, for files of --format qdq")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: one a core)")
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS,
                         help="images of more pixels are refused (default: %(default)s)")

@@ -11,7 +11,8 @@ import torch
 import model
 from model.settings import SETTINGS, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
-from quant.deploy.onnx_file import check_finite, check_runtime, read_graph
+from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_graph
+from quant.deploy.openvino_session import OpenVinoSession
 from utility import UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
@@ -37,17 +38,17 @@ class Exported:
 class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
-    threads: of ONNX Runtime, which computes on the CPU; 0: one a core. settings: the network's, `scale` among them;
+    threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` among them;
     k_bits, rest, rgb_range: as exported. Raises UserError for a file that quant.export did not make, or that does not
     enlarge as it says.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, threads: int = 0, runtime: str = "onnx"):
+        self.path, self.runtime = Path(path), runtime
         check_file(self.path)
         self.content = self.path.read_bytes()
         check_finite(read_graph(self.content, self.path), self.path)
-        self.open_session = functools.partial(_session, self.path, threads)
+        self.open_session = functools.partial(SESSIONS[runtime], self.path, threads)
         self.session = self.open_session(self.content)
         described = self._described()
         skeleton = model.skeleton(described.network, f"{path}: its network record")
@@ -55,7 +56,8 @@ class OnnxNetwork:
         self.settings = {**skeleton.settings, "rgb_range": described.rgb_range}
         self.scale = self.settings["scale"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
-        check_runtime(read_graph(self.content, self.path), self.path, self.rest, _version())
+        if runtime == "onnx":
+            check_runtime(read_graph(self.content, self.path), self.path, self.rest, _version())
         self._check_graph()
 
     @property
@@ -96,8 +98,8 @@ class OnnxNetwork:
 
     @functools.cached_property
     def gated(self):
-        """Whether bounds depend on means over the whole image; the graph then passes over a batch image by image."""
-        return any(node.op_type == "Scan" for node in read_graph(self.content, self.path).node)
+        """Whether bounds depend on means over the whole image."""
+        return any(node.op_type == "Scan" or GATE in node.name for node in read_graph(self.content, self.path).node)
 
     def in_tiles(self, lr, *, size, finish, progress=lambda: None):
         """finish(self(lr)) for one image, float32 [1, n_colors, h, w], in tiles of at most size x size LR pixels.
@@ -126,13 +128,14 @@ class OnnxNetwork:
         return lambda tile: self._run(network, lr, tile)
 
     def _run(self, function, *arguments):
-        """function(*arguments), what ONNX Runtime raises in it as MemoryError or UserError."""
+        """function(*arguments), what the runtime raises in it as MemoryError or UserError."""
         try:
             return function(*arguments)
-        except Exception as error:  # its exceptions have no common base besides this
+        except Exception as error:  # runtimes' own exceptions have no common base besides this
             if "allocate" in str(error).lower() or isinstance(error, MemoryError):
                 raise MemoryError(str(error)) from error
-            raise UserError(f"{self.path}: ONNX Runtime can't run it ({' '.join(str(error).split()):.200})") from error
+            raise UserError(f"{self.path}: {RUNTIMES[self.runtime]} can't run it "
+                            f"({' '.join(str(error).split()):.200})") from error
 
     def eval(self) -> "OnnxNetwork":
         """As a torch module has it; an exported network knows nothing else."""
@@ -165,3 +168,8 @@ def _version():
     import onnxruntime
 
     return onnxruntime.__version__
+
+
+# what runs exported files: function of (path, threads, the file's bytes)
+SESSIONS = {"onnx": _session, "openvino": OpenVinoSession}
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}

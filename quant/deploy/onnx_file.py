@@ -10,18 +10,39 @@ from utility import UserError
 
 # before, QLinearConv gets biases wrong that are computed at run time, as --rest int8 does behind gates, in silence
 OLDEST_RUNTIME = (1, 29)
+# in the names of the nodes that belong to a gate
+GATE = ".gate/"
 
 
 def read_graph(content: bytes, path: Path) -> Any:
     """The onnx.GraphProto in a file's bytes. Raises UserError where it can't be had."""
+    return read_model(content, path).graph
+
+
+def read_model(content: bytes, path: Path) -> Any:
+    """The onnx.ModelProto in a file's bytes. Raises UserError where it can't be had."""
     try:
         import onnx
     except ImportError as error:
         raise UserError(f"{path}: needs onnx and ONNX Runtime; pip install onnx onnxruntime") from error
     try:
-        return onnx.load_model_from_string(content).graph
+        return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own exceptions have no common base besides this
         raise UserError(f"{path}: is no ONNX file that can be read, or is cut short; export it again") from error
+
+
+def of_one_image(exported: Any) -> Any:
+    """The body of a Scan over the batch as an onnx.ModelProto of its own; a model without one as it is.
+
+    Its input and output are [C, h, w] in the first case, else [N, C, h, w].
+    """
+    from onnx import helper
+
+    scans = [node for node in exported.graph.node if node.op_type == "Scan"]
+    if not scans:
+        return exported
+    body = next(attribute.g for attribute in scans[0].attribute if attribute.name == "body")
+    return helper.make_model(body, opset_imports=exported.opset_import, ir_version=exported.ir_version)
 
 
 def check_finite(graph: Any, path: Path) -> None:

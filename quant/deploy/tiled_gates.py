@@ -10,8 +10,9 @@ import torch
 from onnx import TensorProto, helper
 
 from model.tiles import TileMeans
+from quant.deploy.onnx_file import GATE, of_one_image
 
-GATE = ".gate/"  # in the names of a gate's nodes; its arithmetic begins with ReduceMin, before that it takes the means
+# a gate's arithmetic begins with ReduceMin, before that it takes the means
 IMAGE_READERS = ("ReduceMean", "Transpose")
 SPATIAL = "axes_of_tiles"
 TOP_LEFT, BOTTOM_RIGHT, IN_FIRST_PASS = "core_top_left", "core_bottom_right", "in_first_pass"
@@ -25,7 +26,9 @@ class TiledGates:
     """
 
     def __init__(self, content: bytes, open_session):
-        graph = _graph_of_one_image(onnx.load_model_from_string(content))
+        graph = of_one_image(onnx.load_model_from_string(content))
+        (lr,), (sr,) = graph.graph.input, graph.graph.output
+        self.lr, self.sr, self.batched = lr.name, sr.name, len(lr.type.tensor_type.shape.dim) == 4
         self.means = {name: TileMeans() for name in _cut_open(graph.graph)}
         self.session = open_session(graph.SerializeToString())
         self.first = True
@@ -50,14 +53,15 @@ class TiledGates:
 
     def __call__(self, lr: torch.Tensor, tile) -> torch.Tensor:
         """The output for one tile of the image, [1, C, scale*h, scale*w], with the margin around its core."""
-        (sr,) = self.session.run(["sr_image"], self._feeds(lr, tile))
-        return torch.from_numpy(sr)[None]
+        (sr,) = self.session.run([self.sr], self._feeds(lr, tile))
+        return torch.from_numpy(sr) if self.batched else torch.from_numpy(sr)[None]
 
     def _feeds(self, lr, tile):
         known = {_known(name): np.zeros((1, 1, 1, 1), np.float32) if self.first else mean.mean.float().numpy()
                  for name, mean in self.means.items()}
         corners = {TOP_LEFT: [part.start for part in tile.core], BOTTOM_RIGHT: [part.stop for part in tile.core]}
-        return {"lr_image": lr[(0, ..., *tile.window)].numpy(), IN_FIRST_PASS: np.array(self.first), **known,
+        window = lr[(slice(None) if self.batched else 0, ..., *tile.window)]
+        return {self.lr: window.numpy(), IN_FIRST_PASS: np.array(self.first), **known,
                 **{name: np.array(values, np.int64) for name, values in corners.items()}}
 
 
@@ -67,13 +71,6 @@ def _own(name):
 
 def _known(name):
     return f"{name}/known"
-
-
-def _graph_of_one_image(model):
-    """The body of the Scan over a batch as a model of its own."""
-    (scan,) = model.graph.node
-    body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
-    return helper.make_model(body, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _cut_open(graph):

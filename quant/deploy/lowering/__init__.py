@@ -1,1 +1,5 @@
-"""Networks as ONNX graphs: `graph` builds them, `exact` and `int8` say how each quantized block is computed."""
+"""Networks as ONNX graphs.
+
+One file a network (edsr, rdn, srresnet) walks it; qlinear and qdq are the two kinds of operators it can become; int8 is
+what they share with `--rest int8`, blocks what they share otherwise.
+"""

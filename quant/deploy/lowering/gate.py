@@ -1,27 +1,46 @@
-"""The dynamic gate in the graph (spec, section 4): from pooled channels to a grid with runtime bounds."""
+"""The dynamic gate in the graph (spec, section 4): from pooled channels to a grid with runtime bounds.
+
+All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functional`, to the bit where sums are.
+"""
 
 import numpy as np
 from onnx import TensorProto
 
-from quant.deploy.lowering.levels import UINT8_MAX, Grid
+from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.gate import GATE_BITS
 from quant.weight import quantize_symmetric
 
 
-def runtime_grid(graph, quantizer, pooled):
-    """The grid of a quantizer whose gate is applied; pooled: float [1, C, 1, 1], the means of its input's channels.
+def runtime_bounds(graph, quantizer, pooled):
+    """The RuntimeGrid of a quantizer whose gate is applied; pooled: float [N, C, 1, 1], its input's channels' means."""
+    with graph.within(quantizer.gate):
+        upper, lower = _bounds(graph, quantizer, pooled)
+        upper = _keep_apart(graph, lower, upper)
+        return RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, quantizer.k_bits))
+
+
+def runtime_codes(graph, quantizer, bounds):
+    """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it.
     """
     zero = 2**quantizer.k_bits - 1
     with graph.within(quantizer.gate):
-        upper, lower = _bounds(graph, quantizer, pooled)
-        upper = _keep_apart(graph, lower, upper)
-        scale, offset = _scale_and_zero(graph, lower, upper, quantizer.k_bits)
-        low, high = (_code(graph, _levels(graph, bound, scale, offset), zero) for bound in (lower, upper))
-        step = _as_scalar(graph, graph.op("Reciprocal", scale))
+        low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
+        step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
     return Grid(step, zero, low, high)
+
+
+def on_levels(graph, x, grid):
+    """Float x [N, C, h, w] clipped and rounded to the levels of a RuntimeGrid, float."""
+    held = graph.op("Min", graph.op("Max", x, grid.lower), grid.upper)
+    return graph.op("Div", levels(graph, held, grid), grid.scale)
+
+
+def levels(graph, x, grid):
+    """The whole numbers of a RuntimeGrid for x within its bounds, float."""
+    return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, grid.scale), grid.offset)), grid.offset)
 
 
 def _number(graph, value):
@@ -45,6 +64,9 @@ def _bounds(graph, quantizer, pooled):
     lower, upper = (bound.item() for bound in quantizer.static_bounds())
     alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
     beta = graph.op("Mul", _number(graph, 2), graph.op("Sigmoid", logits))
+    if graph.beta_steps:
+        steps = _number(graph, graph.beta_steps)
+        beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
     return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
 
 
@@ -54,10 +76,9 @@ def _conv1x1(graph, x, weight):
 
 def _quantize(graph, x):
     """Spec 3, 2d: 2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
-    lower, upper = (graph.op(kind, x, keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+    lower, upper = (graph.op(kind, x, graph.integers(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
     upper = _keep_apart(graph, lower, upper)
-    scale, offset = _scale_and_zero(graph, lower, upper, GATE_BITS)
-    return graph.op("Div", _levels(graph, graph.op("Min", graph.op("Max", x, lower), upper), scale, offset), scale)
+    return on_levels(graph, x, RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, GATE_BITS)))
 
 
 def _keep_apart(graph, lower, upper):
@@ -72,10 +93,6 @@ def _scale_and_zero(graph, lower, upper, k_bits):
     scale = graph.op("Div", _number(graph, 2**k_bits - 1), graph.op("Sub", upper, lower))
     offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), _number(graph, 2 ** (k_bits - 1)))
     return scale, offset
-
-
-def _levels(graph, x, scale, offset):
-    return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, scale), offset)), offset)
 
 
 def _code(graph, level, zero):

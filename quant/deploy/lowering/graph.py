@@ -6,20 +6,31 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-import utility
+from quant.deploy.bitpack import pack_bits
+from utility import UserError
 
 PRODUCER = "ddtb"
-OPSETS = range(18, 24)
+OPSETS = range(18, 26)
+DEFAULT_OPSET = 18
+# bits a value in the file: (name of the type, the first operator set that casts it)
+PACKED_TYPES = {2: ("INT2", 25), 4: ("INT4", 21)}
+# what the operators that unpack a weight take up themselves
+UNPACKING_BYTES = 512
 
 
 class Graph:
     """Nodes and constants of one graph. Equal constants are stored once; names say which module a node belongs to.
 
-    network: the torch module whose graph this becomes, for the names.
+    network: the torch module whose graph this becomes, for the names. packed: {bits: onnx type} of integers smaller
+    than a byte that weights may be stored in; `pack_types` gives it.
     """
 
-    def __init__(self, network):
+    def __init__(self, network, *, packed: dict[int, int] | None = None):
         self.place = ""
+        self.notes = {}
+        # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
+        self.beta_steps = None
+        self._packed = packed or {}
         self._places = {module: name for name, module in network.named_modules()}
         self.nodes = []
         self.initializers = []
@@ -50,6 +61,69 @@ class Graph:
             self._constants[key] = name
         return self._constants[key]
 
+    def number(self, value):
+        """A float32 scalar: a number's constant, or the runtime scalar that already has a name."""
+        return value if isinstance(value, str) else self.constant(value, np.float32)
+
+    def byte(self, value):
+        """A uint8 scalar, likewise."""
+        return value if isinstance(value, str) else self.constant(value, np.uint8)
+
+    def weight(self, levels):
+        """An int8 tensor of whole numbers; in the file they take 2 or 4 bits each where `packed` allows it.
+
+        A Cast, and where need be a sum and a product, make the int8 values of them: constants, which runtimes compute
+        when they load the file.
+        """
+        factor = int(np.gcd.reduce(levels, axis=None)) or 1
+        values = levels // factor
+        span = int(values.max() - values.min())
+        bits = min((bits for bits in self._packed if span < 2**bits), default=8)
+        if bits == 8 or levels.size * (8 - bits) / 8 < UNPACKING_BYTES:
+            return self.constant(levels, np.int8)
+        half = 2 ** (bits - 1)
+        offset = 0 if -half <= values.min() and values.max() < half else int(values.min()) + half
+        whole = self.op("Cast", self._packed_constant(values - offset, bits), to=TensorProto.INT32)
+        if offset:
+            whole = self.op("Add", whole, self.constant(offset, np.int32))
+        if factor != 1:
+            whole = self.op("Mul", whole, self.constant(factor, np.int32))
+        return self.op("Cast", whole, to=TensorProto.INT8)
+
+    def float_weight(self, levels, scale):
+        """(name, k) of the float weight levels / scale, [O, I, k, k]: stored as it is, or as packed integers."""
+        if not self._packed:
+            return self.constant(levels / scale, np.float32), levels.shape[-1]
+        whole = self.op("Cast", self.weight(levels.astype(np.int64)), to=TensorProto.FLOAT)
+        return self.op("Div", whole, self.constant(scale, np.float32)), levels.shape[-1]
+
+    def _packed_constant(self, values, bits):
+        """The name of an integer constant of 2 or 4 bits a value, the first value in the lowest bits."""
+        data = pack_bits(values.astype(np.int64) & (2**bits - 1), bits).tobytes()
+        key = (bits, values.shape, data)
+        if key not in self._constants:
+            self._constants[key] = name = self._unique("constant")
+            self.initializers.append(helper.make_tensor(name, self._packed[bits], values.shape, data, raw=True))
+        return self._constants[key]
+
+    def float_conv(self, x, weight, bias=None):
+        """A float convolution with `same` zero padding; weight: [O, I, k, k], or (its name, k); bias: [O]."""
+        name, size = weight if isinstance(weight, tuple) else (self.constant(weight, np.float32), weight.shape[-1])
+        inputs = [x, name] + ([] if bias is None else [self.constant(bias, np.float32)])
+        return self.op("Conv", *inputs, kernel_shape=[size, size], pads=[size // 2] * 4)
+
+    def float_mean(self, x):
+        """The mean of a float feature over height and width, [N, C, 1, 1].
+
+        First along rows: GlobalAveragePool adds all pixels one after the other, and rounds ten times as much away.
+        """
+        return self.op("ReduceMean", self.op("ReduceMean", x, self.integers(3)), self.integers(2))
+
+    def note(self, codes):
+        """Keep the feature that the present module, a quantizer, makes: `quant.verify` looks at it. Returns it."""
+        self.notes[self.place] = codes
+        return codes
+
     def integers(self, *values):
         """A constant int64 vector: shapes, axes, positions."""
         return self.constant(values, np.int64)
@@ -68,15 +142,31 @@ class Graph:
                 names[:] = [new if old == name else old for old in names]
 
 
-def image_model(graph, sr, *, channels, scale, opset, per_image, metadata):
+def pack_types(largest_opset: int | None, bits=(2, 4)) -> dict[int, int]:
+    """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
+    known = {bits: (getattr(TensorProto, name, None), opset) for bits, (name, opset) in PACKED_TYPES.items()}
+    return {one: known[one][0] for one in bits
+            if known[one][0] is not None and (largest_opset is None or known[one][1] <= largest_opset)}
+
+
+def needed_opset(graph) -> int:
+    """The least operator set for what a graph's constants are stored in; 18 where nothing asks for a newer one."""
+    used = {constant.data_type for constant in graph.initializers}
+    return max((opset for name, opset in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
+               default=DEFAULT_OPSET)
+
+
+def image_model(graph, sr, *, channels, scale, per_image, metadata, opset=None):
     """The ONNX model that maps `lr` to `sr`, checked.
 
     graph: made from the input `lr`; sr: the name of its result. Both are float32 [batch, channels, height, width], any
-    batch and size. per_image: the graph handles one image at a time, as runtime bounds are each image's own; it then
-    becomes the body of a Scan over the batch. metadata: {key: text}. Raises UserError for an unknown opset.
+    batch and size. per_image: the graph handles one image at a time, as runtime scales are each image's own; it then
+    becomes the body of a Scan over the batch. metadata: {key: text}. opset: the least possible where not given. Raises
+    UserError for an unknown one.
     """
+    opset = opset or needed_opset(graph)
     if opset not in OPSETS:
-        raise utility.UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
+        raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
     graph.rename(sr, "sr")
     nodes, constants = graph.nodes, graph.initializers
     if per_image:

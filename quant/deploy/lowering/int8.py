@@ -1,34 +1,40 @@
-"""Everything in integers: the quantized blocks, and post-training int8 for whatever surrounds them.
+"""`--rest int8`: everything in integers, the quantized blocks and post-training int8 for whatever surrounds them.
 
-Every feature is uint8 codes. A quantizer's levels stay what the network was trained with; features between them, which
-PyTorch keeps in float, get the 8-bit grid that their range on the calibration images asks for. A sum of two features is
-a sum of codes: both terms are brought to one step, and their ranges share the 256 codes, so that nothing overflows.
+Every feature lies on a grid. A quantizer's levels stay what the network was trained with; features between them, which
+PyTorch keeps in float, get the 8-bit grid that their range on the calibration images asks for.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from quant.deploy.lowering.convs import code_conv
-from quant.deploy.lowering.exact import grid_of, integers_of, is_gated, with_norm
-from quant.deploy.lowering.floats import array
-from quant.deploy.lowering.layers import Codes, byte, limit, mean_of, requantize, requantized_concat
-from quant.deploy.lowering.levels import Grid, IntegerWeight, affine_grid, static_grid, term_grids
+from quant.deploy.lowering.blocks import array, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
 from quant.deploy.lowering.rounding import compensated_weight
+from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
 from quant.weight import QuantConv2d
+
+BETA_STEPS = 4096
 
 
 class Int8:
-    """Adds operators on codes to `graph`; seen: the network's Calibration."""
+    """Adds operators on codes to `graph`, a QLinear or a Qdq; seen: the network's Calibration."""
 
-    def __init__(self, graph, seen):
+    def __init__(self, graph, seen, *, rgb_range):
         self.graph = graph
+        self.graph.beta_steps = BETA_STEPS
         self.seen = seen
+        # the 256 levels of an 8-bit image
+        self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)
+
+    def image(self, channels):
+        """The input `lr`: an 8-bit image is represented exactly."""
+        return self.graph.image(self.image_grid, channels)
 
     def grid(self, module, *, positive=False, factor=1.0):
         """The 8-bit grid of a module's output, after ReLU if positive, times `factor`."""
         low, high = self.seen.range(module)
-        return affine_grid(0.0 if positive else low * factor, high * factor)
+        return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
     def range_of(self, codes, module):
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
@@ -49,144 +55,91 @@ class Int8:
         """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`."""
         weight, bias = self.integers_of(module, norm, factor)
         with self.graph.within(module):
-            return code_conv(self.graph, codes, weight, bias, grid)
+            return self.graph.code_conv(codes, weight, bias, grid)
 
     def conv_prelu(self, codes, module, prelu, grid, *, order=slice(None)):
-        """prelu(conv) on `grid`, an 8-bit grid, the output channels in `order`; the PReLU has one slope.
-
-        As a positive part and a negative one, one of them zero, their sum: to round before PReLU would cost more than
-        the second convolution, as most of what is negative then, and the steps it asks for, is soon scaled away.
-        """
+        """prelu(conv) on `grid`, an 8-bit grid, the output channels in `order`; the PReLU has one slope."""
         weight, bias = self.integers_of(module)
-        weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
-        slope = prelu.weight.item()
+        weight = IntegerWeight(weight.levels[order], weight.step[order])
         with self.graph.within(module):
-            if slope <= 0:
-                return requantize(self.graph, code_conv(self.graph, codes, weight, bias, self.grid(module)), grid,
-                                  slope=slope)
-            positive = code_conv(self.graph, codes, weight, bias, replace(grid, low=grid.zero))
-            weight = replace(weight, step=weight.step * slope)
-            negative = code_conv(self.graph, codes, weight, bias * slope, replace(grid, high=grid.zero))
-            both = self.graph.op("Add", positive.name, negative.name)
-            return replace(positive, name=self.graph.op("Sub", both, byte(self.graph, grid.zero)), grid=grid)
+            return self.graph.conv_prelu(codes, weight, bias[order], prelu.weight.item(), grid,
+                                         before=lambda: self.grid(module))
 
     def activate(self, quantizer, codes):
         """Codes on the grid of a quantizer."""
-        grid = grid_of(self.graph, quantizer, lambda: mean_of(self.graph, codes))
+        grid = grid_of(self.graph, quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
-            return requantize(self.graph, codes, grid)
+            return self.settled(quantizer, self.graph.requantize(codes, grid))
+
+    def settled(self, quantizer, codes):
+        """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
+        self.graph.note(codes)
+        if codes.grid.is_static or self.graph.runtime_scales:
+            return codes
+        return self.graph.requantize(codes, self.graph.affine_grid(*self.seen.range(quantizer)))
 
     def conv_activate(self, codes, module, quantizer, *, relu=False, factor=1.0):
         """quantizer(factor * conv), a ReLU between if so asked. A gate has to see the 8-bit feature first."""
-        if not is_gated(quantizer):
-            with self.graph.within(quantizer):
-                grid = static_grid(self.graph.place, quantizer, after_relu=relu)
-            return self.conv(codes, module, grid, factor=factor)
-        return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
-                                                  factor=factor))
+        if is_gated(quantizer):
+            return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
+                                                      factor=factor))
+        made = self.conv(codes, module, grid_of(self.graph, quantizer, None, after_relu=relu), factor=factor)
+        with self.graph.within(quantizer):
+            return self.graph.note(made)
 
-    def add(self, first, second):
-        """The sum of codes on `term_grids`."""
-        grid = Grid(first.grid.step, first.grid.zero + second.grid.zero, 0, first.grid.high + second.grid.high)
-        return Codes(self.graph.op("Add", first.name, second.name), grid, first.channels)
-
-    def requantized_sum(self, first, second, *modules):
+    def sum_of(self, first, second, *modules):
         """The sum of codes on any two grids; modules: as for `range_of`, of each."""
-        terms = (first, second)
-        grids = term_grids(*(self.range_of(*pair) for pair in zip(terms, modules or (None, None), strict=True)))
-        return self.add(*(requantize(self.graph, term, grid) for term, grid in zip(terms, grids, strict=True)))
+        return self.graph.sum_of(first, second, self._ranges(first, second, modules))
 
+    def activated_sum(self, quantizer, first, second):
+        """quantizer(first + second)."""
+        if is_gated(quantizer):
+            return self.activate(quantizer, self.sum_of(first, second))
+        grid = grid_of(self.graph, quantizer, None)
+        with self.graph.within(quantizer):
+            return self.graph.note(self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
 
-def res_block(int8, block, x):
-    """EDSR's block; conv 1 reads the 8-bit codes of the block's input."""
-    conv1, _, conv2 = block.body
-    skip = int8.activate(block.act1, x)
-    inner = int8.conv_activate(x, conv1, block.act2, relu=True)
-    residual = int8.conv_activate(inner, conv2, block.act3, factor=block.res_scale)
-    return int8.requantized_sum(residual, skip, block.act3, block.act1)
+    def _ranges(self, first, second, modules):
+        return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
 
+    def conv_sum(self, codes, module, grids, other, *, norm=None):
+        """conv + other, both in codes; grids: the graph's `term_grids` of the two."""
+        weight, bias = self.integers_of(module, norm)
+        with self.graph.within(module):
+            return self.graph.conv_sum(codes, weight, bias, grids, other)
 
-def bn_res_body(int8, blocks, head):
-    """SRResNet's blocks in a row.
+    def upsample(self, x, modules, last, offset=0.0):
+        """Stages of convolution, pixel shuffle and perhaps PReLU, then the convolution `last` plus `offset`: the image.
 
-    What all blocks together add to `head` is kept apart from it, on a grid of its own that all blocks add to: beside
-    the head's range their residuals are so small that a few codes would have to do, and each sum would round again.
-    """
-    gathered, x = None, head
-    whole, part = _gathering_grids(int8, blocks)
-    for block in blocks:
-        with int8.graph.within(block):
-            if gathered is None:
-                gathered = _bn_residual(int8, block, x, whole)
+        The last shuffle is folded into `last`, which then works at half the size, and its output is the 8-bit image.
+        """
+        stages = _stages(modules)
+        for conv, shuffle, prelu in stages:
+            factor = shuffle.upscale_factor
+            channels = conv.out_channels // factor**2
+            if shuffle is stages[-1][1]:
+                x = self._stage(x, conv, prelu, slice(None))
             else:
-                residual = _bn_residual(int8, block, x, part)
-                total = int8.graph.op("Sub", int8.graph.op("Add", gathered.name, residual.name),
-                                      byte(int8.graph, part.zero))
-                gathered = replace(gathered, name=limit(int8.graph, total, whole))
-            x = int8.requantized_sum(head, gathered)
-    return x
+                x = self._stage(x, conv, prelu, shuffle_order(channels, factor))
+                x = self.graph.pixel_shuffle(x, factor, channels)
+        weight, bias = self.integers_of(last)
+        folded = IntegerWeight(fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2))
+        with self.graph.within(last):
+            return self.graph.conv_to_image(x, folded, np.tile(bias + offset, factor**2), self.image_grid, factor,
+                                            last.out_channels)
+
+    def _stage(self, x, conv, prelu, order):
+        """A convolution, and PReLU where there is one, its output channels in `order`."""
+        if prelu is not None:
+            return self.conv_prelu(x, conv, prelu, self.grid(prelu), order=order)
+        weight, bias = self.integers_of(conv)
+        with self.graph.within(conv):
+            return self.graph.code_conv(x, IntegerWeight(weight.levels[order], weight.step[order]), bias[order],
+                                        self.grid(conv))
 
 
-def _gathering_grids(int8, blocks):
-    """(grid of the sum of residuals, grid of one), of one step; no code of the first and the second overflow."""
-    whole, part = term_grids(*(_covering(int8, modules) for modules in (blocks, [block.in2 for block in blocks])))
-    return replace(whole, zero=whole.zero + part.zero, low=part.zero, high=whole.high + part.zero), part
-
-
-def _covering(int8, modules):
-    """The range that covers those of several modules."""
-    lows, highs = zip(*(int8.seen.range(module) for module in modules), strict=True)
-    return min(lows), max(highs)
-
-
-def _bn_residual(int8, block, x, grid):
-    """in2(conv2(act2(relu(in1(conv1(act1(x))))))); PReLU and act2 are one table look-up on 8-bit codes."""
-    graph, slope = int8.graph, block.relu.weight.item()
-    low, high = int8.seen.range(block.in1)
-    if not is_gated(block.act2) and slope > 0:  # what act2 clips need not be represented
-        bounds = grid_of(graph, block.act2, None).bounds
-        low, high = max(low, bounds[0] / slope), min(high, bounds[1])
-    before = int8.conv(int8.activate(block.act1, x), block.conv1, affine_grid(low, high), norm=block.in1)
-    act2 = grid_of(graph, block.act2, lambda: mean_of(
-        graph, requantize(graph, before, int8.grid(block.relu), slope=slope)))
-    with graph.within(block.act2):
-        inner = requantize(graph, before, act2, slope=slope)
-    return int8.conv(inner, block.conv2, grid, norm=block.in2)
-
-
-def dense_block(int8, block, x):
-    """RDN's block."""
-    first = dense = int8.activate(block.act1, x)
-    quantizers = [part.act for part in block.convs[1:]] + [block.act2]
-    for part, quantizer in zip(block.convs, quantizers, strict=True):
-        dense = _grow(int8, part.conv[0], quantizer, dense)
-    skip = first if block.skip is None else int8.activate(block.skip, x)
-    fused, kept = term_grids(int8.seen.range(block.LFF), int8.range_of(skip, block.skip or block.act1))
-    return int8.add(int8.conv(dense, block.LFF, fused), requantize(int8.graph, skip, kept))
-
-
-def _grow(int8, conv, quantizer, dense):
-    """quantizer(concatenation of dense and relu(conv(dense))), gated ones' levels on a static 8-bit grid.
-
-    On the gate's own grid the next convolution's bias would depend on the runtime scale, and ONNX Runtime's fastest
-    kernel takes constants alone: without it 512 channels take 2.5 times as long. A level moves by 1/510 of the range
-    at most.
-    """
-    graph = int8.graph
-    if not is_gated(quantizer):
-        grid = grid_of(graph, quantizer, None)
-        grown = int8.conv(dense, conv, replace(grid, low=max(grid.low, grid.zero)))
-        return requantized_concat(graph, [dense, grown], grid)
-    grown = int8.conv(dense, conv, int8.grid(conv, positive=True))
-    grid = grid_of(graph, quantizer,
-                   lambda: graph.op("Concat", mean_of(graph, dense), mean_of(graph, grown), axis=1))
-    levels = [requantize(graph, codes, grid) for codes in (dense, grown)]
-    return requantized_concat(graph, levels, affine_grid(*int8.seen.range(quantizer)))
-
-
-def global_fusion(int8, block, features, grid):
-    """RDN's fusion, on `grid`."""
-    graph = int8.graph
-    act = grid_of(graph, block.act, lambda: graph.op("Concat", *(mean_of(graph, x) for x in features), axis=1))
-    codes = requantized_concat(graph, features, act)
-    return int8.conv(int8.conv(codes, block[0], int8.grid(block[0])), block[1], grid)
+def _stages(modules):
+    """[(convolution, pixel shuffle, PReLU or None)]."""
+    kinds = [type(module).__name__ for module in modules]
+    starts = [i for i, kind in enumerate(kinds) if kind == "Conv2d"]
+    return [(modules[i], modules[i + 1], modules[i + 2] if kinds[i + 2: i + 3] == ["PReLU"] else None) for i in starts]

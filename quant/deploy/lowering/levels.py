@@ -13,6 +13,8 @@ INT32_MAX = 2**31 - 1
 INT8_MAX = 127
 # without VNNI, x86 adds two products of a uint8 and an int8 in 16 bits, saturating
 PAIR_SAFE_PRODUCT = (2**15 - 1) // 2
+# codes of quantizers have fewer levels than these, 8-bit features have more
+MOST_EXACT_LEVELS = 64
 # offsets of the integer bias that are tried before a requantization counts as impossible
 BIAS_OFFSETS = sorted(range(-64, 65), key=abs)
 # how far apart, relatively, the limits of a requantization factor must be for float32 to meet it
@@ -44,6 +46,21 @@ class Grid:
     def bounds(self):
         """(lowest, highest) real value of a static grid."""
         return (self.low - self.zero) * self.step, (self.high - self.zero) * self.step
+
+
+@dataclass(frozen=True)
+class RuntimeGrid:
+    """The levels of a quantizer whose bounds a gate sets, for arithmetic in float: names of [N, 1, 1, 1] tensors.
+
+    value = (round(clip(x, lower, upper) * scale - offset) + offset) / scale.
+    """
+
+    lower: str
+    upper: str
+    scale: str
+    offset: str
+
+    is_static = False
 
 
 def static_grid(name, quantizer, *, after_relu=False):
@@ -115,6 +132,26 @@ def quantized_weight(name, conv):
 def rounded_bias(bias, unit):
     """The bias in units of the accumulator, int32."""
     return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
+
+
+def is_few(grid):
+    """Whether a grid has so few codes, as quantizers do, that the exact place of each level means something."""
+    return grid.is_static and grid.high - grid.low < MOST_EXACT_LEVELS
+
+
+def exact_conv(weight, bias, grid_in, grid_out):
+    """(IntegerWeight, int32 bias [O]) of a convolution whose sums land on their true levels, or None.
+
+    weight: its step including all factors up to the output; bias: real [O], likewise.
+    """
+    if not (grid_in.is_static and grid_out.is_static):
+        return None
+    weight = weight.spread(grid_in.largest_code)
+    exact = exact_requantization(weight, bias, grid_in, grid_out)
+    if exact is None:
+        return None
+    bias, factors = exact
+    return IntegerWeight(weight.levels, factors * grid_out.step / grid_in.step), bias
 
 
 def exact_requantization(weight, bias, grid_in, grid_out):

@@ -79,7 +79,7 @@ def test_any_batch_and_size(small_network, smooth_image, name, dynamic):
 
 def test_opsets(small_network, smooth_image):
     network = small_network("edsr")
-    for opset in (OPSETS.start, OPSETS.stop - 1):
+    for opset in (OPSETS.start, 21, OPSETS.stop - 1):
         assert_same(network, export.export(network, opset=opset), smooth_image(8, 8))
     with pytest.raises(UserError, match="--opset 12: 18 to "):
         export.export(network, opset=12)
@@ -129,7 +129,7 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
 def test_convolutions_on_dense_features_have_constant_biases(small_network, smooth_image):
     """ONNX Runtime's fastest kernel takes no others."""
     network = small_network("rdn", dynamic=1)
-    exported = export.export(network, rest="int8", images=[smooth_image(12, 12)])
+    exported = export.export(network, rest="int8", images=[smooth_image(12, 12)], weights="plain")
     convs = [node for node in export.body_nodes(exported.graph) if node.op_type == "QLinearConv"]
     constants = {one.name: one.dims for graph in graphs_of(exported) for one in graph.initializer}
     biases = [node.input[8] in constants for node in convs
@@ -229,7 +229,7 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
 
 @pytest.mark.parametrize(("flags", "told"), [
     (["--rest", "int8"], "--rest int8: needs --calib"),
-    (["--calib", "x"], "--calib x: --rest fp32 needs no calibration"),
+    (["--calib", "x"], "--calib x: --rest fp32 with --gates run needs no calibration"),
     (["--k_bits", "8"], "--k_bits 8: 2 to 6 bits"),
     (["--k_bits", "32", "--rest", "int8"], "--rest int8: is for quantized networks"),
     (["--out", "x.pt"], "--out x.pt: an ONNX file's name"),

@@ -1,0 +1,115 @@
+"""What the networks' files share: layers in float32, and quantized layers with every level that of PyTorch.
+
+A network is lowered by walking it as its `forward` does, in `--rest fp32` with float features between its blocks.
+`graph` is a QLinear or a Qdq.
+"""
+
+import numpy as np
+
+from quant.deploy.lowering.gate import runtime_bounds
+from quant.deploy.lowering.levels import quantized_weight, static_grid
+from quant.methods.ddtb import DualBoundQuantizer
+from quant.phase import Phase
+
+
+def array(tensor):
+    """A tensor's values as NumPy, or None for None."""
+    return None if tensor is None else tensor.detach().cpu().numpy()
+
+
+def conv(graph, x, module):
+    """A torch convolution."""
+    with graph.within(module):
+        return graph.float_conv(x, array(module.weight), array(module.bias))
+
+
+def folded_conv(graph, x, module, norm):
+    """A convolution with the batch norm behind it folded in."""
+    factor, offset = norm_factors(norm)
+    bias = offset if module.bias is None else offset + array(module.bias) * factor
+    with graph.within(module):
+        return graph.float_conv(x, array(module.weight) * factor[:, None, None, None], bias)
+
+
+def norm_factors(norm):
+    """Batch norm by running statistics as (factor, offset), float64 [C] each."""
+    factor = array(norm.weight).astype(np.float64) / np.sqrt(array(norm.running_var).astype(np.float64) + norm.eps)
+    return factor, array(norm.bias) - array(norm.running_mean) * factor
+
+
+def prelu(graph, x, module):
+    """PReLU; one slope for all channels, or one a channel."""
+    return graph.op("PRelu", x, graph.constant(array(module.weight).reshape(-1, 1, 1)))
+
+
+def upsample(graph, x, modules):
+    """Convolutions, pixel shuffles and PReLUs in a row."""
+    for module in modules:
+        name = type(module).__name__
+        if name == "PixelShuffle":
+            x = graph.op("DepthToSpace", x, blocksize=module.upscale_factor, mode="CRD")
+        else:
+            x = prelu(graph, x, module) if name == "PReLU" else conv(graph, x, module)
+    return x
+
+
+def is_gated(quantizer):
+    """Whether a quantizer's bounds come from its gate."""
+    return quantizer.dynamic and quantizer.phase is Phase.DYNAMIC
+
+
+def gated(network) -> list[DualBoundQuantizer]:
+    """The quantizers of the network that have a gate applied."""
+    return [module for module in network.modules() if isinstance(module, DualBoundQuantizer) and is_gated(module)]
+
+
+def grid_of(graph, quantizer, pooled, *, after_relu=False):
+    """A quantizer's grid; pooled() makes the float [N, C, 1, 1] means of its input, called only for a gate.
+
+    after_relu: no input is negative.
+    """
+    if not is_gated(quantizer):
+        with graph.within(quantizer):
+            grid = static_grid(graph.place, quantizer, after_relu=after_relu)
+            graph.check(graph.place, grid)
+            return grid
+    with graph.within(quantizer.gate):
+        means = pooled()
+    with graph.within(quantizer):
+        return graph.runtime_grid(quantizer, runtime_bounds(graph, quantizer, means))
+
+
+def activate(graph, quantizer, x):
+    """A float feature to the codes of its quantizer."""
+    grid = grid_of(graph, quantizer, lambda: graph.float_mean(x))
+    with graph.within(quantizer):
+        return graph.note(graph.quantize(x, grid, quantizer.gate.reduce.in_channels))
+
+
+def integers_of(graph, conv):
+    """(IntegerWeight, bias float64 [O]) of a QuantConv2d."""
+    with graph.within(conv):
+        bias = np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
+        return quantized_weight(graph.place, conv), bias
+
+
+def on_float(graph, conv, x):
+    """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
+    with graph.within(conv):
+        levels, scale = (array(value) for value in conv.integer_weight())
+        return graph.float_conv(x, graph.float_weight(levels, scale), array(conv.bias))
+
+
+def on_codes(graph, conv, codes, norm=None):
+    """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
+    weight, bias = integers_of(graph, conv)
+    if norm is not None:
+        weight, bias = with_norm(weight, bias, norm)
+    with graph.within(conv):
+        return graph.conv_to_float(codes, weight, bias)
+
+
+def with_norm(weight, bias, norm):
+    """IntegerWeight and bias with the batch norm behind them folded in."""
+    factor, offset = norm_factors(norm)
+    return weight.scaled(factor), bias * factor + offset

@@ -1,0 +1,20 @@
+"""Features of quantized networks in a graph: a tensor's name, and the grid that gives its values."""
+
+from dataclasses import dataclass
+
+from quant.deploy.lowering.levels import Grid, RuntimeGrid
+
+TO_LAST = (0, 2, 3, 1)
+TO_FIRST = (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A feature [N, C, h, w] whose values lie on `grid`, and its number of channels.
+
+    name: for QLinear the uint8 codes, for Qdq the float values that DequantizeLinear gives.
+    """
+
+    name: str
+    grid: Grid | RuntimeGrid
+    channels: int

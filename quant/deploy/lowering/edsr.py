@@ -1,0 +1,113 @@
+"""EDSR as a graph: the network and its block in float, with exact levels, and in int8."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from model.edsr import ResBlock
+from quant.blocks import QuantResBlock
+from quant.deploy.lowering.blocks import (
+    activate,
+    array,
+    conv,
+    grid_of,
+    integers_of,
+    is_gated,
+    on_codes,
+    on_float,
+    upsample,
+)
+from quant.deploy.lowering.rounding import rounded_weight
+
+# how often the head reads the image: all that follows hangs on its output, and a finer weight costs little
+HEAD_COPIES = 4
+
+
+def network(graph, network, blocks):
+    """EDSR from `lr` to sr, its blocks by the functions of `blocks`."""
+    head = conv(graph, shift(graph, "lr", network.sub_mean), network.head[0])
+    x = head
+    for block in network.body[:-1]:
+        with graph.within(block):
+            x = blocks[type(block)](graph, block, x)
+    feature = graph.op("Add", conv(graph, x, network.body[-1]), head)
+    return shift(graph, upsample(graph, feature, [*network.tail[0], network.tail[1]]), network.add_mean)
+
+
+def shift(graph, image, module):
+    """A MeanShift, whose 1x1 convolution is an addition."""
+    return graph.op("Add", image, graph.constant(array(module.bias).reshape(-1, 1, 1)))
+
+
+def float_block(graph, block, x):
+    """The block in full precision."""
+    residual = conv(graph, graph.op("Relu", conv(graph, x, block.body[0])), block.body[2])
+    return graph.op("Add", x, _scaled(graph, block, residual))
+
+
+def _scaled(graph, block, residual):
+    if block.res_scale == 1:
+        return residual
+    return graph.op("Mul", residual, graph.constant(block.res_scale, np.float32))
+
+
+def exact_block(graph, block, x):
+    """The quantized block: conv 1 reads a float feature by the method and stays a float convolution."""
+    conv1, _, conv2 = block.body
+    skip = activate(graph, block.act1, x)
+    inner = activate(graph, block.act2, graph.op("Relu", on_float(graph, conv1, x)))
+    residual = _exact_residual(graph, block, conv2, inner)
+    return graph.op("Add", graph.dequantize(residual), graph.dequantize(skip))
+
+
+def _exact_residual(graph, block, conv, inner):
+    """act3(res_scale * conv(inner)) as codes."""
+    if not is_gated(block.act3):
+        weight, bias = integers_of(graph, conv)
+        weight = replace(weight, step=weight.step * block.res_scale)
+        grid = grid_of(graph, block.act3, None)
+        with graph.within(conv):
+            codes = graph.exact_code_conv(inner, weight, bias * block.res_scale, grid)
+        if codes is not None:
+            with graph.within(block.act3):
+                return graph.note(codes)
+    return activate(graph, block.act3, _scaled(graph, block, on_codes(graph, conv, inner)))
+
+
+def int8_network(int8, network):
+    """EDSR from `lr` to sr in integers."""
+    last = network.body[-1]
+    grids = int8.graph.term_grids(int8.seen.range(last), int8.seen.range(network.head[0]))
+    head = x = _head_without_mean(int8, network, grids[1])
+    for block in network.body[:-1]:
+        with int8.graph.within(block):
+            x = int8_block(int8, block, x)
+    feature = int8.conv_sum(x, last, grids, head)
+    return int8.upsample(feature, [*network.tail[0]], network.tail[1], offset=array(network.add_mean.bias))
+
+
+def _head_without_mean(int8, network, grid):
+    """sub_mean and the head's convolution in one, on `grid`.
+
+    Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
+    """
+    graph, conv = int8.graph, network.head[0]
+    image = graph.with_ones(int8.image(conv.in_channels), HEAD_COPIES)
+    weight = array(conv.weight).astype(np.float64)
+    shift = array(network.sub_mean.bias) / int8.image_grid.bounds[1]
+    weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
+    with graph.within(conv):
+        return graph.code_conv(image, rounded_weight(weight, HEAD_COPIES), array(conv.bias), grid)
+
+
+def int8_block(int8, block, x):
+    """The quantized block; conv 1 reads the 8-bit codes of the block's input."""
+    conv1, _, conv2 = block.body
+    skip = int8.activate(block.act1, x)
+    inner = int8.conv_activate(x, conv1, block.act2, relu=True)
+    residual = int8.conv_activate(inner, conv2, block.act3, factor=block.res_scale)
+    return int8.sum_of(residual, skip, block.act3, block.act1)
+
+
+FLOAT_BLOCKS = {ResBlock: float_block}
+EXACT_BLOCKS = {QuantResBlock: exact_block}

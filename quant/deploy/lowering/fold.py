@@ -1,0 +1,87 @@
+"""Gates for runtimes that can't have them: each becomes the constant factors of its mean over real images."""
+
+import copy
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from data.imresize import imresize
+from metrics.functional import psnr
+from quant.deploy.lowering.blocks import gated
+
+# smaller images say nothing when they are reduced once more
+LEAST_SIDE = 24
+BEST_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What `fold_gates` did. bounds: {quantizer: (lower, upper)} of those that had a gate. agreement: luma PSNR in dB
+    of the folded network's images to the gated one's. cost: dB lost on the images when each is reduced by the scale and
+    enlarged again; NaN if all are too small.
+    """
+
+    bounds: dict[str, tuple[float, float]]
+    agreement: float
+    cost: float
+
+
+@torch.no_grad()
+def fold_gates(network, images) -> tuple[nn.Module, Folded]:
+    """A copy of a quantized network in evaluation mode whose gates are constant factors, and what that did.
+
+    images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
+    its beta over the images; the bounds are multiplied by them.
+    """
+    for quantizer in gated(network):
+        quantizer.logits = None  # of the last forward; may hold a graph, which can't be copied
+    folded = copy.deepcopy(network)
+    names = {module: name for name, module in network.named_modules()}
+    bounds = {}
+    for quantizer, (upper, lower) in zip(gated(network), _mean_factors(network, images), strict=True):
+        low, high = quantizer.static_bounds()
+        bounds[names[quantizer]] = (low * lower).item(), (high * upper).item()
+    set_bounds(folded, bounds)
+    agreement = [_decibels(network, folded(image), network(image)) for image in images]
+    costs = [cost for image in images for cost in _costs(network, folded, image)]
+    return folded, Folded(bounds, statistics.fmean(agreement),
+                          statistics.fmean(costs) if costs else math.nan)
+
+
+def set_bounds(network, bounds: dict[str, tuple[float, float]]) -> None:
+    """Give quantizers of a network constant bounds, {name: (lower, upper)}, in place of those and their gates."""
+    for name, (lower, upper) in bounds.items():
+        quantizer = network.get_submodule(name)
+        quantizer.symmetric = False
+        quantizer.alpha_lower, quantizer.alpha_upper = (nn.Parameter(torch.tensor([bound])) for bound in (lower, upper))
+        quantizer.set_dynamic(False)
+
+
+def _mean_factors(network, images):
+    """[(factor of the upper bound, of the lower)] of each gate: the mean of 2 * sigmoid(logits) over the images."""
+    quantizers = gated(network)
+    sums = torch.zeros(len(quantizers), 2, dtype=torch.float64)
+    for image in images:
+        network(image)
+        sums += torch.stack([2 * torch.sigmoid(quantizer.logits.double()).flatten() for quantizer in quantizers])
+    return (sums / len(images)).float()
+
+
+def _costs(network, folded, image):
+    """[dB that folding loses on an image that is reduced and enlarged again]; empty where it is too small."""
+    scale, rgb_range = network.scale, network.rgb_range
+    height, width = (side // scale * scale for side in image.shape[2:])
+    if min(height, width) < LEAST_SIDE * scale:
+        return []
+    hr = image[:, :, :height, :width]
+    pixels = (hr[0] * (255 / rgb_range)).round().permute(1, 2, 0).byte().numpy()
+    lr = torch.from_numpy(imresize(pixels, 1 / scale)).permute(2, 0, 1)[None].float() * (rgb_range / 255)
+    return [_decibels(network, network(lr), hr) - _decibels(network, folded(lr), hr)]
+
+
+def _decibels(network, sr, hr):
+    images = ((image[0] * (255 / network.rgb_range)).round().clamp(0, 255) for image in (sr, hr))
+    return min(psnr(*images, border=network.scale), BEST_DB)

@@ -1,0 +1,272 @@
+"""Integer operators, `--format qlinear`: features are uint8 codes, convolutions QLinearConv and MatMulInteger.
+
+Everything is made of standard operators in the form that ONNX Runtime's CPU provider turns into one fast kernel; where
+that is not obvious the docstring says which one. All features are [N, C, h, w], all convolutions have `same` padding.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from onnx import TensorProto
+
+from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, Codes
+from quant.deploy.lowering.gate import runtime_codes
+from quant.deploy.lowering.graph import Graph
+from quant.deploy.lowering.levels import UINT8_MAX, Grid, affine_grid, exact_conv, is_few, rounded_bias, term_grids
+
+END = 2**31 - 1
+
+
+class QLinear(Graph):
+    """A graph of integer operators."""
+
+    FORMAT = "qlinear"
+    # scales and zero points may be computed while the graph runs
+    runtime_scales = True
+    # kernels for fewer output channels are up to ten times slower than those for 16
+    least_channels = 16
+
+    affine_grid = staticmethod(affine_grid)
+    term_grids = staticmethod(term_grids)
+
+    def check(self, name, grid):
+        """Whether this format has a quantizer's grid: uint8 codes have any that is one."""
+
+    def runtime_grid(self, quantizer, bounds):
+        """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
+        return runtime_codes(self, quantizer, bounds)
+
+    def image(self, grid, channels):
+        """The input `lr` as codes."""
+        codes = self.op("QuantizeLinear", "lr", self.number(grid.step), self.byte(grid.zero))
+        return Codes(codes, grid, channels)
+
+    def with_ones(self, image, copies):
+        """An image and a channel with its largest value, `copies` times."""
+        ones = self.op("Pad", image.name, self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.byte(image.grid.high))
+        return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
+
+    def _limit(self, codes, grid):
+        """Codes held within grid.low..grid.high; whoever made them has saturated them to 0..255 already."""
+        if grid.is_static and (grid.low, grid.high) == (0, UINT8_MAX):
+            return codes
+        return self.op("Clip", codes, self.byte(grid.low), self.byte(grid.high))
+
+    def quantize(self, x, grid, channels):
+        """A float feature to its codes."""
+        codes = self.op("QuantizeLinear", x, self.number(grid.step), self.byte(grid.zero))
+        return Codes(self._limit(codes, grid), grid, channels)
+
+    def dequantize(self, codes):
+        """Codes to the float feature."""
+        return self.op("DequantizeLinear", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero))
+
+    def requantize(self, codes, grid, *, slope=1.0):
+        """Codes of another grid for the same values, or for prelu(values) with one slope.
+
+        A LeakyRelu between DequantizeLinear and QuantizeLinear is one table look-up a value in ONNX Runtime
+        (QLinearLeakyRelu), also with runtime scales; without it both conversions would pass through float tensors.
+        """
+        if codes.grid == grid and slope == 1:
+            return codes
+        changed = self.op("LeakyRelu", self.dequantize(codes), alpha=float(slope))
+        result = self.op("QuantizeLinear", changed, self.number(grid.step), self.byte(grid.zero))
+        if not _stays_within(codes.grid, grid, slope):
+            result = self._limit(result, grid)
+        return Codes(result, grid, codes.channels)
+
+    def concat(self, parts):
+        """Codes on one grid, joined along channels."""
+        joined = self.op("Concat", *(part.name for part in parts), axis=1)
+        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
+
+    def requantized_concat(self, parts, grid):
+        """Codes on any grids, joined on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
+        joined = self.op("Concat", *(self.dequantize(part) for part in parts), axis=1)
+        result = self.op("QuantizeLinear", joined, self.number(grid.step), self.byte(grid.zero))
+        if not all(_stays_within(part.grid, grid, 1.0) for part in parts):
+            result = self._limit(result, grid)
+        return Codes(result, grid, sum(part.channels for part in parts))
+
+    def mean_of(self, codes):
+        """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
+
+        A product with a row of ones sums in integers, without a float copy of the feature.
+        """
+        rows = self.op("Reshape", self.op("Transpose", codes.name, perm=TO_LAST), self.integers(-1, codes.channels))
+        count = self.op("Slice", self.op("Shape", rows), self.integers(0), self.integers(1))
+        ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.integers(1), count, axis=0))
+        sums = self.op("MatMulInteger", ones, rows, self.byte(0), self.byte(codes.grid.zero))
+        means = self.op("Div", *(self.op("Cast", x, to=TensorProto.FLOAT) for x in (sums, count)))
+        values = self.op("Mul", means, self.number(codes.grid.step))
+        return self.op("Reshape", values, self.integers(1, codes.channels, 1, 1))
+
+    def exact_code_conv(self, codes, weight, bias, grid):
+        """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be had.
+
+        weight: IntegerWeight, its step including whatever the output is multiplied by; bias: real [O], likewise.
+        """
+        exact = exact_conv(weight, bias, codes.grid, grid)
+        if exact is None:
+            return None
+        weight, bias = exact
+        return self._qlinear_conv(codes, weight.levels, weight.step, self.constant(bias), grid)
+
+    def exact_conv_prelu(self, codes, weight, bias, slope, grid):
+        """prelu(conv), each exactly on its level of `grid`, or None where that can't be had.
+
+        As a positive and a negative part, one of them zero: two convolutions to codes and their sum cost half of one
+        convolution to a float feature.
+        """
+        if slope <= 0 or not grid.low <= grid.zero <= grid.high:
+            return None
+        positive = self.exact_code_conv(codes, weight, bias, replace(grid, low=grid.zero))
+        weight = replace(weight, step=weight.step * slope)
+        negative = self.exact_code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero))
+        return None if positive is None or negative is None else self._either(positive, negative, grid)
+
+    def _either(self, positive, negative, grid):
+        """The sum of two features on `grid`, one of which is zero everywhere."""
+        both = self.op("Add", positive.name, negative.name)
+        return Codes(self.op("Sub", both, self.byte(grid.zero)), grid, positive.channels)
+
+    def code_conv(self, codes, weight, bias, grid):
+        """Codes to codes on `grid`, exact where that can be had, elsewhere with the bias rounded to the sums' units.
+
+        weight, bias: as for `exact_code_conv`. The steps of both grids may be runtime scalars.
+        """
+        exact = self.exact_code_conv(codes, weight, bias, grid) if is_few(grid) else None
+        if exact is not None:
+            return exact
+        weight = weight.spread(codes.grid.largest_code)
+        if codes.grid.is_static:
+            bias = self.constant(rounded_bias(bias, codes.grid.step * weight.step))
+        else:
+            units = self.op("Div", self.constant(bias / weight.step, np.float32), codes.grid.step)
+            bias = self.op("Cast", self.op("Round", units), to=TensorProto.INT32)
+        return self._qlinear_conv(codes, weight.levels, weight.step, bias, grid)
+
+    def conv_prelu(self, codes, weight, bias, slope, grid, *, before):
+        """prelu(conv) on `grid`, an 8-bit grid; before: a function that gives the grid of conv.
+
+        As a positive part and a negative one: to round before PReLU would cost more than the second convolution, as
+        most of what is negative then, and the steps it asks for, is soon scaled away.
+        """
+        if slope <= 0:
+            return self.requantize(self.code_conv(codes, weight, bias, before()), grid, slope=slope)
+        positive = self.code_conv(codes, weight, bias, replace(grid, low=grid.zero))
+        weight = replace(weight, step=weight.step * slope)
+        return self._either(positive, self.code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero)), grid)
+
+    def conv_prelu_levels(self, codes, weight, bias, slope, grid, *, before):
+        """prelu(conv) on `grid`, a quantizer's: conv on an 8-bit grid, then one table look-up a value."""
+        return self.requantize(self.code_conv(codes, weight, bias, before()), grid, slope=slope)
+
+    def _qlinear_conv(self, codes, levels, step, bias, grid):
+        """QLinearConv: ONNX Runtime's fastest integer kernel, if features are uint8 with a constant zero point and
+        weights int8 without one. bias: its name; step: [O] or one number."""
+        size = levels.shape[-1]
+        weight = (self.weight(levels), self.constant(step, np.float32),
+                  self.constant(np.zeros(np.shape(step)), np.int8))
+        result = self.op("QLinearConv", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero), *weight,
+                         self.number(grid.step), self.byte(grid.zero), bias,
+                         kernel_shape=[size, size], pads=[size // 2] * 4)
+        return Codes(self._limit(result, grid), grid, len(levels))
+
+    def conv_to_float(self, codes, weight, bias):
+        """Codes to a float feature, the sums exact integers: the windows side by side, then MatMulInteger.
+
+        ConvInteger says the same in one node, but its kernel is two to four times slower than this (measured; it is
+        slower than a float convolution). weight: IntegerWeight, step one number or [O]; bias: real [O].
+        """
+        out_channels, _, size, _ = weight.levels.shape
+        matrix = weight.levels.transpose(2, 3, 1, 0).reshape(-1, out_channels)
+        sums = self.op("MatMulInteger", self._windows(codes, size), self.weight(matrix), self.byte(codes.grid.zero))
+        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), self._times(weight.step, codes.grid.step))
+        return self.op("Transpose", self.op("Add", scaled, self.constant(bias, np.float32)), perm=TO_FIRST)
+
+    def _times(self, factor, step):
+        if isinstance(step, str):
+            return self.op("Mul", step, self.constant(factor, np.float32))
+        return self.constant(factor * step, np.float32)
+
+    def _windows(self, codes, size):
+        """[N, h, w, size*size*C]: each pixel's window, row by row, channels last."""
+        pixels = self.op("Transpose", codes.name, perm=TO_LAST)
+        if size == 1:
+            return pixels
+        margin = size // 2
+        pads = self.integers(0, margin, margin, 0, 0, margin, margin, 0)
+        padded = self.op("Pad", pixels, pads, self.byte(codes.grid.zero))
+        shifted = []
+        for row in range(size):
+            rows = self._cut(padded, 1, row, size)
+            shifted += [self._cut(rows, 2, column, size) for column in range(size)]
+        return self.op("Concat", *shifted, axis=3)
+
+    def _cut(self, x, axis, start, size):
+        """`size` - 1 fewer positions along the axis, from `start` on."""
+        stop = start - size + 1 or END
+        return self.op("Slice", x, self.integers(start), self.integers(stop), self.integers(axis))
+
+    def add(self, first, second):
+        """The sum of codes on `term_grids`: a sum of codes."""
+        grid = Grid(first.grid.step, first.grid.zero + second.grid.zero, 0, first.grid.high + second.grid.high)
+        return Codes(self.op("Add", first.name, second.name), grid, first.channels)
+
+    def sum_of(self, first, second, ranges):
+        """The sum of codes on any two grids; ranges: of each."""
+        grids = term_grids(*ranges)
+        return self.add(*(self.requantize(term, grid) for term, grid in zip((first, second), grids, strict=True)))
+
+    def sum_on(self, first, second, ranges, grid):
+        """The sum of codes on any two grids, on `grid`."""
+        return self.requantize(self.sum_of(first, second, ranges), grid)
+
+    def conv_sum(self, codes, weight, bias, grids, other):
+        """conv + other, codes too; grids: `term_grids` of both, and `other` is brought to its own."""
+        return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
+
+    def gathering_grids(self, whole, part):
+        """(grid of a sum of many terms, grid of one), from their ranges: of one step, no code of both overflows."""
+        whole, part = term_grids(whole, part)
+        return replace(whole, zero=whole.zero + part.zero, low=part.zero, high=whole.high + part.zero), part
+
+    def conv_gathered(self, codes, weight, bias, part, gathered):
+        """gathered + conv, on the grid of `gathered`; both grids are `gathering_grids`."""
+        term = self.code_conv(codes, weight, bias, part)
+        total = self.op("Sub", self.op("Add", gathered.name, term.name), self.byte(part.zero))
+        return replace(gathered, name=self._limit(total, gathered.grid))
+
+    def conv_to_image(self, codes, weight, bias, grid, factor, channels):
+        """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
+        unused = max(self.least_channels - len(weight.levels), 0)
+        levels, bias = np.pad(weight.levels, ((0, unused), (0, 0), (0, 0), (0, 0))), np.pad(bias, (0, unused))
+        weight = replace(weight, levels=levels, step=np.pad(weight.step, (0, unused), constant_values=1.0))
+        image = self.code_conv(codes, weight, bias, grid)
+        if unused:
+            kept = (self.integers(0), self.integers(len(levels) - unused), self.integers(1))
+            image = replace(image, name=self.op("Slice", image.name, *kept))
+        return self.dequantize(self.pixel_shuffle(image, factor, channels))
+
+    def pixel_shuffle(self, codes, factor, channels):
+        """[N, factor*factor*channels, h, w], channels last in that order, to [N, channels, factor*h, factor*w].
+
+        In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
+        """
+        pixels = self.op("Transpose", codes.name, perm=TO_LAST)
+        size = self.op("Mul", self.op("Slice", self.op("Shape", pixels), self.integers(0), self.integers(3)),
+                       self.integers(1, factor, factor))
+        split = self.op("Reshape", pixels, self.integers(0, 0, 0, factor, factor * channels))
+        woven = self.op("Transpose", split, perm=(0, 1, 3, 2, 4))
+        whole = self.op("Reshape", woven, self.op("Concat", size, self.integers(channels), axis=0))
+        return Codes(self.op("Transpose", whole, perm=TO_FIRST), codes.grid, channels)
+
+
+def _stays_within(source, grid, slope):
+    if not (source.is_static and grid.is_static):
+        return False
+    low, high = source.bounds
+    low = low * slope if low < 0 else low
+    return all(grid.low <= round(value / grid.step) + grid.zero <= grid.high or edge
+               for value, edge in ((low, grid.low == 0 and low < 0), (high, grid.high == UINT8_MAX)))

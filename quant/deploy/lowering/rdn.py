@@ -1,0 +1,136 @@
+"""RDN as a graph: the network and its blocks in float, with exact levels, and in int8."""
+
+from dataclasses import replace
+
+from model.rdn import DenseBlock, GlobalFusion
+from quant.blocks import QuantDenseBlock, QuantGlobalFusion
+from quant.deploy.lowering.blocks import activate, conv, grid_of, integers_of, is_gated, on_codes, on_float, upsample
+
+
+def network(graph, network, blocks):
+    """RDN from `lr` to sr, its blocks by the functions of `blocks`."""
+    shallow = conv(graph, "lr", network.SFENet1)
+    x = conv(graph, shallow, network.SFENet2)
+    features = []
+    for block in network.RDBs:
+        with graph.within(block):
+            x = blocks[type(block)](graph, block, x)
+        features.append(x)
+    with graph.within(network.GFF):
+        fused = blocks[type(network.GFF)](graph, network.GFF, features)
+    return upsample(graph, graph.op("Add", fused, shallow), network.UPNet)
+
+
+def float_block(graph, block, x):
+    """The dense block in full precision."""
+    dense = x
+    for part in block.convs:
+        dense = graph.op("Concat", dense, graph.op("Relu", conv(graph, dense, part.conv[0])), axis=1)
+    return graph.op("Add", conv(graph, dense, block.LFF), x)
+
+
+def float_fusion(graph, block, features):
+    """The fusion of all block outputs in full precision."""
+    return conv(graph, conv(graph, graph.op("Concat", *features, axis=1), block[0]), block[1])
+
+
+def _growing(block):
+    """[(convolution, quantizer of the concatenation with what it gives)] of a quantized dense block."""
+    quantizers = [part.act for part in block.convs[1:]] + [block.act2]
+    return [(part.conv[0], quantizer) for part, quantizer in zip(block.convs, quantizers, strict=True)]
+
+
+def exact_block(graph, block, x):
+    """The quantized dense block: what was concatenated before is brought from level to level."""
+    first = dense = activate(graph, block.act1, x)
+    for module, quantizer in _growing(block):
+        dense = _exact_growth(graph, module, quantizer, dense)
+    kept = first if block.skip is None else activate(graph, block.skip, x)
+    return graph.op("Add", on_codes(graph, block.LFF, dense), graph.dequantize(kept))
+
+
+def _exact_growth(graph, conv, quantizer, dense):
+    """quantizer(concatenation of dense and relu(conv(dense))), codes to codes."""
+    fresh = None
+    if is_gated(quantizer):
+        fresh = graph.op("Relu", on_codes(graph, conv, dense))
+    grid = grid_of(graph, quantizer,
+                   lambda: graph.op("Concat", graph.mean_of(dense), graph.float_mean(fresh), axis=1))
+    if fresh is None:
+        weight, bias = integers_of(graph, conv)
+        positive = replace(grid, low=max(grid.low, grid.zero))
+        with graph.within(conv):
+            grown = graph.exact_code_conv(dense, weight, bias, positive)
+        if grown is None:
+            fresh = graph.op("Relu", on_codes(graph, conv, dense))
+    with graph.within(quantizer):
+        if fresh is not None:
+            grown = graph.quantize(fresh, grid, conv.out_channels)
+        return graph.note(graph.concat([graph.requantize(dense, grid), grown]))
+
+
+def exact_fusion(graph, block, features):
+    """The quantized fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
+    channels = block[0].in_channels // len(features)
+    grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))
+    with graph.within(block.act):
+        codes = graph.note(graph.concat([graph.quantize(feature, grid, channels) for feature in features]))
+    return on_float(graph, block[1], on_codes(graph, block[0], codes))
+
+
+def int8_network(int8, network):
+    """RDN from `lr` to sr in integers."""
+    grids = int8.graph.term_grids(int8.seen.range(network.GFF[1]), int8.seen.range(network.SFENet1))
+    shallow = int8.conv(int8.image(network.SFENet1.in_channels), network.SFENet1, grids[1])
+    x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2))
+    features = []
+    for block in network.RDBs:
+        with int8.graph.within(block):
+            x = int8_block(int8, block, x)
+        features.append(x)
+    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), network.GFF[1], grids, shallow)
+    return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1])
+
+
+def int8_block(int8, block, x):
+    """The quantized dense block."""
+    first = dense = int8.activate(block.act1, x)
+    for module, quantizer in _growing(block):
+        dense = _int8_growth(int8, module, quantizer, dense)
+    skip = first if block.skip is None else int8.activate(block.skip, x)
+    kept = int8.range_of(skip, block.skip or block.act1)
+    return int8.conv_sum(dense, block.LFF, int8.graph.term_grids(int8.seen.range(block.LFF), kept), skip)
+
+
+def _int8_growth(int8, conv, quantizer, dense):
+    """quantizer(concatenation of dense and relu(conv(dense))), gated ones' levels on a static 8-bit grid.
+
+    On the gate's own grid the next convolution's bias would depend on the runtime scale, and ONNX Runtime's fastest
+    kernel takes constants alone: without it 512 channels take 2.5 times as long. A level moves by 1/510 of the range
+    at most.
+    """
+    graph = int8.graph
+    if not is_gated(quantizer):
+        grid = grid_of(graph, quantizer, None)
+        grown = int8.conv(dense, conv, replace(grid, low=max(grid.low, grid.zero)))
+        with graph.within(quantizer):
+            return graph.note(graph.requantized_concat([dense, grown], grid))
+    grown = int8.conv(dense, conv, int8.grid(conv, positive=True))
+    grid = grid_of(graph, quantizer,
+                   lambda: graph.op("Concat", graph.mean_of(dense), graph.mean_of(grown), axis=1))
+    with graph.within(quantizer):
+        levels = [graph.requantize(codes, grid) for codes in (dense, grown)]
+        return graph.note(graph.requantized_concat(levels, graph.affine_grid(*int8.seen.range(quantizer))))
+
+
+def _int8_fused(int8, block, features):
+    """All block outputs through the fusion's 1x1 convolution."""
+    graph = int8.graph
+    grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
+    with graph.within(block.act):
+        codes = int8.settled(block.act, graph.requantized_concat(features, grid))
+    return int8.conv(codes, block[0], int8.grid(block[0]))
+
+
+FLOAT_BLOCKS = {DenseBlock: float_block, GlobalFusion: float_fusion}
+EXACT_BLOCKS = {QuantDenseBlock: exact_block, QuantGlobalFusion: exact_fusion}

@@ -1,0 +1,118 @@
+"""SRResNet as a graph: the network and its block in float, with exact levels, and in int8."""
+
+from model.srresnet import BNResBlock
+from quant.blocks import QuantBNResBlock
+from quant.deploy.lowering.blocks import (
+    activate,
+    conv,
+    folded_conv,
+    grid_of,
+    integers_of,
+    is_gated,
+    on_codes,
+    prelu,
+    upsample,
+    with_norm,
+)
+
+
+def network(graph, network, blocks):
+    """SRResNet from `lr` to sr, its blocks by the functions of `blocks`."""
+    head = prelu(graph, conv(graph, "lr", network.conv_input), network.relu)
+    x = head
+    for block in network.residual:
+        with graph.within(block):
+            x = blocks[type(block)](graph, block, x)
+    feature = graph.op("Add", folded_conv(graph, x, network.conv_mid, network.bn_mid), head)
+    return upsample(graph, feature, [*network.upscale, network.conv_output])
+
+
+def float_block(graph, block, x):
+    """The block in full precision."""
+    hidden = prelu(graph, folded_conv(graph, x, block.conv1, block.in1), block.relu)
+    return graph.op("Add", folded_conv(graph, hidden, block.conv2, block.in2), x)
+
+
+def exact_block(graph, block, x):
+    """The quantized block."""
+    inner = _exact_inner(graph, block, activate(graph, block.act1, x))
+    return graph.op("Add", on_codes(graph, block.conv2, inner, block.in2), x)
+
+
+def _exact_inner(graph, block, codes):
+    """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
+    if not is_gated(block.act2) and block.relu.weight.numel() == 1:
+        grid = grid_of(graph, block.act2, None)
+        weight, bias = with_norm(*integers_of(graph, block.conv1), block.in1)
+        with graph.within(block.conv1):
+            inner = graph.exact_conv_prelu(codes, weight, bias, block.relu.weight.item(), grid)
+        if inner is not None:
+            with graph.within(block.act2):
+                return graph.note(inner)
+    hidden = prelu(graph, on_codes(graph, block.conv1, codes, block.in1), block.relu)
+    return activate(graph, block.act2, hidden)
+
+
+def int8_network(int8, network):
+    """SRResNet from `lr` to sr in integers."""
+    grids = int8.graph.term_grids(int8.seen.range(network.bn_mid), int8.seen.range(network.relu))
+    head = int8.conv_prelu(int8.image(network.conv_input.in_channels), network.conv_input, network.relu, grids[1])
+    x = _int8_body(int8, list(network.residual), head)
+    feature = int8.conv_sum(x, network.conv_mid, grids, head, norm=network.bn_mid)
+    return int8.upsample(feature, [*network.upscale], network.conv_output)
+
+
+def _int8_body(int8, blocks, head):
+    """All blocks in a row.
+
+    What they together add to `head` is kept apart from it, on a grid of its own that all blocks add to: beside the
+    head's range their residuals are so small that a few codes would have to do, and each sum would round again.
+    """
+    gathered = None
+    ranges = (_covering(int8, modules) for modules in (blocks, [block.in2 for block in blocks]))
+    whole, part = int8.graph.gathering_grids(*ranges)
+    for block in blocks:
+        with int8.graph.within(block):
+            if gathered is None:
+                levels = int8.activate(block.act1, head)
+            else:
+                levels = int8.activated_sum(block.act1, head, gathered)
+            inner = _int8_inner(int8, block, levels)
+            if gathered is None:
+                gathered = int8.conv(inner, block.conv2, whole, norm=block.in2)
+                continue
+            weight, bias = int8.integers_of(block.conv2, block.in2)
+            with int8.graph.within(block.conv2):
+                gathered = int8.graph.conv_gathered(inner, weight, bias, part, gathered)
+    return int8.sum_of(head, gathered)
+
+
+def _covering(int8, modules):
+    """The range that covers those of several modules."""
+    lows, highs = zip(*(int8.seen.range(module) for module in modules), strict=True)
+    return min(lows), max(highs)
+
+
+def _int8_inner(int8, block, levels):
+    """act2(relu(in1(conv1(levels)))); relu is a PReLU of one slope."""
+    graph, slope = int8.graph, block.relu.weight.item()
+    low, high = int8.seen.range(block.in1)
+    if is_gated(block.act2):
+        before = int8.conv(levels, block.conv1, graph.affine_grid(low, high), norm=block.in1)
+        grid = grid_of(graph, block.act2, lambda: graph.mean_of(
+            graph.requantize(before, int8.grid(block.relu), slope=slope)))
+        with graph.within(block.act2):
+            return int8.settled(block.act2, graph.requantize(before, grid, slope=slope))
+    grid = grid_of(graph, block.act2, None)
+    if slope > 0:  # what act2 clips need not be represented
+        low, high = max(low, grid.bounds[0] / slope), min(high, grid.bounds[1])
+    weight, bias = int8.integers_of(block.conv1, block.in1)
+    with graph.within(block.conv1):
+        inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid,
+                                        before=lambda: graph.affine_grid(low, high))
+    with graph.within(block.act2):
+        return graph.note(inner)
+
+
+FLOAT_BLOCKS = {BNResBlock: float_block}
+EXACT_BLOCKS = {QuantBNResBlock: exact_block}

@@ -1,0 +1,161 @@
+"""Compare an exported file with the network that it was made of, layer by layer: `python -m quant.verify --help`."""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+
+from data.images import image_files, read_image
+from data.patches import to_planes, to_values
+from metrics.functional import psnr
+from quant.activation import quantizers
+from quant.deploy.lowering.fold import set_bounds
+from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
+from quant.deploy.onnx_file import of_one_image
+from quant.functional import keep_apart
+from quant.open import open_network
+from quant.swap import is_quantized
+from utility import UserError, run_main
+
+SIDE = 96
+BEST_DB = 100.0
+
+
+def main(argv=None) -> int:
+    """Print the comparison; 0 when the file keeps what its metadata promises, else 1. Raises UserError."""
+    args = _parse(argv)
+    exported = OnnxNetwork(args.file, runtime=args.backend)
+    network = open_network(args.against, flag="--against")
+    if not is_quantized(network):
+        raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
+    described = _metadata(args.file)
+    if (described["k_bits"], described["network"]["scale"]) != (network.quant_config.k_bits, network.scale):
+        raise UserError(f"--against {args.against}: is x{network.scale} in {network.quant_config.k_bits} bits, not x"
+                        f"{described['network']['scale']} in {described['k_bits']} bits as {args.file}")
+    set_bounds(network, described.get("folded", {}))
+    layers = Layers(args.file, described, args.backend)
+    rows, shares, decibels = {}, [], []
+    for lr in _images(args.images, exported):
+        with torch.no_grad():
+            expected, found = network(lr), exported(lr)
+        for name, differences in layers.compare(network, lr).items():
+            rows.setdefault(name, []).append(differences)
+        expected, found = ((image[0] * (255 / exported.rgb_range)).round().clamp(0, 255) for image in (expected, found))
+        shares.append((expected == found).float().mean().item())
+        decibels.append(min(psnr(found, expected, border=exported.scale), BEST_DB))
+    return _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(decibels))
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(description="Compare an exported file with the network that it was made of: the "
+                                                 "levels of every quantizer, then the images.")
+    parser.add_argument("file", type=Path, help="file that quant.export made")
+    parser.add_argument("--against", required=True, type=Path, help="the network: a run's folder or a file")
+    parser.add_argument("--images", type=Path, help=f"folder of LR images, cut to {SIDE} pixels (default: waves)")
+    parser.add_argument("--backend", default="onnx", choices=tuple(SESSIONS), help="runtime (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def _metadata(path):
+    return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+
+
+def _images(folder, exported):
+    """LR images [1, n_colors, h, w]: the middle of those in the folder, or two made of waves."""
+    if folder is None:
+        rows, columns = np.mgrid[:SIDE // 2, :SIDE // 2]
+        waves = [127 + 120 * np.sin(rows * a / 9 + columns * b / 7) for a, b in ((1, 2), (2, -1), (3, 1))]
+        images = [np.rint(np.stack(order, 2)).astype(np.uint8) for order in (waves, waves[::-1])]
+    else:
+        images = [read_image(path) for path in image_files(folder)]
+    if not images:
+        raise UserError(f"--images {folder}: no images in it")
+    for image in images:
+        top, left = (max(side - SIDE, 0) // 2 for side in image.shape[:2])
+        planes = to_planes(image[top : top + SIDE, left : left + SIDE])
+        yield to_values(planes, rgb_range=exported.rgb_range, n_colors=exported.settings["n_colors"])[None]
+
+
+class Layers:
+    """The levels of all quantizers in an exported file, beside those of PyTorch.
+
+    described: the file's metadata. Raises UserError for a file that does not say where its levels are.
+    """
+
+    def __init__(self, path: Path, described: dict, backend: str):
+        if "levels" not in described:
+            raise UserError(f"{path}: does not say where its quantizers' levels are; export it again")
+        self.levels = described["levels"]
+        graph = of_one_image(onnx.load(path))
+        wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
+                               if isinstance(name, str))
+        known = {output.name for output in graph.graph.output}
+        graph.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in known)
+        self._input = graph.graph.input[0]
+        self._names = list(wanted)
+        self._session = SESSIONS[backend](path, 0, graph.SerializeToString())
+
+    def compare(self, network, lr: torch.Tensor) -> dict[str, tuple[int, float]]:
+        """{quantizer: (largest difference in levels, share of values that differ)} on one image, in their order."""
+        feeds = lr[0] if len(self._input.type.tensor_type.shape.dim) == 3 else lr
+        found = dict(zip(self._names, self._session.run(self._names, {self._input.name: feeds.numpy()}), strict=True))
+        outputs = _outputs(network, lr)
+        return {name: self._difference(found, name, *outputs[name]) for name in outputs if name in self.levels}
+
+    def _difference(self, found, name, expected, scale):
+        tensor, step, zero = self.levels[name]
+        values = found[tensor].astype(np.float64)
+        if step is not None:
+            values = (values - zero) * (float(found[step]) if isinstance(step, str) else step)
+        differences = np.abs(np.rint(values.reshape(expected.shape) * scale) - np.rint(expected * scale))
+        return int(differences.max()), float((differences > 0).mean())
+
+
+@torch.no_grad()
+def _outputs(network, lr):
+    """{quantizer: (its output, levels a unit)} for one image, float64 NumPy, in the network's order."""
+    found = {}
+
+    def record(name):
+        def hook(quantizer, parts, output):
+            lower, upper = quantizer.bounds(*parts)
+            width = (keep_apart(lower, upper) - lower).double().item()
+            found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
+
+        return hook
+
+    handles = [quantizer.register_forward_hook(record(name)) for name, quantizer in quantizers(network).items()]
+    network(lr)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _tell(args, described, rows, share, decibels):
+    """Print what was found; the exit code."""
+    largest = {name: max(most for most, _ in differences) for name, differences in rows.items()}
+    differing = {name: statistics.fmean(one for _, one in differences) for name, differences in rows.items()}
+    for name, most in largest.items():
+        print(f"{name:24} {most:3} level(s) at most, {differing[name]:8.4%} of its values differ")
+    first = next((name for name, most in largest.items() if most), None)
+    if first is None:
+        print(f"all {len(rows)} quantizers have PyTorch's levels")
+    else:
+        print(f"first layer that differs: {first}, by {largest[first]} level(s) in {differing[first]:.4%} of its "
+              "values")
+        print("--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
+              described["rest"] == "int8" else
+              "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
+    bound = described["least_db"]
+    print(f"{share:.2%} of the 8-bit values are equal, {decibels:.2f} dB; {args.file.name} promises {bound} dB")
+    return 0 if decibels >= bound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

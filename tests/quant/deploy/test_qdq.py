@@ -1,0 +1,192 @@
+"""Files of --format qdq, in ONNX Runtime and OpenVINO; folded gates; packed weights; what int8 means to the bit."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from integer_graph import evaluate
+from onnx import TensorProto
+from runtimes import convolutions, run_onnx, run_openvino
+
+from quant import export
+from quant.activation import quantizers
+from quant.deploy.lowering.blocks import gated
+from quant.deploy.lowering.fold import fold_gates
+from quant.deploy.onnx_backend import OnnxNetwork
+from quant.weight import QuantConv2d
+from utility import UserError
+
+NAMES = ("edsr", "srresnet", "rdn")
+RUNTIMES = {"onnx": run_onnx, "openvino": run_openvino}
+# a network and a width each, so that every network meets odd and even widths and every width a network
+CASES = [("edsr", 2), ("srresnet", 3), ("rdn", 4), ("edsr", 5), ("srresnet", 6), ("rdn", 2), ("edsr", 4)]
+
+
+@torch.no_grad()
+def expected(network, lr):
+    return network(lr)
+
+
+def error(found, wanted):
+    """Root mean square error as a share of the picture's standard deviation."""
+    return (found - wanted).square().mean().sqrt().item() / wanted.std().item()
+
+
+@pytest.mark.parametrize(("name", "k_bits"), CASES)
+def test_qdq_in_both_runtimes(small_network, smooth_image, name, k_bits):
+    """Odd sizes, batches, gates; int8 convolutions by OpenVINO's own account."""
+    network = small_network(name, 2 + k_bits % 3, k_bits)
+    lr = smooth_image(11, 14, count=2)
+    reads_floats = {"edsr": 2, "srresnet": 0, "rdn": 1}[name]  # by the method
+    quantized = sum(isinstance(module, QuantConv2d) for module in network.modules())
+    for rest, limit in (("fp32", 0.02), ("int8", 0.2)):
+        folded, done = fold_gates(network, list(lr.split(1)))
+        made = export.export(folded, rest=rest, images=list(lr.split(1)), operators="qdq", folded=done)
+        assert not any(node.op_type in ("Scan", "QLinearConv", "MatMulInteger") for node in made.graph.node)
+        wanted = expected(folded, lr)
+        wanted = wanted.clamp(0, 255) if rest == "int8" else wanted
+        for run in RUNTIMES.values():
+            assert error(run(made, lr), wanted) < limit  # random weights; trained networks are judged by PSNR
+        kinds = convolutions(made)
+        if rest == "int8":
+            assert kinds[False] == 0
+        else:
+            assert kinds[True] == quantized - reads_floats
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gates_that_run_in_constant_scales(small_network, smooth_image, name):
+    """Each image of a batch has its own bounds, and Q/DQ have constant scales all the same."""
+    network = small_network(name, dynamic=1)
+    lr = smooth_image(9, 12, count=2)
+    made = export.export(network, operators="qdq")
+    for run in RUNTIMES.values():
+        assert error(run(made, lr), expected(network, lr)) < 0.02
+    made = export.export(network, rest="int8", images=list(lr.split(1)), operators="qdq")
+    constants = {one.name for one in made.graph.initializer}
+    scales = [node.input[1] for node in made.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert scales and constants.issuperset(scales)
+    for run in RUNTIMES.values():
+        assert error(run(made, lr), expected(network, lr).clamp(0, 255)) < 0.25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_symmetric_has_no_zero_points(small_network, smooth_image, name):
+    network = small_network(name, dynamic=0)
+    lr = smooth_image(10, 13)
+    made = export.export(network, rest="int8", images=[lr], operators="qdq", symmetric=True)
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in made.graph.initializer}
+    pairs = [node for node in made.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    zeros = [constants[node.input[2]] for node in pairs]
+    assert not any(map(np.any, zeros)) and {zero.dtype.name for zero in zeros} == {"int8", "int32"}
+    for run in RUNTIMES.values():
+        assert error(run(made, lr), expected(network, lr).clamp(0, 255)) < 0.25
+    assert convolutions(made)[False] == 1  # the first: int8 has no room for an image's 256 levels
+
+
+def test_symmetric_where_no_range_allows_it(small_network):
+    network = small_network("edsr", dynamic=0)
+    quantizer = quantizers(network)["body.0.act3"]
+    with torch.no_grad():
+        quantizer.alpha_lower.fill_(9.0)
+        quantizer.alpha_upper.fill_(10.0)
+    with pytest.raises(UserError, match="--symmetric: body.0.act3 has levels 135 to 150, which int8 does not hold"):
+        export.export(network, operators="qdq", symmetric=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_takes_the_mean_factors(small_network, smooth_image, name):
+    network = small_network(name, dynamic=1)
+    images = list(smooth_image(8, 9, count=3).split(1))
+    folded, done = fold_gates(network, images)
+    assert len(done.bounds) == len(gated(network)) > 0 and not gated(folded)
+    first = next(iter(done.bounds))
+    quantizer, factors = network.get_submodule(first), []
+    for image in images:
+        expected(network, image)
+        factors.append(2 * torch.sigmoid(quantizer.logits).flatten())
+    upper, lower = torch.stack(factors).mean(0).tolist()
+    wanted = quantizer.static_bounds()[0].item() * lower, quantizer.static_bounds()[1].item() * upper
+    assert done.bounds[first] == pytest.approx(wanted, rel=1e-5)
+    assert gated(network) and done.agreement > 10
+
+
+def test_folding_one_image_changes_next_to_nothing(small_network, smooth_image):
+    """The mean over one image is that image's own factors."""
+    network = small_network("edsr", k_bits=5, dynamic=1)
+    lr = smooth_image(48, 48)
+    _, done = fold_gates(network, [lr])
+    assert done.agreement > 45 and abs(done.cost) < 5
+
+
+@pytest.mark.parametrize(("k_bits", "kind"), [(2, "INT2"), (3, "INT4"), (4, "INT4"), (5, None)])
+def test_packed_weights_are_the_same_network(small_network, smooth_image, k_bits, kind):
+    if kind and not hasattr(TensorProto, kind):
+        pytest.skip(f"this onnx does not know {kind}")
+    network = small_network("edsr", k_bits=k_bits, n_feats=24, dynamic=0)
+    lr = smooth_image(7, 8)
+    for rest in ("fp32", "int8"):
+        plain, packed = (export.export(network, rest=rest, images=[lr], weights=weights) for weights in
+                         ("plain", "packed"))
+        assert torch.equal(run_onnx(plain, lr), run_onnx(packed, lr))
+        if kind is None:
+            assert packed.opset_import[0].version == 18
+            continue
+        types = {one.data_type for one in packed.graph.initializer}
+        assert getattr(TensorProto, kind) in types
+        assert packed.opset_import[0].version == {"INT2": 25, "INT4": 21}[kind]
+        assert len(packed.SerializeToString()) < len(plain.SerializeToString())
+
+
+def test_packed_weights_in_openvino(small_network, smooth_image):
+    network = small_network("edsr", k_bits=2, n_feats=24, dynamic=0)
+    lr = smooth_image(7, 8)
+    plain, packed = (export.export(network, rest="int8", images=[lr], operators="qdq", weights=weights)
+                     for weights in ("plain", "packed"))
+    assert TensorProto.INT4 in {one.data_type for one in packed.graph.initializer}
+    assert torch.equal(run_openvino(plain, lr), run_openvino(packed, lr))
+    assert convolutions(packed) == convolutions(plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("k_bits", [2, 3, 4, 6])
+def test_int8_means_the_same_to_the_bit(small_network, smooth_image, name, k_bits):
+    network = small_network(name, k_bits=k_bits, dynamic=0.5)
+    lr = smooth_image(9, 11, count=2)
+    made = export.export(network, rest="int8", images=list(lr.split(1)), weights="plain")
+    assert np.array_equal(run_onnx(made, lr).numpy(), evaluate(made, lr.numpy()))
+
+
+def test_openvino_refuses_the_other_format(small_network, tmp_path):
+    onnx.save(export.export(small_network("edsr", dynamic=0)), tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="x.onnx: was exported with --format qlinear, .* export it with --format qdq"):
+        OnnxNetwork(tmp_path / "x.onnx", runtime="openvino")
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(UserError, match="text.onnx"):
+        OnnxNetwork(tmp_path / "text.onnx", runtime="openvino")
+
+
+def test_openvino_that_is_missing_is_one_line(small_network, tmp_path, monkeypatch):
+    onnx.save(export.export(small_network("edsr"), operators="qdq"), tmp_path / "x.onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="--backend openvino needs OpenVINO; pip install openvino"):
+        OnnxNetwork(tmp_path / "x.onnx", runtime="openvino")
+
+
+def test_openvino_backend(small_network, smooth_image, tmp_path):
+    network = small_network("srresnet", dynamic=0)
+    made = export.export(network, operators="qdq")
+    onnx.save(made, tmp_path / "x.onnx")
+    loaded = OnnxNetwork(tmp_path / "x.onnx", threads=1, runtime="openvino")
+    assert (loaded.name, loaded.scale, loaded.k_bits) == ("srresnet", 2, 4)
+    lr = smooth_image(6, 7)
+    assert torch.equal(loaded(lr), run_openvino(made, lr))
+
+
+def test_the_oldest_operator_set_that_has_the_types(small_network):
+    network = small_network("edsr", k_bits=4, n_feats=24)
+    for opset in (18, 21):
+        assert export.export(network, opset=opset).opset_import[0].version == opset
+    assert export.export(network, weights="plain").opset_import[0].version == 18
