@@ -8,8 +8,10 @@ import shutil
 import time
 from pathlib import Path
 
+from engine.text import append_text
+from model.torch_file import read_torch_file
 from quant.open import BEST, LAST
-from utility import UNFINISHED, UserError, append_text, read_torch_file
+from utility import UNFINISHED, UserError
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from data.images import image_files
 from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
 from examples.results import SETS, available, scores
+from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
-from utility import UserError, atomic_path, read_torch_file, save_torch_file
+from utility import UserError, atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "pretrained"

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from utility import UserError, read_torch_file
+from model.torch_file import read_torch_file
+from utility import UserError
 
 log = logging.getLogger(__name__)
 

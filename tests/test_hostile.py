@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from data.images import read_image, write_png
-from utility import read_torch_file, run_main
+from model.torch_file import read_torch_file
+from utility import run_main
 
 
 @dataclass
