@@ -186,7 +186,7 @@ def _typed(value):
 
 def run_options(options):
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
-    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), "notes"}}
+    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), "notes", "given"}}
 
 
 def build_parser(*, quantized):
