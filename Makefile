@@ -1,4 +1,5 @@
 # make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
+# make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
 # VENV, PYTHON: where and with what to install.
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 # threads that wait for others sleep: on a busy machine, spinning costs more than all the work
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow results lint bench
+.PHONY: demo test slow results networks lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
@@ -21,6 +22,9 @@ slow: $(VENV)/.installed-dev
 
 results: $(VENV)/.installed
 	$(BIN)/python -m examples.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
+
+networks: $(VENV)/.installed
+	$(BIN)/python -m examples.networks --dir_data $(DIR_DATA) $(if $(PHOTOS),--photos $(PHOTOS)) $(FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import sys
 import data
 import loss
 import model
+from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.recorder import Recorder
 from engine.run_folder import open_run
@@ -32,7 +33,7 @@ def run(options):
         if options.test_only:
             test(options, folder, device)
             return 0
-        network = model.build(options).to(device)
+        network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         for flag in ("pre_train", "refine"):
             if getattr(options, flag):
@@ -60,6 +61,7 @@ def test(options, folder, device):
     else:
         file, flag = weights_to_test(options, folder)
         network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+        network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = data.build_test_sets(options)
     Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)

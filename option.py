@@ -9,11 +9,11 @@ import os
 import re
 from pathlib import Path
 
-import model
 from loss import parse as parse_loss
-from model.settings import SETTINGS
-from quant.blocks import CHOICES
+from model import registry
 from quant.distill import BOUND_LR
+from quant.methods import METHODS, setting_names
+from quant.open import known_flags
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
@@ -125,13 +125,16 @@ def _model(parser):
 def _quantization(parser):
     add = parser.add_argument_group("Quantization").add_argument
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
+    add("--skip_bits", type=int, default=0,
+        help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
+             "published")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
+    add("--init_bounds", default="percentile", choices=METHODS["ddtb"].settings["init_bounds"],
         help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
              "precision; released: percentiles at 2 bits alone, else 10")
-    add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
+    add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    add("--bounds", default="dual", choices=CHOICES["bounds"],
+    add("--bounds", default="dual", choices=METHODS["ddtb"].settings["bounds"],
         help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
         help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
@@ -227,10 +230,7 @@ def _template(text):
 
 
 def _network(text):
-    try:
-        return model.known_name(text)
-    except ValueError as error:
-        raise UserError(f"--model {error}") from error
+    return registry.find(text).name
 
 
 def _decay(text):
@@ -277,7 +277,13 @@ def _rules(o, quantized):
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
     yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
-    yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
+    yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
+    yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
+    for flag in setting_names() - METHODS[o.quantizer].settings.keys():
+        owner, values = next((name, method.settings[flag]) for name, method in METHODS.items()
+                             if flag in method.settings)
+        yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
@@ -311,7 +317,7 @@ def experiment_folder(name, *, flag="save"):
 
 def network_flags(options):
     """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
-    every = {name: getattr(options, name) for name in ("model", "k_bits", *SETTINGS, *CHOICES)}
+    every = {name: getattr(options, name) for name in known_flags() if hasattr(options, name)}
     return {name: value for name, value in every.items() if name in options.given}, every
 
 

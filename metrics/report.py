@@ -16,13 +16,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.registry import title
 from utility import UserError, atomic_path, run_main
 
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
-MODEL_NAMES = {"edsr": "EDSR", "rdn": "RDN", "srresnet": "SRResNet"}
 FULL_PRECISION = 32
 CSV_FIELDS = (
     "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run"
@@ -159,7 +159,7 @@ def _order(result):
 
 
 def _markdown_cells(result):
-    model = f"{MODEL_NAMES.get(result.model, result.model)}x{result.scale}"
+    model = f"{title(result.model)}x{result.scale}"
     bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
     cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
     published = published_results().get(result.key)

@@ -4,7 +4,7 @@
 """
 
 from model.inference import enlarge
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.open import open_network
 from quant.phase import Phase, set_phase
 from quant.schedule import Schedule

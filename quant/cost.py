@@ -14,7 +14,6 @@ As papers count them, every quantized convolution has k-bit features. In truth E
 RDN's last one of the global fusion read features that are not quantized; `as run` counts those at 32 bits.
 """
 
-import inspect
 import json
 import math
 import sys
@@ -27,10 +26,10 @@ from torch import nn
 import model
 from model.common import MeanShift
 from quant.activation import gated_quantizers, quantizers
-from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
+from quant.config import QuantConfig
 from quant.deploy.network import given_flags, network_parser
 from quant.gate import GATE_BITS
-from quant.open import QUANT_FLAGS, open_network
+from quant.open import open_network, quant_flags
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
 from utility import UserError, run_main
@@ -88,9 +87,7 @@ def conv_costs(network):
 
 def _reading_floats(block):
     """The quantized convolutions of a block whose input is not quantized."""
-    if isinstance(block, QuantResBlock):
-        return [block.body[0]]
-    return [block[1]] if isinstance(block, QuantGlobalFusion) else []
+    return [block.get_submodule(name) for name in getattr(block, "FLOAT_INPUT", ())]
 
 
 def gate_costs(network):
@@ -150,11 +147,11 @@ def _new(given, dynamic_ratio):
     missing = [f"--{name}" for name in ("model", "scale") if name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)}: needed to build a network; give them, or a file with --refine")
-    kind = model.NETWORKS[given["model"]]
-    network = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
+    record = model.NETWORKS[given["model"]]
+    network = record(**{name: given[name] for name in record.settings if name in given})
     if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
         return network
-    quantize(network, QuantConfig(**{name: given[name] for name in QUANT_FLAGS if name in given}))
+    quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))
     members = list(gated_quantizers(network).values())
     for quantizer in members[: int(dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)

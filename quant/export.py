@@ -105,6 +105,7 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=Non
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. source: {"file", "sha256"} for the metadata.
     Raises UserError for a network whose levels integers can't hold.
     """
+    _check_lowering(network)
     graph, rgb_range = Graph(network), network.rgb_range
     if rest == "int8":
         sr = INT8_NETWORKS[type(network)](Int8(graph, calibrate(network, images)), network, rgb_range)
@@ -116,6 +117,16 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=Non
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=any_gated(network), metadata={key: json.dumps(value) for key, value in
                                                                metadata.items()})
+
+
+def _check_lowering(network):
+    """Raise UserError for a network or a method that nobody has lowered."""
+    if type(network) not in NETWORKS:
+        raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
+                        f"{', '.join(kind.__name__ for kind in NETWORKS)} can")
+    if is_quantized(network) and network.quant_config.quantizer != "ddtb":
+        raise UserError(f"--quantizer {network.quant_config.quantizer}: can be trained and tested, not exported; "
+                        "ddtb can")
 
 
 def told(exported):

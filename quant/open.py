@@ -3,10 +3,9 @@
 `open_network` is the one way; it checks all that a file says before it builds anything of it.
 """
 
-import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import torch
 
 import model
 from model.common import SuperResolver
+from model.registry import find
 from model.settings import SETTINGS, made_from, read_json
 from model.weights import check_fits, is_safetensors, read_weights
-from quant.blocks import QuantConfig
+from quant.config import QuantConfig
 from quant.deploy.packed import fix_weights, is_packed, unpack
+from quant.methods import setting_names
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 FULL_PRECISION = 32
 BEST, LAST = "model/model_best.pth.tar", "model/checkpoint.pth.tar"
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
-QUANT_FLAGS = tuple(one.name for one in fields(QuantConfig))
-COMPARED = ("k_bits", "quantizer", "bounds")  # where bounds started from does not matter to trained ones
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,19 @@ class Source:
     @property
     def flags(self) -> dict[str, Any]:
         """{flag: value} of everything that the file decides."""
-        quant = {} if self.quant is None else {name: getattr(self.quant, name) for name in COMPARED}
+        quant = {} if self.quant is None else self.quant.trained()
         return {"model": self.name, **self.settings, "k_bits": self.k_bits, **quant}
+
+
+def quant_flags() -> tuple[str, ...]:
+    """The names of what a QuantConfig is made of."""
+    return "k_bits", "quantizer", "skip_bits", *sorted(setting_names())
+
+
+def known_flags() -> tuple[str, ...]:
+    """The flags that say which network a file holds."""
+    settings = {name for record in model.NETWORKS.values() for name in record.settings}
+    return tuple(dict.fromkeys(("model", *SETTINGS, *sorted(settings), *quant_flags())))
 
 
 def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any] | None = None,
@@ -66,10 +76,9 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     alone. flag: what named the path, for messages. A network of a packed file can be run, not trained. Raises
     UserError for a file that can't be used, or contradicts what was given.
     """
-    given = {**given, **({"model": _known(given["model"])} if "model" in given else {})}
-    known = {"model", *SETTINGS, *QUANT_FLAGS, *(name for kind in model.NETWORKS.values()
-                                                for name in inspect.signature(kind).parameters)}
-    if unknown := given.keys() - known:
+    if "model" in given:
+        given["model"] = find(given["model"]).name
+    if unknown := given.keys() - set(known_flags()):
         raise TypeError(f"open_network knows no {', '.join(sorted(unknown))}")
     opened = _Opened(path, flag, given, defaults or {})
     network = model.NETWORKS[opened.source.name](**opened.source.settings)
@@ -86,7 +95,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
-        given |= {name: getattr(network.quant_config, name) for name in QUANT_FLAGS}
+        given |= network.quant_config.to_dict()
     opened = _Opened(path, flag, given, {})
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
@@ -157,9 +166,9 @@ class _Opened:
         state, flags = self.weights.state, {**defaults, **given}
         if "model" not in flags or "scale" not in flags:
             raise UserError(f"{self.told}: does not say which network it is; add --model, --scale and --k_bits")
-        kind = model.NETWORKS[flags["model"]]
-        settings = {name: flags[name] for name in inspect.signature(kind).parameters if name in flags}
-        if (made_for := kind.rgb_range_of(state)) is not None:
+        network = model.NETWORKS[flags["model"]]
+        settings = {name: flags[name] for name in network.settings if name in flags}
+        if (made_for := network.kind.rgb_range_of(state)) is not None:
             asked = given.get("rgb_range", made_for)
             if abs(asked - made_for) > 0.02 * made_for:
                 raise UserError(f"{self.told}: was trained for --rgb_range {made_for:g}, as its mean colour tells "
@@ -174,7 +183,7 @@ class _Opened:
         if flags.get("k_bits", FULL_PRECISION) == FULL_PRECISION:
             raise UserError(f"{self.told}: is quantized and does not say how; add --k_bits")
         # released files count as finished: their gates are applied
-        return {**record, "quant": {name: flags[name] for name in QUANT_FLAGS if name in flags},
+        return {**record, "quant": {name: flags[name] for name in quant_flags() if name in flags},
                 "phase": Phase.DYNAMIC.value}, told
 
     def _quant(self, record):
@@ -198,6 +207,8 @@ class _Opened:
             raise UserError(f"{self.told}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
                             "training takes it with --pre_train")
         found = self.source.flags
+        if self.source.quant is not None and given.get("skip_bits") == k_bits:
+            given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
         different = [f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
                      if name in found and found[name] != value]
         if different:
@@ -210,15 +221,7 @@ class _Opened:
 
 
 def _holds_quantizers(state):
-    return is_released(state) or any(key.endswith(".max_val") for key in state) or any(
-        key.endswith(".alpha_upper") for key in state)
-
-
-def _known(name):
-    try:
-        return model.known_name(name)
-    except ValueError as error:
-        raise UserError(f"--model {error}") from error
+    return is_released(state) or any(key.endswith(".max_val") for key in state)
 
 
 def _refuse_exported(path, told):

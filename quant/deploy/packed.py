@@ -9,7 +9,7 @@ are never applied are not there. The other tensors are float32, or weights and b
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import model
 from model.settings import made_from
 from quant.activation import gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.fixed import FixedConv2d, integer_weight
+from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
 from quant.phase import Phase
-from quant.weight import QuantConv2d
+from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
 FORMAT = "ddtb-packed-1"
@@ -35,7 +35,7 @@ LARGEST_BITS = 16
 TINY = torch.finfo(torch.float32).tiny
 AGAIN = "make the file again with quant.pack"
 UNUSED = ("max_val", "min_val", "num_batches_tracked")
-FULL_PRECISION = ("alpha_upper", "alpha_lower", "running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
 def write_packed(network, path, *, phase, source, rest="fp32"):
@@ -53,10 +53,13 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
         packed[name] = {"shape": list(levels.shape), "bits": bits, "offset": offset}
         tensors[name] = torch.from_numpy(pack_bits(levels.numpy().astype(np.int64) - offset, bits))
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
+    bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
+              for own in quantizer.state_dict() if "." not in own}
     for name, tensor in _rest(network, phase, packed):
-        tensors[name] = _rounded(name, tensor) if rest == "fp16" else tensor
+        exact = rest == "fp32" or name in bounds or name.endswith(STATISTICS)
+        tensors[name] = tensor if exact else _rounded(name, tensor)
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
-                "quant": asdict(network.quant_config), "phase": phase.value,
+                "quant": network.quant_config.to_dict(), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
     try:
         with atomic_path(path) as temporary:
@@ -70,7 +73,10 @@ def _quantized(network, phase):
     """(name, levels, bits, {suffix: scale or step}) of every quantized weight, those of applied gates included."""
     for name, module in network.named_modules():
         if isinstance(module, QuantConv2d):
-            levels, scale = integer_weight(module)
+            if module.weight_quantizer not in WEIGHT_BOUNDS:
+                raise UserError(f"--quantizer {network.quant_config.quantizer}: its weights are not whole numbers of "
+                                "one step; such a network can be trained and tested, not packed or exported")
+            levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
     for name, quantizer in quantizers(network).items():
         if is_applied(quantizer, phase):
@@ -94,8 +100,8 @@ def _rest(network, phase, packed):
 
 
 def _rounded(name, tensor):
-    """float16 for weights and biases; bounds and statistics, a few numbers each, stay as they are."""
-    if not tensor.is_floating_point() or name.endswith(FULL_PRECISION):
+    """float16 for weights and biases; bounds and statistics, a few numbers each, are not asked for."""
+    if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
     if not torch.isfinite(half).all():

@@ -8,8 +8,8 @@ import model
 from engine.precision import Precision
 from model.common import MeanShift
 from quant import QuantConfig, Schedule, quantize
-from quant.activation import DualBoundQuantizer
 from quant.distill import Distillation
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 CPU = torch.device("cpu")

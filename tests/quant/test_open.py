@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import struct
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def checkpoint(network, **changes):
     """One of our checkpoints of a network, without the training's own state; a change of None takes a part out."""
-    quant = {"quant": asdict(network.quant_config), "phase": "dynamic"} if is_quantized(network) else {"quant": None}
+    quant = {"quant": network.quant_config.to_dict(), "phase": "dynamic"} if is_quantized(network) else {"quant": None}
     whole = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, **quant,
              "state_dict": network.state_dict(), **changes}
     return {name: value for name, value in whole.items() if value is not None or name == "quant"}
@@ -107,7 +106,8 @@ def test_a_flag_that_contradicts_the_file_is_refused_with_both(small_network, sa
         for flag, value, told in (("scale", 3, "--scale 2 (asked for: 3)"), ("k_bits", 2, "--k_bits 4 (asked for: 2)"),
                                   ("model", "rdn", "--model edsr (asked for: rdn)"),
                                   ("rgb_range", 1, "--rgb_range 255 (asked for: 1)"),
-                                  ("quantizer", "pams", "--quantizer ddtb (asked for: pams)")):
+                                  ("quantizer", "pams", "--quantizer ddtb (asked for: pams)"),
+                                  ("skip_bits", 8, "--skip_bits 0 (asked for: 8)")):
             with pytest.raises(UserError, match=re.escape(f"--refine {path}: was trained for {told}")):
                 open_network(path, flag="--refine", **{flag: value})
         with pytest.raises(UserError, match=r"quantized network at --k_bits 4 \(asked for: --k_bits 32\)"):

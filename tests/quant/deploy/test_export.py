@@ -62,6 +62,12 @@ def test_fp32_is_what_torch_computes(small_network, smooth_image, name, scale, k
     assert_same(network, export.export(network), smooth_image(13, 10))
 
 
+@pytest.mark.parametrize(("name", "skip_bits"), [("edsr", 7), ("edsr", 5), ("rdn", 7)])
+def test_sums_of_their_own_bits(small_network, smooth_image, name, skip_bits):
+    network = small_network(name, k_bits=2, skip_bits=skip_bits)
+    assert_same(network, export.export(network), smooth_image(13, 10))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dynamic", [0, 1])
 def test_any_batch_and_size(small_network, smooth_image, name, dynamic):

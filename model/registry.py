@@ -1,0 +1,95 @@
+"""The networks by name: one record each. Whatever depends on which networks there are reads it here.
+
+To add one: write its class (a `model.common.SuperResolver`) in a file of its own and `register` its record.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from model.common import SuperResolver
+from model.edsr import EDSR
+from model.rdn import RDN
+from model.settings import made_from
+from model.srresnet import SRResNet
+from utility import UserError
+
+
+@dataclass(frozen=True)
+class Network:
+    """name: in checkpoints, and with `aliases` on the command line, in any case. title: in tables.
+
+    options: the constructor's arguments that flags set, besides scale and n_colors. Calling it makes the network.
+    """
+
+    name: str
+    kind: type
+    title: str
+    options: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of the constructor's arguments."""
+        return tuple(inspect.signature(self.kind).parameters)
+
+    def __call__(self, **settings) -> SuperResolver:
+        """The network with the constructor's arguments, freshly initialised, on the CPU."""
+        return self.kind(**settings)
+
+
+NETWORKS: dict[str, Network] = {}
+
+
+def register(record: Network) -> None:
+    """Add a network. Raises ValueError where its name or an alias is taken."""
+    names = {record.name, *record.aliases}
+    taken = names & {name for other in NETWORKS.values() for name in (other.name, *other.aliases)}
+    if taken:
+        raise ValueError(f"network {', '.join(sorted(taken))}: is registered already")
+    NETWORKS[record.name] = record
+
+
+register(Network("edsr", EDSR, "EDSR", ("n_resblocks", "n_feats", "res_scale", "rgb_range")))
+register(Network("rdn", RDN, "RDN", ("G0", "RDNkSize", "RDNconfig", "rgb_range")))
+register(Network("srresnet", SRResNet, "SRResNet", ("n_resblocks", "n_feats", "rgb_range"), aliases=("bnsrresnet",)))
+
+
+def find(text: str) -> Network:
+    """The record that a name or an alias in any case stands for. Raises UserError, which lists the titles."""
+    for record in NETWORKS.values():
+        if text.lower() in (record.name, *record.aliases):
+            return record
+    titles = [record.title for record in NETWORKS.values()]
+    raise UserError(f"--model {text}: unknown; choose {', '.join(titles[:-1])} or {titles[-1]}")
+
+
+def title(name: str) -> str:
+    """What tables call a network; an unknown name stands for itself."""
+    return NETWORKS[name].title if name in NETWORKS else name
+
+
+def build(options) -> SuperResolver:
+    """The network that parsed options describe, freshly initialised, on the CPU."""
+    record = NETWORKS[options.model]
+    return record(**{name: getattr(options, name) for name in ("scale", "n_colors", *record.options)})
+
+
+def name_of(network: SuperResolver) -> str:
+    """The registry's name of a network."""
+    return next(record.name for record in NETWORKS.values() if isinstance(network, record.kind))
+
+
+def skeleton(record: Any, where: str) -> SuperResolver:
+    """The network that a file's record, {"name", settings...}, describes: names and shapes, no memory for its tensors.
+
+    Settings that an older version did not write have their defaults. Raises UserError, beginning with `where`, for a
+    record that does not describe a network of the registry.
+    """
+    name = record.get("name") if isinstance(record, dict) else None
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UserError(f"{where}: names no network that this version knows ({name!r:.40}); choose another file")
+    with torch.device("meta"):
+        return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name].kind, where)
