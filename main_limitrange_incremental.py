@@ -3,20 +3,20 @@
 import copy
 import logging
 import sys
+from pathlib import Path
 
 import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
-from engine.recorder import Recorder
-from engine.run_folder import open_run
-from model.parallel import joined
-from option import config_text, experiment_folder, parse_options
-from quant import QuantConfig, Schedule, quantize
+from model.weights import load_strictly, read_weights
+from option import parse_options
+from quant import Phase, QuantConfig, Schedule, quantize
+from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.open import load_weights
-from trainer import Trainer, build_optimizer, build_scheduler
-from utility import run_main
+from quant.open import load_weights, scale_of, weights_file
+from quant.phase import phase_of
+from utility import UserError, run_main
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ def main(argv=None):
 
 def run(options):
     """Quantize a network and train it, or test a quantized one, by parsed options."""
-    path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, lambda: config_text(options), ranks) as (folder, device):
+    with main_ori.opened(options) as (ranks, folder, device):
         if options.test_only:
             main_ori.test(options, folder, device)
             return 0
@@ -38,33 +37,49 @@ def run(options):
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
-        continued = main_ori.checkpoint_to_continue(options, folder)
-        if not continued:
-            start_weights(teacher, student, options)
+        continued = options.resume or options.load and folder.to_continue()
+        phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
-                            first_stage_epoch=options.first_stage_epoch, seed=options.seed)
+                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, starts_in=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler=options.compiler)
-        optimizer = build_optimizer(parameter_groups(student, bound_lr=options.bound_lr), options)
-        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
-        trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,
-                          scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
-                          recorder=Recorder(folder), run=folder, device=device, options=options)
-        if continued:
-            trainer.resume(continued)
-        trainer.fit()
+        main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,
+                       continued=continued, ranks=ranks, folder=folder, device=device)
     return 0
 
 
 def start_weights(teacher, student, options):
-    """Give teacher and student the weights of --pre_train; the student those of --refine, where given."""
+    """Give teacher and student the weights of --pre_train; the student those of --refine, where given.
+
+    Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
+    """
+    refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
     if options.pre_train:
-        load_weights(teacher, options.pre_train, "--pre_train")
+        _load_teacher(teacher, options)
+    elif refined and "teacher" in refined.get("objective", {}):
+        load_strictly(teacher, refined["objective"]["teacher"], options.refine)
+        log.info("--refine %s: its teacher is this run's too", options.refine)
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)
-    if options.refine:
-        load_weights(student, options.refine, "--refine", to_train=True)
+    if not options.refine:
+        return Phase.CALIBRATE
+    load_weights(student, options.refine, "--refine", to_train=True)
+    phase, gates = phase_of(student), sum(quantizer.dynamic for quantizer in quantizers(student).values())
+    log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
+             "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
+    return phase
+
+
+def _load_teacher(teacher, options):
+    path = options.pre_train
+    if not Path(path).exists():
+        raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` trains "
+                        f"it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
+    if scale_of(teacher, read_weights(weights_file(path)).state) != teacher.scale:
+        raise UserError(f"--pre_train {path}: is of another scale than {options.scale}; its upsampler would be random, "
+                        "which is nothing to learn from. Train it first: main_ori.py starts with this file")
+    load_weights(teacher, path, "--pre_train")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Train and test full-precision networks; `python main_ori.py --help` lists the flags."""
 
+import contextlib
 import logging
 import sys
 
@@ -8,14 +9,15 @@ import loss
 import model
 from engine.device import channels_last
 from engine.evaluator import Evaluator
+from engine.optimizer import build_optimizer, build_scheduler
 from engine.recorder import Recorder
-from engine.run_folder import open_run
+from engine.run import open_run
 from loss.supervised import Supervised
 from model.parallel import joined
-from option import config_text, experiment_folder, network_flags, parse_options
+from option import config_text, experiment_folder, network_flags, parse_options, run_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.open import load_weights, open_network, trained_file
-from trainer import Trainer, build_optimizer, build_scheduler
+from trainer import Trainer
 from utility import run_main
 
 log = logging.getLogger(__name__)
@@ -28,29 +30,36 @@ def main(argv=None):
 
 def run(options):
     """Train and test a full-precision network by parsed options."""
-    path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, lambda: config_text(options), ranks) as (folder, device):
+    with opened(options) as (ranks, folder, device):
         if options.test_only:
             test(options, folder, device)
             return 0
         network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
-        for flag in ("pre_train", "refine"):
-            if getattr(options, flag):
-                load_weights(network, getattr(options, flag), f"--{flag}")
+        continued = options.resume or options.load and folder.to_continue()
+        if options.refine and not continued:
+            load_weights(network, options.refine, "--refine")
+        elif options.pre_train and not continued:
+            load_weights(network, options.pre_train, "--pre_train", any_scale=True)
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
                                compiler=options.compiler)
-        optimizer = build_optimizer([p for p in network.parameters() if p.requires_grad], options)
-        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
-        trainer = Trainer(network, objective, loader=loader, optimizer=optimizer,
-                          scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
-                          recorder=Recorder(folder), run=folder, device=device, options=options)
-        if continued := checkpoint_to_continue(options, folder):
-            trainer.resume(continued)
-        trainer.fit()
+        train(network, objective, [p for p in network.parameters() if p.requires_grad], evaluator, options,
+              continued=continued, ranks=ranks, folder=folder, device=device)
     return 0
+
+
+@contextlib.contextmanager
+def opened(options):
+    """What both programs begin with: (ranks, RunFolder, device)."""
+    path = experiment_folder(options.load or options.save)
+    with joined(options) as ranks, open_run(
+            path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
+            test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
+            seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,
+            gpu_id=options.gpu_id) as (folder, device):
+        yield ranks, folder, device
 
 
 def test(options, folder, device):
@@ -78,16 +87,19 @@ def weights_to_test(options, folder):
     return trained_file(folder.path), "--load" if options.load else "--save"
 
 
-def checkpoint_to_continue(options, folder):
-    """The checkpoint that --resume or --load asks to continue, or None to begin."""
-    if options.resume:
-        return options.resume
-    if not options.load:
-        return None
-    if folder.checkpoint.is_file():
-        return folder.checkpoint
-    log.info("--load %s: stopped before its first checkpoint, beginning", options.load)
-    return None
+def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):
+    """Train by `objective`, on from the checkpoint `continued` where there is one. groups: the optimizer's."""
+    optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
+                                momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)
+    trainer = Trainer(
+        network, objective, loader=data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size),
+        optimizer=optimizer, scheduler=build_scheduler(optimizer, decay=options.decay, gamma=options.gamma),
+        evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
+        print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,
+        gclip=options.gclip, amp=options.amp, run_options=run_options(options))
+    if continued:
+        trainer.resume(continued)
+    trainer.fit()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class Distillation:
         self.schedule.start_epoch(epoch)
         network.train(self.schedule.phase is not Phase.CALIBRATE)
 
+    def can_be_tested(self, epoch):
+        """Whether the epoch's network is a quantized one: while calibrating nothing is."""
+        return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
+
     def counts_for_best(self, epoch):
         """Whether the epoch's network may be the best one."""
         return self.schedule.counts_for_best(epoch)

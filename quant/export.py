@@ -17,9 +17,10 @@ from quant.deploy.lowering.floats import FLOAT_BLOCKS, NETWORKS
 from quant.deploy.lowering.graph import OPSETS, Graph, image_model
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.int8_networks import INT8_NETWORKS
-from quant.deploy.network import network_parser, open_to_deploy
+from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
+from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, atomic_path, run_main
 
@@ -37,7 +38,7 @@ def main(argv=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
     _check(options, options.k_bits)
-    network = open_to_deploy(options)
+    network = open_network(options.refine, flag="--refine", **given_flags(options))
     _check(options, network.source.k_bits)
     images = calibration_images(options.calib, network) if options.rest == "int8" else None
     path = network.source.path

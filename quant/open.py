@@ -15,7 +15,7 @@ import model
 from model.common import SuperResolver
 from model.registry import find
 from model.settings import SETTINGS, made_from, read_json
-from model.weights import check_fits, is_safetensors, read_weights
+from model.weights import check_fits, is_safetensors, load_strictly, read_weights
 from quant.config import QuantConfig
 from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.methods import setting_names
@@ -88,18 +88,52 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     return network.eval()
 
 
-def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_train: bool = False) -> None:
+def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_train: bool = False,
+                 any_scale: bool = False) -> None:
     """Load a run's folder or a file into a network of the same settings; a quantized one takes the file's phase.
 
-    Raises UserError for a file that can't be used, or holds another network, or a packed one where it is `to_train`.
+    any_scale: of another scale's network take all but the upsampler, which stays as it is. Raises UserError for a file
+    that can't be used, or holds another network, or a packed one where it is `to_train`.
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
         given |= network.quant_config.to_dict()
-    opened = _Opened(path, flag, given, {})
+    defaults = {}
+    if any_scale:
+        del given["scale"]
+        defaults["scale"] = scale_of(network, read_weights(weights_file(path)).state)
+    opened = _Opened(path, flag, given, defaults)
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
-    opened.load(network)
+    if opened.source.settings["scale"] == network.scale:
+        opened.load(network)
+        return
+    upsampler = {name: tensor for name, tensor in network.state_dict().items() if _in_upsampler(network, name)}
+    taken = {name: tensor for name, tensor in opened.state.items() if not _in_upsampler(network, name)}
+    load_strictly(network, {**taken, **upsampler}, path)
+    log.info("%s: of another scale: %d tensors of head and body are taken, the upsampler begins anew", opened.told,
+             len(taken))
+
+
+def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
+    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
+    def shapes(tensors):
+        return {name: tensor.shape for name, tensor in tensors.items() if _in_upsampler(network, name)}
+
+    for scale in (network.scale, *SETTINGS["scale"].values):
+        record = {"name": model.name_of(network), **network.settings, "scale": scale}
+        if shapes(state) == shapes(model.skeleton(record, "").state_dict()):
+            return scale
+    return network.scale
+
+
+def _in_upsampler(network, name):
+    return name.partition(".")[0] in network.UPSAMPLER
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file itself, or that of a run's folder. Raises UserError for a folder without one."""
+    return trained_file(path) if Path(path).is_dir() else Path(path)
 
 
 def trained_file(folder: str | Path) -> Path:
@@ -117,7 +151,7 @@ class _Opened:
     """A file that was read and found to fit the network that it, or else the flags, describe."""
 
     def __init__(self, path, flag, given, defaults):
-        path = trained_file(path) if Path(path).is_dir() else Path(path)
+        path = weights_file(path)
         self.told = f"{flag} {path}".strip()
         _refuse_exported(path, self.told)
         self.weights = read_weights(path)
@@ -196,6 +230,9 @@ class _Opened:
         phases = [phase for phase in Phase if isinstance(record.get("phase"), str) and phase.value == record["phase"]]
         if not phases:
             raise UserError(f"{self.told}: its phase is none ({record.get('phase')!r:.40}); give a whole file")
+        if phases[0] is Phase.CALIBRATE:
+            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it further "
+                            "with --load")
         return quant, phases[0]
 
     def _compare(self, given):

@@ -4,8 +4,9 @@ import logging
 import sys
 from pathlib import Path
 
-from quant.deploy.network import network_parser, open_to_deploy
+from quant.deploy.network import given_flags, network_parser
 from quant.deploy.packed import SUFFIX, write_packed
+from quant.open import open_network
 from utility import UserError, run_main
 
 
@@ -17,7 +18,7 @@ def main(argv=None):
         raise UserError("--k_bits 32: there is nothing to pack in full precision; give the bits of a quantized network")
     if Path(options.out).suffix != SUFFIX:
         raise UserError(f"--out {options.out}: a packed file's name ends in {SUFFIX}")
-    network = open_to_deploy(options)
+    network = open_network(options.refine, flag="--refine", **given_flags(options))
     source = network.source
     if source.quant is None:
         raise UserError(f"--refine {options.refine}: is a full-precision network, there is nothing to pack; give a "

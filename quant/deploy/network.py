@@ -3,12 +3,10 @@
 import argparse
 from typing import Any
 
-from model.common import SuperResolver
 from model.registry import NETWORKS, find
 from model.settings import SETTINGS
 from quant.methods import METHODS
-from quant.open import known_flags, open_network
-from quant.phase import Phase
+from quant.open import known_flags
 from utility import UserError
 
 EPILOG = "Run folders, checkpoints and packed files say themselves which network they hold; bare state dicts don't."
@@ -39,14 +37,6 @@ def given_flags(options: argparse.Namespace) -> dict[str, Any]:
         if given.get(name, more) not in (*range(2, 9), more):
             raise UserError(f"--{name} {given[name]}: choose 2 to 8, or {more}")
     return given
-
-
-def open_to_deploy(options: argparse.Namespace) -> SuperResolver:
-    """The network of --refine in evaluation mode. Raises UserError for one that is not trained yet."""
-    network = open_network(options.refine, flag="--refine", **given_flags(options))
-    if network.source.phase is Phase.CALIBRATE:
-        raise UserError(f"--refine {options.refine}: was saved while calibrating, nothing is quantized yet; train on")
-    return network
 
 
 def _name(text):
