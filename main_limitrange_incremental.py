@@ -9,12 +9,13 @@ import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
+from model.registry import scale_of
 from model.weights import load_strictly, read_weights
 from option import parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.open import load_weights, scale_of, weights_file
+from quant.open import load_weights, weights_file
 from quant.phase import phase_of
 from utility import UserError, run_main
 

@@ -12,7 +12,7 @@ import torch
 from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
-from model.settings import made_from
+from model.settings import SETTINGS, made_from
 from model.srresnet import SRResNet
 from utility import UserError
 
@@ -93,3 +93,15 @@ def skeleton(record: Any, where: str) -> SuperResolver:
         raise UserError(f"{where}: names no network that this version knows ({name!r:.40}); choose another file")
     with torch.device("meta"):
         return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name].kind, where)
+
+
+def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
+    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
+    def shapes(tensors):
+        return {name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+
+    for scale in (network.scale, *SETTINGS["scale"].values):
+        record = {"name": name_of(network), **network.settings, "scale": scale}
+        if shapes(state) == shapes(skeleton(record, "").state_dict()):
+            return scale
+    return network.scale

@@ -191,6 +191,17 @@ def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str 
     network.load_state_dict(dict(state))
 
 
+def load_body(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
+    """Load all but the upsampler from a network of another scale; the upsampler stays as it is.
+
+    Returns what was done, in words. Raises UserError where the rest does not fit.
+    """
+    upsampler = {name: tensor for name, tensor in network.state_dict().items() if network.in_upsampler(name)}
+    taken = {name: tensor for name, tensor in state.items() if not network.in_upsampler(name)}
+    load_strictly(network, {**taken, **upsampler}, path)
+    return f"of another scale: {len(taken)} tensors of head and body are taken, the upsampler begins anew"
+
+
 def _listed(keys: list[Any]) -> str:
     more = f", and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
     return ", ".join(map(str, keys[:KEYS_SHOWN])) + more

@@ -13,9 +13,9 @@ import torch
 
 import model
 from model.common import SuperResolver
-from model.registry import find
+from model.registry import find, scale_of
 from model.settings import SETTINGS, made_from, read_json
-from model.weights import check_fits, is_safetensors, load_strictly, read_weights
+from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig
 from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.methods import setting_names
@@ -105,30 +105,10 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     opened = _Opened(path, flag, given, defaults)
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
-    if opened.source.settings["scale"] == network.scale:
+    if opened.source.settings["scale"] != network.scale:
+        log.info("%s: %s", opened.told, load_body(network, opened.state, path))
+    else:
         opened.load(network)
-        return
-    upsampler = {name: tensor for name, tensor in network.state_dict().items() if _in_upsampler(network, name)}
-    taken = {name: tensor for name, tensor in opened.state.items() if not _in_upsampler(network, name)}
-    load_strictly(network, {**taken, **upsampler}, path)
-    log.info("%s: of another scale: %d tensors of head and body are taken, the upsampler begins anew", opened.told,
-             len(taken))
-
-
-def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
-    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
-    def shapes(tensors):
-        return {name: tensor.shape for name, tensor in tensors.items() if _in_upsampler(network, name)}
-
-    for scale in (network.scale, *SETTINGS["scale"].values):
-        record = {"name": model.name_of(network), **network.settings, "scale": scale}
-        if shapes(state) == shapes(model.skeleton(record, "").state_dict()):
-            return scale
-    return network.scale
-
-
-def _in_upsampler(network, name):
-    return name.partition(".")[0] in network.UPSAMPLER
 
 
 def weights_file(path: str | Path) -> Path:

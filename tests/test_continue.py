@@ -13,7 +13,8 @@ import main_ori
 from engine.recorder import Recorder
 from engine.run_options import read_options
 from model import NETWORKS
-from quant.open import load_weights, scale_of
+from model.registry import scale_of
+from quant.open import load_weights
 from utility import UserError, run_main
 
 PROGRAMS = {False: main_ori.main, True: main_limitrange_incremental.main}
