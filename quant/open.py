@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 FULL_PRECISION = 32
 BEST, LAST = "model/model_best.pth.tar", "model/checkpoint.pth.tar"
-ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ class _Opened:
     def _quant(self, record):
         """(QuantConfig, Phase), or (None, None) in full precision."""
         if record.get("quant") is None:
-            if _holds_quantizers(self.weights.state):
+            if "packed" in record or _holds_quantizers(self.weights.state):
                 raise UserError(f"{self.told}: is quantized, and its quant record is missing; give a whole file")
             return None, None
         quant = made_from(record["quant"], QuantConfig, f"{self.told}: its quant record")
@@ -244,7 +243,7 @@ def _holds_quantizers(state):
 def _refuse_exported(path, told):
     try:
         with open(path, "rb") as file:
-            exported = file.read(1) == ONNX_START and not is_safetensors(path)
+            exported = file.read(1) == b"\x08" and not is_safetensors(path)  # protobuf's field 1, ir_version
     except OSError:  # whoever reads the whole file says why it can't be read
         return
     if exported:
