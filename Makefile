@@ -1,5 +1,6 @@
 # make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
 # make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
+# make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
 # VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.10 to 3.12.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 # threads that wait for others sleep: on a busy machine, spinning costs more than all the work
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-random test-oldest slow results lint bench
+.PHONY: demo test test-random test-oldest slow results networks lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
@@ -32,6 +33,9 @@ slow: $(VENV)/.installed-dev
 
 results: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
+
+networks: $(VENV)/.installed-deploy
+	$(BIN)/python -m examples.networks --dir_data $(DIR_DATA) $(if $(PHOTOS),--photos $(PHOTOS)) $(FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,22 +3,19 @@
 import copy
 import logging
 import sys
+from pathlib import Path
 
 import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
-from engine.ranks import joined
-from engine.recorder import Recorder
-from engine.run_folder import open_run
-from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
-from quant import QuantConfig, Schedule, quantize
-from quant.deploy.onnx_backend import open_exported
-from quant.deploy.packed import is_packed
+from model.weights import is_other_scale, load_strictly, read_weights
+from option import parse_options
+from quant import Phase, QuantConfig, Schedule, quantize
+from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.loading import load_full_precision, load_quantized
-from trainer import Trainer, build_optimizer, build_scheduler
+from quant.open import load_weights, weights_file
+from quant.phase import phase_of
 from utility import UserError, run_main
 
 log = logging.getLogger(__name__)
@@ -27,54 +24,60 @@ log = logging.getLogger(__name__)
 def main(argv=None):
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     options = parse_options(argv, quantized=True)
-    return main_ori.run(options) if options.k_bits == 32 else run(options)
+    return main_ori.run(options) if options.k_bits == 32 or options.test_only else run(options)
 
 
 def run(options):
-    """Quantize a network and train it, or test a quantized one, by parsed options."""
-    path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
+    """Quantize a network and train it by parsed options."""
+    with main_ori.opened(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
                               options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
-        if options.test_only:
-            load_quantized(student, *weights_to_test(options, folder))
-            evaluator(student, 0)
-            return 0
-        continued = checkpoint_to_continue(options, folder)
-        if not continued:
-            start_weights(teacher, student, options)
+        continued = options.resume or options.load and folder.to_continue()
+        phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
-                            first_stage_epoch=options.first_stage_epoch, seed=options.seed)
+                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, starts_in=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler=options.compiler)
-        optimizer = build_optimizer(parameter_groups(student, bound_lr=options.bound_lr), options)
-        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
-        trainer = Trainer(student, objective, loader=loader, optimizer=optimizer,
-                          scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
-                          recorder=Recorder(folder), run=folder, device=device, options=options)
-        if continued:
-            trainer.resume(continued)
-        trainer.fit()
+        main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,
+                       continued=continued, ranks=ranks, folder=folder, device=device)
     return 0
 
 
 def start_weights(teacher, student, options):
-    """Give teacher and student the weights of --pre_train; the student those of --refine, where given."""
+    """Give teacher and student the weights of --pre_train; the student those of --refine, where given.
+
+    Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
+    """
+    refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
     if options.pre_train:
-        load_full_precision(teacher, options.pre_train, "--pre_train")
+        _load_teacher(teacher, options)
+    elif refined and "teacher" in refined.get("objective", {}):
+        load_strictly(teacher, refined["objective"]["teacher"], options.refine)
+        log.info("--refine %s: its teacher is this run's too", options.refine)
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)
-    if is_packed(options.refine):
-        raise UserError(f"--refine {options.refine}: a packed file can be tested, not trained; give its checkpoint")
-    if options.refine:
-        load_quantized(student, options.refine, "--refine")
+    if not options.refine:
+        return Phase.CALIBRATE
+    load_weights(student, options.refine, "--refine", to_train=True)
+    phase, gates = phase_of(student), sum(quantizer.dynamic for quantizer in quantizers(student).values())
+    log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
+             "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
+    return phase
+
+
+def _load_teacher(teacher, options):
+    path = options.pre_train
+    if not Path(path).exists():
+        raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` trains "
+                        f"it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
+    if is_other_scale(teacher, read_weights(weights_file(path)).state):
+        raise UserError(f"--pre_train {path}: is of another scale than {options.scale}; its upsampler would be random, "
+                        "which is nothing to learn from. Train it first: main_ori.py starts with this file")
+    load_weights(teacher, path, "--pre_train")
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=main_ori.LIGHTER))

@@ -1,21 +1,29 @@
 """Train and test full-precision networks; `python main_ori.py --help` lists the flags."""
 
+import contextlib
+import logging
 import sys
 
 import data
 import loss
 import model
+from engine.device import channels_last
 from engine.evaluator import Evaluator
+from engine.optimizer import build_optimizer, build_scheduler
 from engine.ranks import joined
 from engine.recorder import Recorder
-from engine.run_folder import open_run
+from engine.run import open_run
 from loss.supervised import Supervised
-from model.weights import checkpoint_to_continue, weights_to_test
-from option import config_text, experiment_folder, parse_options
-from quant.deploy.onnx_backend import open_exported
-from quant.loading import load_full_precision
-from trainer import Trainer, build_optimizer, build_scheduler
+from model.weights import is_other_scale, load_other_scale, read_weights
+from option import config_text, experiment_folder, network_flags, parse_options, run_options
+from quant.deploy.onnx_backend import OnnxNetwork
+from quant.open import load_weights, open_network, trained_file, weights_file
+from trainer import Trainer
 from utility import run_main
+
+log = logging.getLogger(__name__)
+
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
 
 
 def main(argv=None):
@@ -25,34 +33,85 @@ def main(argv=None):
 
 def run(options):
     """Train and test a full-precision network by parsed options."""
-    path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(options, path, config_text(options), ranks) as (folder, device):
-        network = model.build(options).to(device)
-        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
-        if options.backend == "onnx":
-            evaluator(open_exported(options), 0)
-            return 0
+    with opened(options) as (ranks, folder, device):
         if options.test_only:
-            load_full_precision(network, *weights_to_test(options, folder, or_pre_train=True))
-            evaluator(network, 0)
+            test(options, folder, device)
             return 0
-        for flag in ("pre_train", "refine"):
-            if getattr(options, flag):
-                load_full_precision(network, getattr(options, flag), f"--{flag}")
+        network = channels_last(model.build(options).to(device))
+        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
+        continued = options.resume or options.load and folder.to_continue()
+        if options.refine and not continued:
+            load_weights(network, options.refine, "--refine")
+        elif options.pre_train and not continued:
+            start_from(network, options.pre_train)
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
                                compiler=options.compiler)
-        optimizer = build_optimizer([p for p in network.parameters() if p.requires_grad], options)
-        loader = data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size)
-        trainer = Trainer(network, objective, loader=loader, optimizer=optimizer,
-                          scheduler=build_scheduler(optimizer, options), evaluator=evaluator,
-                          recorder=Recorder(folder), run=folder, device=device, options=options)
-        if continued := checkpoint_to_continue(options, folder):
-            trainer.resume(continued)
-        trainer.fit()
+        train(network, objective, [p for p in network.parameters() if p.requires_grad], evaluator, options,
+              continued=continued, ranks=ranks, folder=folder, device=device)
     return 0
 
 
+@contextlib.contextmanager
+def opened(options):
+    """What both programs begin with: (ranks, RunFolder, device)."""
+    path = experiment_folder(options.load or options.save)
+    with joined(options) as ranks, open_run(
+            path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
+            test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
+            seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,
+            gpu_id=options.gpu_id) as (folder, device):
+        yield ranks, folder, device
+
+
+def test(options, folder, device):
+    """Test the network that --refine and the like name. What its file says of it counts; the options become that."""
+    given, defaults = network_flags(options)
+    if options.backend == "onnx":
+        network = OnnxNetwork(options.refine).check(given)
+    else:
+        file, flag = weights_to_test(options, folder)
+        network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+    vars(options).update(network.source.flags)
+    test_sets = data.build_test_sets(options)
+    Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+
+
+def weights_to_test(options, folder):
+    """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
+
+    In full precision --pre_train counts too, as in EDSR-PyTorch. Raises UserError when there is nothing to test.
+    """
+    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 else [])):
+        if getattr(options, flag):
+            return getattr(options, flag), f"--{flag}"
+    return trained_file(folder.path), "--load" if options.load else "--save"
+
+
+def start_from(network, path):
+    """Give a network the weights of --pre_train; of another scale's all but the upsampler, as EDSR's recipe has it."""
+    weights = read_weights(weights_file(path))
+    if is_other_scale(network, weights.state):
+        log.info("--pre_train %s: %s", path, load_other_scale(network, weights.state, path))
+    else:
+        load_weights(network, path, "--pre_train")
+
+
+def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):
+    """Train by `objective`, on from the checkpoint `continued` where there is one. groups: the optimizer's."""
+    optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
+                                momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)
+    trainer = Trainer(
+        network, objective, loader=data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size),
+        optimizer=optimizer, scheduler=build_scheduler(optimizer, decay=options.decay, gamma=options.gamma),
+        evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
+        print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,
+        gclip=options.gclip, amp=options.amp, run_options=run_options(options))
+    if continued:
+        trainer.resume(continued)
+    trainer.fit()
+
+
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter=LIGHTER))

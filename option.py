@@ -6,21 +6,39 @@ Every flag of EDSR-PyTorch is accepted; one that has no effect here says so in `
 import argparse
 import math
 import os
-import re
 from pathlib import Path
 
+from data.ranges import parse_ranges
+from engine.run_folder import RunFolder
+from engine.run_options import read_options
 from loss import parse as parse_loss
-from quant.blocks import CHOICES
+from model import registry
+from quant.config import quant_flags
 from quant.distill import BOUND_LR
+from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-MODELS = {"edsr": "edsr", "rdn": "rdn", "srresnet": "srresnet", "bnsrresnet": "srresnet"}
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
 COMPATIBILITY = "accepted for compatibility only, no effect"
+# flags of EDSR-PyTorch and of DDTB's release that change nothing in these networks, with their values there
+COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16,
+              "split_batch": "1", "skip_threshold": "1e8", "suffix": "", "ema_epoch": "1", "pix_type": "l1",
+              "conv_idx": "22", "nesterov": "False", "threshld_ratio": "1.0"}
+COMPATIBLE_SWITCHES = ("debug", "dilation", "kl")
+# what a call decides for itself; a run's checkpoint knows the other options
+CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs",
+        *COMPATIBLE, *COMPATIBLE_SWITCHES}
+# what a trained network is, besides what its record and its quantizer's name: another value is another network
+NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
+# what its training can't change on the way, what has done its work when it begins, what it is tested on
+TRAINING = {"optimizer", "seed"}
+START = {"pre_train", "refine"}
+IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
+UNGIVEN = object()
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -28,18 +46,158 @@ def parse_options(argv=None, *, quantized):
     """Parse `argv` (default: sys.argv) into a Namespace with checked values.
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
-    name, `data_train` and `data_test` lists, `decay` an int or a list of epochs; what --template stands for is filled
-    in. Raises UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
+    name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. What is not given comes from the run
+    that the call continues, else from --template, else from the defaults; `notes`, lines for the log, says so. `given`
+    holds the names of the flags that were typed: of a network to test its file says the others. Raises UserError for a
+    value that cannot work; argparse exits with code 2 for a flag that does not parse.
     """
-    options = build_parser(quantized=quantized).parse_args(argv)
-    vars(options).update(_template(options.template))
+    parser = build_parser(quantized=quantized)
+    defaults = vars(parser.parse_args([]))
+    parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, UNGIVEN)))
+    given = {name: value for name, value in vars(parsed).items() if value is not UNGIVEN}
+    given = {**_template(given.get("template", ".")), **given}
+    typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
+    options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
+    _name_the_run(options)
+    if found := _stored_options(options, parser, quantized=quantized):
+        _settle(options, given, *found, defaults)
+    elif quantized and not options.test_only and "k_bits" not in given:
+        options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
+    options.notes += [f"warning: --{name} {given[name]} has no effect in these networks" for name in
+                      (*COMPATIBLE, *COMPATIBLE_SWITCHES) if name in given and not _same(given[name], defaults[name])]
     parse_loss(options.loss)
+    check(options, quantized=quantized)
+    return options
+
+
+def _name_the_run(options):
+    """Bring the ways to continue into two: `load`, the name of a run, and `resume`, a file or empty."""
+    experiment_folder(options.save)
     if options.resume in (RESUME_OWN, "-1"):
         options.load, options.resume = options.load or options.save, ""
     elif options.resume == "0":
         options.resume = ""
-    check(options, quantized=quantized)
-    return options
+    elif options.resume.isdecimal():
+        options.load = options.load or options.save
+        options.resume = str(_kept_epoch(experiment_folder(options.load, flag="load"), options.resume))
+    if options.load:
+        experiment_folder(options.load, flag="load")
+
+
+def _kept_epoch(folder, number):
+    """The file that --save_models kept of an epoch, as EDSR-PyTorch's --resume NUMBER asks for it."""
+    kept = RunFolder(folder).kept_epochs()
+    if int(number) not in kept:
+        there = f"it has {', '.join(map(str, sorted(kept)))}" if kept else "it has none, --save_models keeps them"
+        raise UserError(f"--resume {number}: no such epoch is kept in {folder}/model ({there}); leave the number out "
+                        "to continue from the last checkpoint")
+    return kept[int(number)]
+
+
+def _stored_options(options, parser, *, quantized):
+    """(StoredOptions, names to take from them) for what the call continues, or for the run that it tests; else None."""
+    run = experiment_folder(options.load or options.save)
+    if options.test_only:  # whoever opens the network says what it is; a run says on which images it is tested
+        weights = options.refine or options.resume or ("" if quantized else options.pre_train)
+        paths, names = [run] if options.load or not weights else [], IMAGES
+    else:
+        paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
+    stored = next(filter(None, map(read_options, paths)), None)
+    if stored is None:
+        return None
+    actions = {action.dest: action for action in parser._actions if action.dest not in {*CALL, "help"}}
+    _check_stored(stored, actions, parser.parse_args([]))
+    return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
+
+
+def _network_options():
+    settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
+    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
+
+
+def _check_stored(stored, actions, defaults):
+    """Raise UserError, naming the file, for stored values that no flag could have given."""
+    values = {name: value for name, value in stored.values.items() if name in actions}
+    wrong = [f"{name} {value!r:.40}" for name, value in values.items() if not _fits(value, actions[name])]
+    if wrong:
+        raise UserError(f"{stored.source}: its options can't be used ({', '.join(wrong)}); give another checkpoint")
+    try:
+        parse_loss(values.get("loss", defaults.loss))
+        check(argparse.Namespace(**{**vars(defaults), **values}), quantized=True)
+    except UserError as error:
+        raise UserError(f"{stored.source}: its options can't be used ({error})") from error
+
+
+def _fits(value, action):
+    """Whether a stored value is one that the flag could have given."""
+    if action.nargs == 0:
+        return value in (action.default, action.const)
+    if action.choices is not None:
+        return value in action.choices
+    kinds = {None: str, int: int, float: (int, float), _number: (int, float), _scale: int, _decay: (int, list),
+             _sets: list, _pair: tuple, _network: str}
+    items = {_decay: int, _sets: str, _pair: (int, float)}.get(action.type)
+    return isinstance(value, kinds[action.type]) and not isinstance(value, bool) and (
+        not isinstance(value, (list, tuple)) or bool(value) and all(isinstance(item, items) for item in value))
+
+
+def _settle(options, given, stored, names, defaults):
+    """Take what is not given from the run's own options; follow or refuse what is given and differs, with a note."""
+    taken = {name: stored.values[name] for name in sorted(names) if name not in given}
+    vars(options).update(taken)
+    told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
+    if told:
+        options.notes.append(f"{stored.source}: {told}, as it was trained")
+    fixed = _network_options() | TRAINING | setting_names()
+    if stored.chosen:
+        fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
+    for name in sorted(names & given.keys()):
+        old, new = stored.values[name], given[name]
+        if old == new:
+            continue
+        if name in fixed:
+            remedy = f"give that instead of {_typed(new)}, or leave it out"
+            if (name, old) == ("k_bits", 32):
+                remedy = "quantize it in a run of its own, with --pre_train and another --save"
+            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
+        if not options.test_only:
+            effect = "has no effect, the run has its start already" if name in START else "followed from now on"
+            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")
+
+
+def _same(text, other):
+    """Whether two values of a flag mean the same: 1e8 and 100000000, true and True."""
+    try:
+        return float(text) == float(other)
+    except ValueError:
+        return str(text).lower() == str(other).lower()
+
+
+def _flag(name, value):
+    """A flag as it is typed."""
+    name = "compile" if name == "compiler" else name
+    return f"--{name}" if value is True else f"--{name} {_typed(value)}"
+
+
+def _typed(value):
+    """A value as it is typed after its flag."""
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    joint = "," if isinstance(value, tuple) else "-" if all(isinstance(item, int) for item in value) else "+"
+    return joint.join(map(str, value))
+
+
+def run_options(options):
+    """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
+    return {name: value for name, value in vars(options).items() if name not in {*CALL, "given", "notes"}}
+
+
+def _given(argv, quantized):
+    """The names of the flags that `argv` itself sets; the full-precision program stands for --k_bits 32."""
+    parser, untouched = build_parser(quantized=quantized), object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), untouched))
+    found = {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not untouched}
+    return {*found, *_template(found.get("template", ".")), *([] if quantized else ["k_bits"])}
 
 
 def build_parser(*, quantized):
@@ -71,8 +229,8 @@ def _hardware(parser):
     add("--n_GPUs", type=int, default=1, help="number of GPUs; for more than one start with torchrun")
     add("--deterministic", action="store_true", help="on CUDA: repeat runs bit for bit, slower; the CPU does so anyway")
     add("--seed", type=int, default=1, help="seed of everything random")
-    add("--debug", action="store_true", help=COMPATIBILITY)
-    add("--template", default=".", help="EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1")
+    add("--template", default=".",
+        help="EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1, where these are not given")
 
 
 def _data(parser):
@@ -81,7 +239,8 @@ def _data(parser):
     add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
     add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
     add("--data_test", type=_sets, default="Set5", help="test sets, joined with +; the first chooses the best network")
-    add("--data_range", default="1-800/801-810", help="DIV2K images for training/testing, from 1")
+    add("--data_range", default="1-800/801-810",
+        help="images for training/testing, from 1; a range a set, as 1-800+1-2650/801-810, a set without one gives all")
     add("--ext", default="sep", choices=("img", "sep", "sep_reset"),
         help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
     add("--scale", type=_scale, default=4, help="magnification: 2, 3 or 4")
@@ -96,7 +255,8 @@ def _data(parser):
 def _model(parser):
     add = parser.add_argument_group("Model").add_argument
     add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
-    add("--pre_train", default="", help="full-precision weights to start from, and the teacher's")
+    add("--pre_train", default="",
+        help="full-precision weights to start from, and the teacher's; main_ori.py takes those of another scale too")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     add("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
     add("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")
@@ -106,21 +266,21 @@ def _model(parser):
     add("--G0", type=int, default=64, help="feature channels (RDN)")
     add("--RDNkSize", type=int, default=3, help="kernel size (RDN)")
     add("--RDNconfig", default="B", choices=("A", "B"), help="blocks, convolutions, growth (RDN)")
-    for flag, default in {"act": "relu", "extend": ".", "shift_mean": True, "n_resgroups": 10, "reduction": 16}.items():
-        add(f"--{flag}", default=default, help=COMPATIBILITY)
-    add("--dilation", action="store_true", help=COMPATIBILITY)
 
 
 def _quantization(parser):
     add = parser.add_argument_group("Quantization").add_argument
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
+    add("--skip_bits", type=int, default=0,
+        help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
+             "published")
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=CHOICES["init_bounds"],
+    add("--init_bounds", default="percentile", choices=METHODS["ddtb"].settings["init_bounds"],
         help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
              "precision; released: percentiles at 2 bits alone, else 10")
-    add("--quantizer", default="ddtb", choices=CHOICES["quantizer"],
+    add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    add("--bounds", default="dual", choices=CHOICES["bounds"],
+    add("--bounds", default="dual", choices=METHODS["ddtb"].settings["bounds"],
         help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
         help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
@@ -142,7 +302,10 @@ def _training(parser):
     add("--compile", dest="compiler", action="store_const", const="inductor",
         help="torch.compile the forward and backward passes of training steps: minutes first, for GPUs")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
-    add("--split_batch", default=1, help=COMPATIBILITY)
+    for flag, default in COMPATIBLE.items():
+        add(f"--{flag}", type=type(default), default=default, help=COMPATIBILITY)
+    for flag in COMPATIBLE_SWITCHES:
+        add(f"--{flag}", action="store_true", help=COMPATIBILITY)
 
 
 def _optimization(parser):
@@ -167,15 +330,15 @@ def _loss(parser):
     add("--vgg_weights", default="", help="file of VGG19's weights; without it torchvision downloads them")
     add("--w_l1", type=float, default=1.0, help="quantized: weight of L1")
     add("--w_at", type=float, default=1000.0, help="quantized: weight of attention transfer")
-    add("--skip_threshold", default=1e8, help=COMPATIBILITY)
 
 
 def _log(parser):
     add = parser.add_argument_group("Log").add_argument
     add("--save", default="test", help="name of the run, a folder in ../experiment")
-    add("--load", default="", help="name of a run to continue")
+    add("--load", default="", help="name of a run to continue, with its options where no others are given")
     add("--resume", nargs="?", const=RESUME_OWN, default="",
-        help="checkpoint to continue; alone or -1: continue the run that --save names; 0: begin")
+        help="checkpoint to continue; a number: the run's epoch that --save_models kept; alone or -1: continue the run "
+             "that --save names; 0: begin")
     add("--save_models", action="store_true", help="keep the network of every epoch")
     add("--checkpoint_every", type=int, default=0, help="batches between checkpoints, 0: each epoch")
     add("--print_every", type=int, default=100, help="batches between lines of the log")
@@ -216,9 +379,7 @@ def _template(text):
 
 
 def _network(text):
-    if text.lower() not in MODELS:
-        raise UserError(f"--model {text}: unknown; choose EDSR, RDN or SRResNet")
-    return MODELS[text.lower()]
+    return registry.find(text).name
 
 
 def _decay(text):
@@ -232,10 +393,8 @@ def check(options, *, quantized):
     """Raise UserError for the first value that cannot work."""
     for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
-            raise UserError(f"--{flag} {getattr(options, flag)}: {remedy}")
-    experiment_folder(options.save)
-    if options.load:
-        experiment_folder(options.load, flag="load")
+            raise UserError(f"--{flag} {_typed(getattr(options, flag))}: {remedy}")
+    parse_ranges(options.data_range)
 
 
 def _rules(o, quantized):
@@ -243,6 +402,10 @@ def _rules(o, quantized):
     yield "scale", o.scale not in (2, 3, 4), "choose 2, 3 or 4"
     yield "k_bits", o.k_bits not in (*range(2, 9), 32), "choose 2 to 8, or 32 for full precision"
     yield "k_bits", o.k_bits != 32 and not quantized, "only main_limitrange_incremental.py quantizes; run that"
+    yield "epochs", o.epochs == 0, ("EDSR-PyTorch trains without end then; give a number, a stopped run is continued "
+                                    "with --load NAME and more of them")
+    continues = bool(o.load or o.resume) and not o.test_only
+    yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "n_resblocks", "n_feats", "G0",
                  "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
@@ -251,9 +414,8 @@ def _rules(o, quantized):
     yield "chop_size", o.chop_size < 32, "give 32 or more"
     exported = o.backend == "onnx"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
-    yield "backend", exported and not o.refine.endswith(".onnx"), "give the exported file, as --refine FILE.onnx"
+    yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    yield "refine", not exported and o.refine.endswith(".onnx"), "is an exported network; add --backend onnx"
     yield "seed", o.seed >= 2**63, "give less than 2**63"
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
@@ -266,21 +428,19 @@ def _rules(o, quantized):
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
     yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
-    yield "bounds", o.bounds != "dual" and o.quantizer != "ddtb", f"are ddtb's; --quantizer {o.quantizer} has its own"
+    yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
+    yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
+    for flag in setting_names() - METHODS[o.quantizer].settings.keys():
+        owner, values = next((name, method.settings[flag]) for name, method in METHODS.items()
+                             if flag in method.settings)
+        yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
     yield "n_colors", o.n_colors not in (1, 3), "choose 3 or 1"
-    yield "data_range", not _is_range(o.data_range), "give training/test images, as 1-800/801-810"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
-
-
-def _is_range(text):
-    parts = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", text)
-    bounds = [int(part) for part in parts.groups() if part] if parts else []
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return bool(bounds) and all(1 <= first <= last for first, last in pairs)
 
 
 def experiment_folder(name, *, flag="save"):
@@ -298,6 +458,14 @@ def experiment_folder(name, *, flag="save"):
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
+def network_flags(options):
+    """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
+    names = {"model", *quant_flags(), *(name for record in registry.NETWORKS.values() for name in record.settings)}
+    every = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {name: value for name, value in every.items() if name in options.given}, every
+
+
 def config_text(options):
     """`name: value` lines, sorted, for config.txt."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()))
+    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items())
+                     if name not in ("given", "notes"))

@@ -6,36 +6,19 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
-import warnings
 
 import torch
 from tqdm import tqdm
 
 import model
-from engine.checkpoint import random_state, reading_parts, restore_random_state
+from engine.checkpoint import check_training_state, random_state, reading_parts, restore_random_state
+from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
 from model import parallel
 from model.weights import FORMAT, load_strictly, read_weights
 from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
 
 log = logging.getLogger(__name__)
-
-
-def build_optimizer(groups, options):
-    """The optimizer that the options name, over torch's parameter groups."""
-    common = {"lr": options.lr, "weight_decay": options.weight_decay}
-    if options.optimizer == "SGD":
-        return torch.optim.SGD(groups, momentum=options.momentum, **common)
-    if options.optimizer == "RMSprop":
-        return torch.optim.RMSprop(groups, eps=options.epsilon, **common)
-    return torch.optim.Adam(groups, betas=tuple(options.betas), eps=options.epsilon, **common)
-
-
-def build_scheduler(optimizer, options):
-    """Every `decay` epochs, or at the epochs that a list names, each rate is multiplied by gamma."""
-    if isinstance(options.decay, int):
-        return torch.optim.lr_scheduler.StepLR(optimizer, options.decay, options.gamma)
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, options.decay, options.gamma)
 
 
 class Trainer:
@@ -45,9 +28,13 @@ class Trainer:
     called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.
     `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
     trains on its slices of the batches; the first one alone tests, logs and writes.
+
+    epochs: the last one. print_every, checkpoint_every: batches, 0 for never. save_models: keep every epoch's network.
+    gclip: engine.precision's, amp too. run_options: what checkpoints say of the options, plain values by name.
     """
 
-    def __init__(self, network, objective, *, loader, optimizer, scheduler, evaluator, recorder, run, device, options):
+    def __init__(self, network, objective, *, loader, optimizer, scheduler, evaluator, recorder, run, device, epochs,
+                 print_every=100, checkpoint_every=0, save_models=False, gclip=0.0, amp="off", run_options=None):
         self.network = network
         self.objective = objective
         self.loader = loader
@@ -57,8 +44,13 @@ class Trainer:
         self.recorder = recorder
         self.run = run
         self.device = device
-        self.options = options
-        self.precision = Precision(options.amp, device)
+        self.epochs = epochs
+        self.print_every = print_every
+        self.checkpoint_every = checkpoint_every
+        self.save_models = save_models
+        self.gclip = gclip
+        self.run_options = run_options or {}
+        self.precision = Precision(amp, device)
         self.position = (1, 0)
         self.best = {"psnr": -math.inf, "epoch": 0}
         self.sums = {}
@@ -70,12 +62,20 @@ class Trainer:
         """
         if parallel.is_first():
             self.run.begin()
-        while self.position[0] <= self.options.epochs:
+            self._settle_best()
+        while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
                 self.save()
             self._finish_epoch()
-        log.info("finished: %d epochs, best %s", self.options.epochs, self._best_text())
+        log.info("finished: %d epochs, best %s", self.epochs, self._best_text())
+
+    def _settle_best(self):
+        """Where the best network so far is in no file, count the next one as best."""
+        if self.run.origin is None or self.run.adopt(epoch=self.position[0] - 1, best=self.best):
+            return
+        log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
+        self.best = {"psnr": -math.inf, "epoch": 0}
 
     def _train_epoch(self, held):
         epoch, done = self.position
@@ -92,13 +92,14 @@ class Trainer:
             self._step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
             done += 1
             self.position = (epoch, done)
-            if done % self.options.print_every == 0:
+            if done % self.print_every == 0:
                 text = self._check_finite()
                 computing.toc()
-                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * self.options.batch_size,
-                         len(self.loader) * self.options.batch_size, text, computing.release(), waiting.release())
+                size = self.loader.sampler.batch_size
+                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * size, len(self.loader) * size, text, computing.release(),
+                         waiting.release())
                 computing.tic()
-            if self.options.checkpoint_every and done % self.options.checkpoint_every == 0:
+            if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self.save()
             self._stop_if_asked(held.number)
             computing.toc()
@@ -111,7 +112,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.precision.backward(total)
             parallel.average_gradients(self.network.parameters())
-            self.precision.step(self.optimizer, self.network.parameters(), gclip=self.options.gclip)
+            self.precision.step(self.optimizer, self.network.parameters(), gclip=self.gclip)
         for name, part in parts.items():
             self.sums[name] = self.sums.get(name, 0) + part
 
@@ -146,24 +147,18 @@ class Trainer:
         means = self._means()
         is_best = parallel.is_first() and self._test(epoch, means)
         parallel.wait_for_all()
-        self._step_scheduler()
+        step_scheduler(self.scheduler)
         self.position, self.sums = (epoch + 1, 0), {}
-        self.save(best=is_best, keep=epoch if self.options.save_models else None)
+        self.save(best=is_best, keep=epoch if self.save_models and self.objective.can_be_tested(epoch) else None)
 
     def _test(self, epoch, means):
         """Test, record the epoch's curves; returns whether its network is the best so far."""
-        results = self.evaluator(self.network, epoch)
+        results = self.evaluator(self.network, epoch) if self.objective.can_be_tested(epoch) else {}
         for warning in self.objective.warnings(self.network):
             log.warning("warning: %s", warning)
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
         return self._count_best(epoch, results)
-
-    def _step_scheduler(self):
-        with warnings.catch_warnings():
-            # torch warns of a schedule that moves before the optimizer: calibration does not train, its epoch counts
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            self.scheduler.step()
 
     def _count_best(self, epoch, results):
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
@@ -196,6 +191,7 @@ class Trainer:
         epoch, batch = self.position
         return {
             "format": FORMAT,
+            "options": self.run_options,
             "epoch": epoch - 1,
             "batch": batch,
             "network": {"name": model.name_of(self.network), **self.network.settings},
@@ -212,13 +208,17 @@ class Trainer:
         }
 
     def resume(self, path):
-        """Continue from one of our checkpoints. Raises UserError for any other file, or one of another network."""
+        """Continue from one of our checkpoints, with the rates that this run's options give to its epoch.
+
+        Everything is checked before training. Raises UserError for any other file, or one of another network.
+        """
         weights = read_weights(path)
         state = weights.checkpoint
         if state is None or "optimizer" not in state:
             raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
         with reading_parts(path):
             self._check_same_training(state, path)
+            check_training_state(state)
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
         self._check_same_position(path)
@@ -226,8 +226,9 @@ class Trainer:
 
     def _restore(self, state):
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        for _ in range(state["epoch"]):
+            step_scheduler(self.scheduler)
         self.precision.load_state_dict(state["precision"])
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
@@ -236,13 +237,16 @@ class Trainer:
         restore_random_state(state["random"])
 
     def _check_same_training(self, state, path):
+        skeleton = model.skeleton(state["network"], f"{path}: its network record")  # older files lack some settings
+        state = {**state, "network": {"name": model.name_of(skeleton), **skeleton.settings}}
         own = {"network": {"name": model.name_of(self.network), **self.network.settings},
                "quant": self.objective.checkpoint(self.network)["quant"]}
         for part, value in own.items():
-            if state[part] != value:
+            same = state[part] == value
+            if state[part] and value:  # older files say less, or settings that mean nothing to this network
+                same = all(state[part].get(name, own_value) == own_value for name, own_value in value.items())
+            if not same:
                 raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
-        if state["optimizer"]["param_groups"][0].keys() != self.optimizer.state_dict()["param_groups"][0].keys():
-            raise UserError(f"{path}: was trained by another --optimizer than {self.options.optimizer}; give its flags")
         if state["batch"] > len(self.loader):
             raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
                             f"{len(self.loader)} now; give the flags of its training")

@@ -1,12 +1,15 @@
 """What every entry point shares: user errors, signals, atomic files, safe reading, a timer."""
 
+import argparse
 import contextlib
 import errno
 import logging
 import os
+import re
+import secrets
 import signal
+import stat
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -19,6 +22,7 @@ import torch
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".part-"
+MAKER = "DDTB reference implementation"  # how pictures say who made them
 
 
 class UserError(Exception):
@@ -26,6 +30,10 @@ class UserError(Exception):
 
     The message is one line that names the flag or file, says what is wrong and what to do. Only `run_main` catches it.
     """
+
+
+class FileError(UserError, OSError):
+    """What the system refused to do with a file; also an OSError, for callers that can go on without the file."""
 
 
 class Stopped(BaseException):
@@ -36,33 +44,114 @@ class Stopped(BaseException):
         self.number = number
 
 
-def run_main(main):
+def run_main(main, *, lighter=""):
     """Call `main()`; what ends it early becomes one line on stderr. Returns the exit code.
 
-    A UserError gives 2, a full disk or memory 1, a signal (SIGTERM, SIGINT, SIGHUP) 128 and its number.
+    A UserError gives 2; memory that is used up, or a file that the system refuses, 1; a signal (SIGTERM, SIGINT,
+    SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number, without a
+    line. lighter: what to do when memory is used up. Text that stdout can't encode is written with backslashes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")
+    code, told, lost = 0, "", None
     try:
         with answering_signals(_stop):
-            return main() or 0
+            code = main() or 0
     except UserError as error:
         told, code = f"error: {error}", 2
     except Stopped as stop:
         told, code = str(stop), 128 + stop.number
     except (MemoryError, OSError, RuntimeError) as error:
-        if not (lack := _what_lacks(error)):
+        lost = _finish_stdout() if isinstance(error, OSError) and error.filename is None else None
+        if isinstance(lost, BrokenPipeError):
+            code = 128 + signal.SIGPIPE
+        elif lack := _what_lacks(error, lighter):
+            told, code = f"error: {lack}", 1
+        else:
             raise
-        told, code = f"error: {lack}", 1
-    print(told, file=sys.stderr)
+    finally:
+        unwritten = _finish_stdout()
+    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not told:
+        told, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
+    with contextlib.suppress(OSError):
+        if told:
+            print(told, file=sys.stderr)
     return code
 
 
-def _what_lacks(error):
-    """Which resource of the machine an exception says is used up, in words; empty for other exceptions."""
+def _finish_stdout():
+    """Flush stdout. Returns the OSError that prevents it; stdout then leads nowhere, as Python flushes it again."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error
+    return None
+
+
+def _what_lacks(error, lighter):
+    """What the machine or its system refuses, in words; empty for other exceptions."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.filename or 'a file'}: can't be written ({error.strerror}); what was saved is kept"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
+        return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return "out of memory; lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
+        return f"out of memory{lighter and '; '}{lighter}"
     return ""
+
+
+def summary(doc):
+    """The first line of a module's docstring, for --help; empty under python -OO, which drops docstrings."""
+    return (doc or "").partition("\n")[0]
+
+
+def whole_number(text):
+    """The number that ASCII digits spell, at most 18 of them; None for any other text."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def check_file(path, flag=""):
+    """Raise UserError, with the true reason, unless `path` is an ordinary file: opening a pipe would wait for ever."""
+    told = f"{flag} {path}".strip()
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise UserError(f"{told}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{told}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise UserError(f"{told}: is {kind}; give an ordinary file")
+
+
+def add_force(parser):
+    """Add --force, for `check_output`."""
+    parser.add_argument("--force", action="store_true", help="overwrite files that this tool did not write")
+
+
+def check_output(path, *, flag, mark, inputs=(), force=False):
+    """Raise UserError where writing a file to `path` would destroy something.
+
+    That is one of the `inputs` in any case, and, without `force`, a file that does not hold `mark`, the bytes by which
+    a tool knows what it wrote itself. A folder, pipe or device can't be replaced by a file either.
+    """
+    if not os.path.lexists(path):
+        return
+    if os.path.exists(path):
+        check_file(path, flag)
+        if any(os.path.exists(source) and os.path.samefile(source, path) for source in inputs):
+            raise UserError(f"{flag} {path}: would overwrite what is read; give another name")
+        with open(path, "rb") as file:
+            if force or os.path.getsize(path) == 0 or mark in file.read():
+                return
+    elif force:
+        return
+    raise UserError(f"{flag} {path}: would overwrite a file that this tool did not write; give another name or --force")
 
 
 def _stop(number):
@@ -104,21 +193,37 @@ def atomic_path(path):
     """Give a temporary path beside `path`; move it into place when the block ends well, remove it otherwise.
 
     Readers see the old file or the whole new one. The new file is flushed to disk before the move. What a killed
-    process leaves behind starts with UNFINISHED; `remove_unfinished` finds it.
+    process leaves behind starts with UNFINISHED; `remove_unfinished` finds it. Raises FileError for what the system
+    refuses on the way, also where a library (torch, safetensors) tells it by an exception of its own.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem[:40]}.", suffix=path.suffix)
-    os.close(handle)
+    temporary = path.with_name(f"{UNFINISHED}{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix[:20]}")
     try:
-        yield Path(name)
-        with open(name, "rb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception) and not isinstance(error, UserError) and (reason := _system_reason(error)):
+            named = str(getattr(error, "filename", None) or temporary)
+            other = "" if named == str(temporary) else f"{named}: "
+            raise FileError(f"{path}: can't be written ({other}{reason}); what was there is kept") from error
         raise
+
+
+def _system_reason(error):
+    """What the system said, also where torch's or safetensors' own exception hides it; empty for other errors."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return "is in the way, no folder" if error.errno == errno.EEXIST else error.strerror
+        if number := re.search(r"\(os error ([0-9]+)\)", str(error)):
+            return os.strerror(int(number[1]))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def remove_unfinished(folder, *, older_than=0.0):
@@ -134,12 +239,14 @@ def remove_unfinished(folder, *, older_than=0.0):
 
 def append_text(path, text):
     """Add lines to a text file; a half line that a killed process left there is ended first. Raises UserError."""
+    if os.path.exists(path):
+        check_file(path)
     try:
         with open(path, "a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
             whole = file.read(1) in (b"", b"\n")
-            file.write((("" if whole else "\n") + text).encode())
+            file.write((("" if whole else "\n") + text).encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror})") from error
 
@@ -149,28 +256,17 @@ def save_torch_file(value, path):
 
     Equal values give equal bytes: torch writes the name of the file into it unless it is handed an open one.
     """
-    try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.save(value, file)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: could not be written ({_first_cause(error)}); what was there is kept") from error
-
-
-def _first_cause(error):
-    """What the system said, where torch's complaint about a stream that broke off has hidden it."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(value, file)
 
 
 def read_torch_file(path):
     """What torch.save wrote, on the CPU; nothing in the file is executed. Raises UserError where that can't be had."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_file(path)
     _check_whole(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_plain_kinds()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
@@ -195,11 +291,13 @@ def _check_whole(path):
         raise UserError(f"{path}: is not a checkpoint that torch can read, or is damaged or cut short; give another")
 
 
-def _numpy_scalars():
-    """Older checkpoints keep PSNR values as NumPy scalars: data, no code."""
-    scalar = np._core.multiarray.scalar
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+def _plain_kinds():
+    """What people keep beside weights that is data, no code: arguments, NumPy's values by its old and new names."""
+    core = (np._core if hasattr(np, "_core") else np.core).multiarray
+    named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
+             for place in ("core", "_core")]
+    dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [argparse.Namespace, *named, np.ndarray, np.dtype, *dtypes]
 
 
 def compiled(function, compiler):

@@ -13,11 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 
 import loss
 import model
+from engine.optimizer import build_optimizer
 from loss.supervised import Supervised
 from option import parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
-from trainer import Trainer, build_optimizer
+from trainer import Trainer
 
 # the share of dynamic quantizers that each network is published with
 DYNAMIC_RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}
@@ -82,8 +83,8 @@ def prepare(name, args):
 
 
 def _trainer(network, objective, groups, device, options):
-    return Trainer(network, objective, loader=None, optimizer=build_optimizer(groups, options), scheduler=None,
-                   evaluator=None, recorder=None, run=None, device=device, options=options)
+    return Trainer(network, objective, loader=None, optimizer=build_optimizer(groups), scheduler=None, evaluator=None,
+                   recorder=None, run=None, device=device, epochs=1, amp=options.amp)
 
 
 def start_dynamic(prepared):

@@ -11,7 +11,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx
 import torch
@@ -21,13 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import model  # noqa: E402
 from data import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
-from model.weights import trained_file  # noqa: E402
 from option import parse_options  # noqa: E402
-from quant.deploy.network import phase_of  # noqa: E402
 from quant.deploy.onnx_backend import OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import calibration_images, export  # noqa: E402
-from quant.loading import rebuild_quantized  # noqa: E402
+from quant.open import open_network  # noqa: E402
 from utility import run_main  # noqa: E402
 
 FORMS = ("PyTorch", "packed", "fp32", "int8")
@@ -60,15 +57,13 @@ def parse(argv):
 
 def forms(path, calib, folder):
     """({form: network}, {form: bytes on disk}) of one quantized network; files are written to `folder`."""
-    network = rebuild_quantized(path)
+    network = open_network(path)
     files = {form: folder / f"{form}.{suffix}" for form, suffix in
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
-    write_packed(network, files["packed"], phase=phase_of(network),
-                 source=trained_file(path) if path.is_dir() else path)
-    settings = SimpleNamespace(rgb_range=255, n_colors=network.settings["n_colors"])
+    write_packed(network, files["packed"], phase=network.source.phase, source=network.source.path)
     onnx.save(export(network), files["fp32"])
-    onnx.save(export(network, rest="int8", images=calibration_images(calib, settings)), files["int8"])
-    made = {"PyTorch": network, "packed": rebuild_quantized(files["packed"]),
+    onnx.save(export(network, rest="int8", images=calibration_images(calib, network)), files["int8"])
+    made = {"PyTorch": network, "packed": open_network(files["packed"]),
             **{form: OnnxNetwork(files[form], threads=torch.get_num_threads()) for form in ("fp32", "int8")}}
     return made, {form: file.stat().st_size for form, file in files.items()}
 

@@ -28,13 +28,14 @@ from benchmarks.data_loading import make_images, readers  # noqa: E402
 from data.datasets import TrainSet  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
-from quant import activation, distill, functional, gate, weight  # noqa: E402
+from quant import distill, functional, gate, weight  # noqa: E402
+from quant.methods import ddtb  # noqa: E402
 
 PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percentiles", "made again for backward",
          "gates", "teacher", "losses", "optimizer", "data", "rest")
 # functions whose time, with that of their backward, belongs to a part; the innermost one counts
 PLACES = [
-    (activation.DualBoundQuantizer, "forward", "activation quantizers"),
+    (ddtb.DualBoundQuantizer, "forward", "activation quantizers"),
     (gate.Gate, "forward", "gates"),
     (weight.QuantConv2d, "quantized_weight", "weight quantizers"),
     (weight, "percentiles", "percentiles"),
@@ -71,7 +72,7 @@ def plain_percentiles(x, *qs):
 def plain():
     """Within it quantizers run in the plain formulas, and all operands are kept for backward."""
     replacements = [
-        (activation, "fake_quantize_parts", plain_fake_quantize_parts),
+        (ddtb, "fake_quantize_parts", plain_fake_quantize_parts),
         (gate, "fake_quantize", plain_fake_quantize),
         (weight, "fake_quantize", plain_fake_quantize),
         (weight, "percentiles", plain_percentiles),

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.images import read_image
+from data.images import image_shape, read_image
 from utility import atomic_path, remove_unfinished
 
 log = logging.getLogger(__name__)
@@ -23,10 +24,11 @@ MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
 class Copy(NamedTuple):
-    """Where the pixels of an image lie: the .npy file, the array's shape, its first byte."""
+    """Where the pixels of an image lie: the .npy file and its size, the array's shape, its first byte."""
 
     file: Path
-    shape: tuple
+    size: int
+    shape: tuple[int, int, int]
     offset: int
 
 
@@ -35,10 +37,11 @@ class DecodedCache:
 
     A copy is a NumPy file of uint8 [h, w, 3], followed by size and modification time of the image it was made from;
     it is made anew when the image has changed or the file is not whole. Files appear whole under their names, so any
-    number of processes may prepare the same folder. Reading one never runs code.
+    number of processes may prepare the same folder. Reading one never runs code. (np.load keeps a file descriptor for
+    each mapped copy, and to open one anew takes longer than to cut a patch.)
     """
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._copies = {}
         self._mapped = {}
@@ -47,7 +50,7 @@ class DecodedCache:
         """What a worker is given: which copies there are. It maps them by itself."""
         return vars(self) | {"_mapped": {}}
 
-    def prepare(self, images, *, threads=1, rebuild=False):
+    def prepare(self, images: list[Path], *, threads: int = 1, rebuild: bool = False) -> None:
         """Make the copies that are missing, or all with `rebuild`, with a progress bar on a terminal.
 
         images: list of Path below the root. Where the folder cannot be written (read-only, disk full), the images left
@@ -70,14 +73,14 @@ class DecodedCache:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def read(self, image):
+    def read(self, image: Path) -> np.ndarray:
         """The pixels of an image file, uint8 [h, w, 3]: mapped and read-only when there is a copy, else decoded."""
         if image not in self._mapped:
             if image not in self._copies:
                 return read_image(image)
             try:
                 pixels = _map(self._copies[image])
-            except RuntimeError:  # the copy has gone: somebody tidied up
+            except (OSError, RuntimeError):  # the copy has gone or is another by now
                 return read_image(image)
             if len(self._mapped) >= MAPPED_AT_MOST:
                 self._mapped.clear()
@@ -90,7 +93,7 @@ class DecodedCache:
         stamp = _stamp(image)
         pixels = read_image(image)
         with atomic_path(self._file(image)) as temporary, open(temporary, "wb") as file:
-            np.lib.format.write_array(file, pixels, allow_pickle=False)
+            np.save(file, pixels, allow_pickle=False)
             file.write(stamp)
         self._adopt(image)
 
@@ -98,19 +101,22 @@ class DecodedCache:
         """Use the copy of `image` if it is whole, of the image as it is now, and no older than `since` (ns)."""
         file = self._file(image)
         try:
+            status = os.stat(file)
+            if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns < since:  # a FIFO would never answer
+                return False
+            shape = (*image_shape(image), 3)
             with open(file, "rb") as opened:
                 np.lib.format.read_magic(opened)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+                header = np.lib.format.read_array_header_1_0(opened)
                 offset = opened.tell()
                 opened.seek(offset + math.prod(shape))
-                usable = dtype == np.uint8 and len(shape) == 3 and opened.read(100) == _stamp(image)
-                usable = usable and os.fstat(opened.fileno()).st_mtime_ns >= since
-        except (OSError, ValueError):
+                if header != (shape, False, np.dtype(np.uint8)) or opened.read(100) != _stamp(image):
+                    return False
+        except Exception:  # what anybody may have put there fails in nearly any way; the image's own faults show later
             return False
-        if usable:
-            self._mapped.pop(image, None)
-            self._copies[image] = Copy(file, shape, offset)
-        return usable
+        self._mapped.pop(image, None)
+        self._copies[image] = Copy(file, status.st_size, shape, offset)
+        return True
 
     def _file(self, image):
         image = image.relative_to(self.root)
@@ -118,7 +124,12 @@ class DecodedCache:
 
 
 def _map(copy):
-    """The array in a copy's file. PyTorch's mapping holds no file descriptor, of which a process may have few."""
+    """The array in a copy's file. PyTorch's mapping holds no file descriptor, of which a process may have few.
+
+    Raises OSError or RuntimeError where the file has gone or has another size.
+    """
+    if os.stat(copy.file).st_size != copy.size:
+        raise OSError(f"{copy.file}: has changed")
     size = copy.offset + math.prod(copy.shape)
     content = torch.from_file(str(copy.file), shared=False, size=size, dtype=torch.uint8).numpy()
     content.flags.writeable = False

@@ -1,7 +1,11 @@
 """Training samples as bytes, test images as tensors."""
 
+import torch
+
 from data.patches import augment, crop_pair, to_planes, to_values
+from data.pictures import Picture, plain, read_picture
 from data.randomness import CROP, random_words
+from utility import UserError
 
 
 class TrainSet:
@@ -26,7 +30,8 @@ class TrainSet:
     def __getitem__(self, key):
         pair, read = self.sources[key.image]
         *place, turns = random_words(CROP, self.seed, key.epoch, key.position, count=3)
-        patches = crop_pair(read(pair.lr), read(pair.hr), scale=self.scale, lr_patch=self.lr_patch, place=place)
+        images = _unchanged(pair, read(pair.lr), read(pair.hr), self.scale, least=self.lr_patch)
+        patches = crop_pair(*images, scale=self.scale, lr_patch=self.lr_patch, place=place)
         lr, hr = (augment(patch, int(turns)) if self.augmented else patch for patch in patches)
         return lr.transpose(2, 0, 1), hr.transpose(2, 0, 1), pair.name
 
@@ -35,13 +40,14 @@ class EvalSet:
     """Whole images of a set, in order: a sequence of (lr [n_colors, h, w], hr [n_colors, s*h, s*w] or None, name).
 
     Values are float32 in 0..rgb_range; HR is cut to scale times LR. name: bare, fit to be part of a file name.
-    has_hr: whether there are HR images. luma: True where PSNR is taken on luma with border = scale, False (DIV2K) where
-    on RGB with border = scale + 6. An item raises UserError when its file is broken.
+    has_hr: whether there are HR images. PSNR leaves out `border` pixels on each side and is taken on luma, or on RGB
+    where `luma` is False (DIV2K). An item raises UserError when its file is broken.
     """
 
     def __init__(self, image_set, read, *, scale, rgb_range=255, n_colors=3):
         self.name = image_set.name
         self.luma = image_set.luma
+        self.border = image_set.border(scale)
         self.has_hr = image_set.pairs[0].hr is not None
         self.pairs = image_set.pairs
         self.read = read
@@ -56,9 +62,24 @@ class EvalSet:
         lr = self.read(pair.lr)
         if pair.hr is None:
             return self._values(lr), None, pair.name
+        lr, hr = _unchanged(pair, lr, self.read(pair.hr), self.scale)
         height, width = (self.scale * length for length in lr.shape[:2])
-        hr = self.read(pair.hr)[:height, :width]
-        return self._values(lr), self._values(hr), pair.name
+        return self._values(lr), self._values(hr[:height, :width]), pair.name
+
+    def picture(self, index: int, sr: torch.Tensor) -> Picture:
+        """What a network has made of an item. sr: float32 [n_colors, s*h, s*w] in 0..255, not rounded.
+
+        Where there is no original, the pictures are a user's: they keep transparency, colours and colour profile.
+        """
+        return plain(sr) if self.has_hr else read_picture(self.pairs[index].lr).enlarged(sr, scale=self.scale)
 
     def _values(self, image):
         return to_values(to_planes(image), **self.colours)
+
+
+def _unchanged(pair, lr, hr, scale, least=1):
+    """(lr, hr), if they still have sizes as they were checked before the run began; raises UserError otherwise."""
+    lacking = any(high < scale * low for high, low in zip(hr.shape[:2], lr.shape[:2], strict=True))
+    if lacking or min(lr.shape[:2]) < least:
+        raise UserError(f"{pair.hr} and {pair.lr}: have changed in size since the run began; restore them and go on")
+    return lr, hr

@@ -1,77 +1,73 @@
-"""16-bit images as 8 bits, rounded. Pillow alone keeps the high byte of 16-bit colour, and clips 16-bit grey."""
-
-import sys
+"""16-bit images in 8 bits. Pillow keeps the high byte of 16-bit colour: a quarter of the values are off by 1."""
 
 import numpy as np
+import torch
+from PIL import Image
 
-NATIVE = "16L" if sys.byteorder == "little" else "16B"
 BITS_PER_SAMPLE = 258  # TIFF tag
+PNG_DEPTH = 24  # where its header has the bits
+COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3}  # TIFF's: channels without alpha
 
 
-def read_deep(image):
-    """uint8 [h, w, 3] of a freshly opened 16-bit Pillow image, each value round(v / 257), alpha dropped.
+def read_deep(image, path):
+    """The Pillow image (L, LA, RGB or RGBA) of a 16-bit file, each value round(v / 257); None for a file of 8 bits.
 
-    Returns None for an image of 8 bits or fewer; it is not decoded then. (Compressed TIFF with separate colour planes
-    is the exception to the rounding: its low bytes are out of reach.) Raises ValueError for 32-bit and floating-point
-    pixels, whose range a file does not tell.
+    image: the file as Pillow opened it, not decoded yet. PNG is decoded by torchvision, TIFF by tifffile. Raises
+    ValueError for 32-bit and floating-point pixels, whose range a file does not tell, and for what these can't read.
     """
+    if image.format == "PNG" and _png_depth(path) == 16:
+        return _eight_bits(_read_png(path))
+    if image.format == "TIFF" and 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()):
+        return _eight_bits(_read_tiff(path))
     if image.mode.startswith(("I", "F")):
-        return _three(_to_eight_bits(_grey(image)))
-    depth = _depth(image)
-    if depth == "LA;16B":
-        high, low, *_ = np.moveaxis(_decode(image, "RGBA"), 2, 0)  # the four bytes of a pixel, as they lie in the file
-        return _three(_to_eight_bits(256 * high.astype(np.uint32) + low))
-    if depth and image.mode in ("RGB", "RGBA"):
-        return _colour(image, depth)
+        values = np.array(image)
+        if image.mode == "F" or not 0 <= values.min() <= values.max() <= 65535:
+            raise ValueError("32-bit pixels; save it with 8 or 16 bits")
+        return _eight_bits(values[..., None])
     return None
 
 
-def _grey(image):
-    """Whole numbers [h, w] of an image of mode I, I;16 or F, checked to be 16-bit values."""
-    values = np.array(image)
-    if image.mode == "F" or not 0 <= values.min() <= values.max() <= 65535:
-        raise ValueError("32-bit pixels; save it with 8 or 16 bits")
+def _png_depth(path):
+    with open(path, "rb") as file:
+        return file.read(PNG_DEPTH + 1)[PNG_DEPTH]
+
+
+def _read_png(path):
+    try:
+        from torchvision.io import decode_png  # slow to import, and few files need it
+
+        values = decode_png(torch.from_numpy(np.fromfile(path, np.uint8)))
+    except ImportError:
+        values = None
+    if values is None or values.dtype != torch.uint16:
+        raise ValueError("16-bit PNG needs torchvision 0.20 or newer; install it, or save it with 8 bits")
+    return values.permute(1, 2, 0).numpy()
+
+
+def _read_tiff(path):
+    """The first page, uint16 [h, w, channels], alpha last."""
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError("16-bit TIFF needs the package tifffile; install it, or save it as PNG") from None
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        colours = COLOURS.get(page.photometric.name if page.photometric is not None else "")
+        if colours is None or page.samplesperpixel not in (colours, colours + 1) or page.dtype != np.uint16:
+            raise ValueError("16-bit pixels that are neither grey nor RGB; save it with 8 bits")
+        try:
+            values = page.asarray()
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"16-bit TIFF with {page.compression.name} compression needs the package imagecodecs; "
+                             "install it, or save it as PNG") from error
+    values = values.reshape(page.imagelength, page.imagewidth, -1) if page.planarconfig == 1 else \
+        values.reshape(-1, page.imagelength, page.imagewidth).transpose(1, 2, 0)
+    if page.photometric.name == "MINISWHITE":
+        values = np.concatenate([65535 - values[..., :1], values[..., 1:]], axis=2)
     return values
 
 
-def _depth(image):
-    """Byte order of 16-bit colour as Pillow calls it, '16B' or '16L'; 'LA;16B' for grey with alpha; None for 8 bits."""
-    raw_modes = {_raw_mode(tile) for tile in image.tile}
-    if raw_modes == {"LA;16B"}:
-        return "LA;16B"
-    if raw_modes <= {"R", "G", "B", "A"} and image.format == "TIFF" and 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()):
-        return "16L" if image.tag_v2.prefix == b"II" else "16B"  # planes, whose depth Pillow's raw mode leaves out
-    depths = {raw_mode.partition(";")[2] for raw_mode in raw_modes}
-    return {"16B": "16B", "16L": "16L", "16N": NATIVE}.get(depths.pop()) if len(depths) == 1 else None
-
-
-def _colour(image, depth):
-    """Decode twice: Pillow keeps one byte of each 16-bit value, and the byte order it is told decides which."""
-    with type(image)(image.filename) as twin:
-        low = _decode(twin, "{layout};" + ("16L" if depth == "16B" else "16B"))
-    high = _decode(image, "{layout};" + depth)
-    return _to_eight_bits(256 * high[..., :3].astype(np.uint32) + low[..., :3])
-
-
-def _raw_mode(tile):
-    """How Pillow is to unpack the bytes of a tile, e.g. 'RGB;16B'; '' where a codec decides by itself."""
-    raw_mode = tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]
-    return raw_mode if isinstance(raw_mode, str) else ""
-
-
-def _decode(image, raw_mode):
-    """Decode as if the file had `raw_mode`, in which {layout} stands for the file's own. uint8 [h, w, channels]."""
-    tiles = []
-    for tile in image.tile:
-        mode = raw_mode.format(layout=_raw_mode(tile).partition(";")[0])
-        tiles.append(tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])))
-    image.tile = tiles
-    return np.array(image)
-
-
-def _to_eight_bits(values):
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _three(grey):
-    return np.repeat(grey[..., None], 3, axis=2)
+def _eight_bits(values):
+    """A Pillow image of whole numbers 0..65535, [h, w, 1 to 4]."""
+    values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))

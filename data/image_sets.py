@@ -1,6 +1,5 @@
-"""A data set by its name: which files belong to it, and in what pairs (spec section 8)."""
+"""A data set by its name: which files belong to it, and in what pairs."""
 
-import logging
 import os
 import re
 import shlex
@@ -9,10 +8,10 @@ from pathlib import Path
 
 from data.images import images_by_name
 from data.layout import LAYOUTS, Layout
+from data.ranges import parse_ranges, share_out
 from utility import UserError
 
-log = logging.getLogger(__name__)
-
+DIV2K_EXTRA_BORDER = 6
 DIV2K, BENCHMARK = LAYOUTS["div2k"], LAYOUTS["benchmark"]
 SEE = "see datasets/README.md"
 
@@ -28,50 +27,67 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A named data set. root: the folder all its images lie below. luma: whether its PSNR is taken on luma."""
+    """A named data set. root: the folder all its images lie below. luma: whether its PSNR is taken on luma.
+
+    note: which of its images were chosen, for the log.
+    """
 
     name: str
     root: Path
     pairs: list
     luma: bool
+    note: str = ""
+
+    def border(self, scale: int) -> int:
+        """Pixels on each side that tests leave out: as published, more of DIV2K than of the benchmark sets."""
+        return scale if self.luma else scale + DIV2K_EXTRA_BORDER
 
 
-def find_training_set(dir_data, name, *, scale, data_range):
-    """The images of <dir_data>/<name> that the first range of `data_range` names. Raises UserError, also for none."""
-    return _numbered_set("--data_train", dir_data, name, scale, parse_ranges(data_range)[0])
+def find_training_sets(dir_data, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
+    """The sets <dir_data>/<name>, each with the images that the first part of `data_range` names. Raises UserError."""
+    wanted = share_out(parse_ranges(data_range)[0], names, data_range)
+    return [
+        _numbered_set("--data_train", dir_data, name, scale, images) for name, images in zip(names, wanted, strict=True)
+    ]
 
 
-def find_test_set(dir_data, name, *, scale, data_range, dir_demo, test_only=False):
-    """The test set `name`: Demo (the images in dir_demo), <dir_data>/benchmark/<name>, or else <dir_data>/<name>.
+def find_test_sets(
+    dir_data, names: list[str], *, scale: int, data_range: str, dir_demo=None, test_only: bool = False
+) -> list[ImageSet]:
+    """The test sets `names`: Demo (the images in dir_demo), <dir_data>/benchmark/<name>, or else <dir_data>/<name>.
 
-    Of the last kind, such as DIV2K, the images of the second range of `data_range` are taken; with `test_only` a single
-    range will do. Raises UserError, also when no image is left.
+    Sets of the last kind, such as DIV2K, give the images that the second part of `data_range` names; with `test_only`
+    a single part will do. Raises UserError, also when no image is left in a set.
     """
+    for name in names:
+        _check_name("--data_test", name)
+    whole = {name for name in names if name == "Demo" or os.path.isdir(_benchmark_folder(dir_data, name))}
+    numbered = [name for name in names if name not in whole]
+    parts = parse_ranges(data_range)
+    lacking = [name for name in numbered if numbered_layouts(dir_data, name)]
+    if len(parts) == 1 and lacking and not test_only:
+        raise UserError(f"--data_range {data_range}: --data_test {lacking[0]} needs a second range, as 1-800/801-810")
+    wanted = iter(share_out(parts[-1], numbered, data_range) if numbered else [])
+    return [
+        _whole_set(dir_data, name, scale, dir_demo) if name in whole else
+        _numbered_set("--data_test", dir_data, name, scale, next(wanted))
+        for name in names
+    ]
+
+
+def _whole_set(dir_data, name, scale, dir_demo):
     if name == "Demo":
         if not os.path.isdir(dir_demo):
             raise UserError(f"--dir_demo {dir_demo}: no such folder; give the one that holds your images")
         pairs = [Pair(stem, path, None) for stem, path in _some_images(dir_demo, "--dir_demo ").items()]
         return ImageSet(name, Path(dir_demo), pairs, luma=True)
-    _check_name("--data_test", name)
-    root = Path(dir_data) / "benchmark" / name
-    folder = BENCHMARK.hr_folder(root)
-    if os.path.isdir(folder):
-        images = [(stem, path, BENCHMARK) for stem, path in _some_images(folder).items()]
-        return ImageSet(name, root, _pair_up(root, images, scale), luma=True)
-    ranges = parse_ranges(data_range)
-    if len(ranges) == 1 and not test_only and numbered_layouts(dir_data, name):
-        raise UserError(f"--data_range {data_range}: --data_test {name} needs a second range, as in 1-800/801-810")
-    return _numbered_set("--data_test", dir_data, name, scale, ranges[-1])
+    folder = _benchmark_folder(dir_data, name)
+    images = [(stem, path, BENCHMARK) for stem, path in _some_images(folder).items()]
+    return ImageSet(name, folder.parent, _pair_up(folder.parent, images, scale), luma=True)
 
 
-def parse_ranges(data_range):
-    """'1-800/801-810' -> [(1, 800), (801, 810)]: numbers of images, from 1, both ends included. Raises UserError."""
-    match = re.fullmatch(r"(\d+)-(\d+)(?:/(\d+)-(\d+))?", data_range)
-    numbers = [int(number) for number in match.groups() if number] if match else []
-    ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
-    if not ranges or not all(1 <= first <= last for first, last in ranges):
-        raise UserError(f"--data_range {data_range}: expected first-last/first-last, as in 1-800/801-810")
-    return ranges
+def _benchmark_folder(dir_data, name):
+    return BENCHMARK.hr_folder(Path(dir_data) / "benchmark" / name)
 
 
 def numbered_layouts(dir_data, name):
@@ -86,7 +102,7 @@ def numbered_layouts(dir_data, name):
 
 
 def _numbered_set(flag, dir_data, name, scale, wanted):
-    """A set in DIV2K's layout. wanted: first and last number, from 1, in the sorted list of all its HR images."""
+    """A set in DIV2K's layout. wanted: first and last number, from 1, in its sorted HR images; None for all of them."""
     _check_name(flag, name)
     layouts = numbered_layouts(dir_data, name)
     if not layouts:
@@ -94,12 +110,12 @@ def _numbered_set(flag, dir_data, name, scale, wanted):
     root = Path(dir_data) / _base_and_quality(name)[0]
     layout = next((layout for layout in layouts if os.path.isdir(layout.lr_folder(root, scale))), layouts[0])
     images = _numbered_images(root, layout)
-    first, last = wanted
+    first, last = wanted or (1, len(images))
     chosen = images[first - 1 : last]
     if not chosen:
         raise UserError(f"--data_range {first}-{last}: {root} has images 1-{len(images)}; choose a range within")
-    log.info("%s: images %d-%d of %d (--data_range)", root, first, first + len(chosen) - 1, len(images))
-    return ImageSet(name, root, _pair_up(root, chosen, scale), luma=False)
+    note = f"{root}: images {first}-{first + len(chosen) - 1} of {len(images)} (--data_range)"
+    return ImageSet(name, root, _pair_up(root, chosen, scale), luma=False, note=note)
 
 
 def _numbered_images(root, layout):
@@ -142,7 +158,8 @@ def _what_is_there(dir_data):
         return f"there is no --dir_data {dir_data}"
     there = [entry for entry in _entries(dir_data) if numbered_layouts(dir_data, entry)]
     benchmark = Path(dir_data) / "benchmark"
-    there += [f"benchmark/{entry}" for entry in _entries(benchmark) if BENCHMARK.hr_folder(benchmark / entry).is_dir()]
+    sets = [entry for entry in _entries(benchmark) if os.path.isdir(_benchmark_folder(dir_data, entry))]
+    there += [f"benchmark/{entry}" for entry in sets]
     return f"--dir_data {dir_data} has {', '.join(there) or 'no data set'}"
 
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from data.deep_colour import read_deep
-from utility import UserError, atomic_path
+from utility import UserError, atomic_path, check_file
 
 log = logging.getLogger(__name__)
 
@@ -17,48 +17,91 @@ SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".tga")
     + (".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".avif")
 )
-ORIENTED = ("JPEG", "MPO", "WEBP")  # cameras' formats; Pillow turns TIFF itself, PNG never stands on its side
+MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
+LARGEST_PROFILE = 2**26  # bytes
+ORIENTATION = 0x0112  # EXIF's tag, and how a picture that it describes is turned upright
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
 
 
-def read_image(path):
+def read_image(path, *, max_pixels=MAX_PIXELS):
     """Decode an image file to uint8 [h, w, 3] in 0..255, RGB, writable.
 
     Grey becomes three equal channels, a palette is expanded, 16 bits are scaled to 8 (round(v / 257), as MATLAB's
     im2uint8), CMYK and YCbCr are converted. Alpha is dropped, not composited: the colours stay those of the file, as
     with MATLAB's imread. An EXIF orientation is applied; of an animation the first frame is read.
-    Raises UserError, naming the file, when it is missing, broken, no image, or holds 32-bit or floating-point pixels.
+    Raises UserError, naming the file, when it is missing, broken, no image, holds 32-bit or floating-point pixels, or
+    more than max_pixels of them.
     """
-    with _one_line_errors(path), Image.open(path) as image:
-        deep = read_deep(image)
-        if deep is not None:
-            return deep
-        if image.format in ORIENTED:
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "P":  # by way of RGBA, or Pillow warns of palettes with transparent entries
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+    with decoded(path, max_pixels=max_pixels) as image:
+        return np.array(rgb(image))
+
+
+def rgb(image):
+    """A Pillow image in RGB, alpha dropped."""
+    if image.mode == "P":  # by way of RGBA, or Pillow warns of palettes with transparent entries
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def decoded(path, *, max_pixels=MAX_PIXELS):
+    """Give the Pillow image in a file, in 8 bits, upright. What goes wrong is a UserError, as `read_image`'s."""
+    with _opened(path, max_pixels) as image:
+        turns = _orientation(image)
+        deep = read_deep(image, path)
+        if deep is None:
+            image.load()
+            turns = _orientation(image)  # Pillow turns TIFF itself while it loads
+        upright = image if deep is None else deep
+        info = dict(image.info)
+        if turns in TURNS:
+            upright = upright.transpose(TURNS[turns])
+        upright.info = info
+        yield upright
 
 
 def image_shape(path):
     """Height and width, in pixels, of what `read_image` would give, from the file's header alone. Raises UserError."""
-    with _one_line_errors(path), Image.open(path) as image:
+    with _opened(path, MAX_PIXELS) as image:
         width, height = image.size
-        turned = image.format in ORIENTED and image.getexif().get(0x0112, 1) >= 5
+        header_tells = image.format != "PNG" or "exif" in image.info  # looking behind the pixels would decode them
+        turned = image.format != "TIFF" and header_tells and _orientation(image) >= 5  # Pillow turns TIFF itself
         return (width, height) if turned else (height, width)
 
 
-def write_png(path, image):
-    """Write uint8 [h, w, 3] or [h, w] as PNG, whatever the suffix; a reader sees the old file or the whole new one.
+@contextlib.contextmanager
+def _opened(path, max_pixels):
+    check_file(path)
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, a photograph of 180 megapixels, is not ours
+    PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE  # or colour profiles of more than 1 MB would be refused
+    with _one_line_errors(path), Image.open(path) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
+        yield image
 
-    Missing parent folders are made. Raises UserError when the file cannot be written, ValueError for another array.
+
+def _orientation(image):
+    with contextlib.suppress(Exception):  # broken EXIF data, of any kind, do no harm to the pixels
+        return image.getexif().get(ORIENTATION, 1)
+    return 1
+
+
+def write_png(path, image, *, icc_profile=None, maker=None):
+    """Write uint8 [h, w] or [h, w, 2 to 4] (grey and alpha, RGB, RGBA) as PNG, whatever the suffix, atomically.
+
+    Missing parent folders are made. maker: text that says what made the file. Raises UserError when the file cannot be
+    written, ValueError for another array.
     """
-    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
-        raise ValueError(f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}")
-    try:
-        with atomic_path(path) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] in (2, 3, 4)):
+        raise ValueError(f"expected uint8 [h, w] or [h, w, 2 to 4], got {image.dtype} {list(image.shape)}")
+    texts = PngImagePlugin.PngInfo()
+    if maker:
+        texts.add_text("Software", maker)
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(image)).save(temporary, format="PNG", icc_profile=icc_profile,
+                                                          pnginfo=texts)
 
 
 def image_files(folder):
@@ -102,6 +145,8 @@ def _one_line_errors(path):
     """Whatever opening or decoding `path` raises becomes a UserError of one line that names the file."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # decoders meet broken files with nearly any: SyntaxError, struct.error, ValueError ...
         raise UserError(f"{path}: {_reason(path, error)}") from error
 

@@ -1,6 +1,6 @@
 """MATLAB's bicubic `imresize`, pixel for pixel: the resampling that made all published low-resolution images.
 
-This file holds MATLAB's rules: sizes, scale factors, weights, borders, the order of the passes (spec section 8).
+This file holds MATLAB's rules: sizes, scale factors, weights, borders, the order of the passes.
 `data.resize_pass` carries out one pass.
 """
 
@@ -16,7 +16,7 @@ KERNEL_WIDTH = 4.0
 
 
 def imresize(image, scale=None, output_shape=None, *, border="symmetric", antialias=True):
-    """Resize an image as MATLAB's `imresize(image, scale, 'bicubic')` does, in every pixel (spec section 8).
+    """Resize an image as MATLAB's `imresize(image, scale, 'bicubic')` does, in every pixel.
 
     image: [h, w] or [h, w, c]. uint8 and uint16 are rounded half up and clipped after each of the two passes, as MATLAB
         does; float32 and float64 are neither rounded nor clipped, whatever their range.

@@ -1,9 +1,14 @@
-"""Where the images of a data set lie (spec section 8): one HR folder, and one LR folder per scale."""
+"""Where the images of a data set lie: one HR folder, and one LR folder per scale."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import image_files
+from utility import UserError
+
+SCALE_FOLDER = re.compile(r"X[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,20 @@ LAYOUTS = {
 
 def images_in(folder):
     """The image files of a folder, sorted; none where there is no such folder."""
-    return image_files(folder) if Path(folder).is_dir() else []
+    return image_files(folder) if os.path.isdir(folder) else []
 
 
 def scale_folders(folder):
     """dict scale -> path of the folders X2, X3, X4 ... in `folder` that hold images, by rising scale."""
-    folders = {int(path.name[1:]): path for path in Path(folder).glob("X*") if path.name[1:].isdigit()}
+    folders = {int(path.name[1:]): path for path in folders_in(folder) if SCALE_FOLDER.fullmatch(path.name)}
     return {scale: folders[scale] for scale in sorted(folders) if images_in(folders[scale])}
+
+
+def folders_in(folder: Path | str) -> list[Path]:
+    """The folders in a folder, sorted; none where there is no such folder. Raises UserError when it can't be read."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error

@@ -1,13 +1,21 @@
-"""Checks of a data set's images by their headers, before anything is trained or tested."""
+"""Checks of images by their headers, before anything is decoded, trained or tested."""
 
+import os
+
+from data.image_sets import ImageSet, Pair
 from data.images import image_shape
+from data.ranges import EXAMPLES
+from metrics.functional import WINDOW
 from utility import UserError
 
 
-def check_pairs(pairs, *, scale, patch_size=None):
-    """Raise UserError unless every HR image is `scale` times its LR image, and no patch is larger than an image.
+def check_pairs(
+    pairs: list[Pair], *, scale: int, patch_size: int | None = None, tested_border: int | None = None
+) -> None:
+    """Raise UserError unless every HR image is `scale` times its LR image, and large enough for what is done with it.
 
     HR may have up to scale - 1 rows and columns more, which are cut off. patch_size: HR pixels, for training.
+    tested_border: HR pixels that tests leave out on each side; SSIM needs its window within.
     """
     if patch_size is not None and patch_size < scale:
         raise UserError(f"--patch_size {patch_size}: smaller than one LR pixel at --scale {scale}")
@@ -15,11 +23,37 @@ def check_pairs(pairs, *, scale, patch_size=None):
         lr_shape = image_shape(pair.lr)
         if pair.hr is not None:
             _check_fit(pair, lr_shape, image_shape(pair.hr), scale)
+        size = _size([scale * length for length in lr_shape])
         if patch_size is not None and min(lr_shape) < patch_size // scale:
-            largest = scale * min(lr_shape)
-            size = _size([scale * length for length in lr_shape])
-            advice = f"use at most {largest}, or take the image out"
+            advice = f"use at most {scale * min(lr_shape)}, or take the image out"
             raise UserError(f"--patch_size {patch_size}: larger than {pair.hr or pair.lr} ({size}); {advice}")
+        if tested_border is not None and pair.hr is not None and too_small_to_test(lr_shape, scale, tested_border):
+            least = WINDOW + 2 * tested_border
+            raise UserError(
+                f"{pair.hr}: {size} pixels are too few to test with at --scale {scale}, SSIM needs {least}x{least}; "
+                "take the image out"
+            )
+
+
+def too_small_to_test(lr_shape: tuple[int, int], scale: int, border: int) -> bool:
+    """Whether SSIM's window does not fit into HR, scale times `lr_shape`, without `border` pixels on each side."""
+    return scale * min(lr_shape) < WINDOW + 2 * border
+
+
+def check_apart(training: list[ImageSet], testing: list[ImageSet], data_range: str) -> None:
+    """Raise UserError when an HR file is in a training and in a test set, under whatever names or links."""
+    trained = {_identity(pair.hr) for image_set in training for pair in image_set.pairs}
+    both = [pair.hr for image_set in testing for pair in image_set.pairs if pair.hr and _identity(pair.hr) in trained]
+    if both:
+        raise UserError(
+            f"--data_range {data_range}: training and test images overlap ({len(both)}), such as {both[0]}; "
+            f"give ranges that keep them apart, {EXAMPLES}"
+        )
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _check_fit(pair, lr_shape, hr_shape, scale):

@@ -13,17 +13,19 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data.cache import STALE_SECONDS
 from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, run_main
+from utility import UserError, remove_unfinished, run_main
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
@@ -34,7 +36,7 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.split("\n\n")[0])
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
-    parser.add_argument("--scales", type=_from(2), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
+    parser.add_argument("--scales", type=_whole(2, 1000), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
@@ -49,14 +51,16 @@ def parse(argv=None):
         help="what lies outside an image: symmetric (default), as in today's MATLAB and the published data sets, or "
         "replicate, as in old MATLAB",
     )
-    parser.add_argument("--workers", type=_from(1), default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=_whole(1, 1024), default=os.cpu_count(), help="processes (default: one per core)"
+    )
     return parser.parse_args(argv)
 
 
-def _from(least):
+def _whole(least, most):
     def whole_number(text):
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is too small, the least is {least}")
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not in {least} to {most}")
         return int(text)
 
     return whole_number
@@ -66,16 +70,16 @@ def main(argv=None):
     args = parse(argv)
     scales = sorted(set(args.scales))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)
     settings = {"layout": args.layout, "border": args.border, "scales": scales, "method": METHOD}
     try:
+        jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)
         total = prepare(jobs, args.out, settings, numbers, workers=args.workers)
     except OSError as error:
-        raise UserError(f"--out {args.out}: {error}; mend that and run the same command again to go on") from None
-    except KeyboardInterrupt:
-        raise UserError("interrupted; run the same command again to go on") from None
+        place = f"--out {args.out}: {error.filename or 'a file'}: {error.strerror or error}"
+        raise UserError(f"{place}; mend that and run the same command again to go on") from None
     except BrokenProcessPool:
-        raise UserError(f"--workers {args.workers}: a process was killed; go on with fewer of them") from None
+        lack = "a process was killed, often for lack of memory"
+        raise UserError(f"--workers {args.workers}: {lack}; go on with fewer of them") from None
     return report(args.out, total)
 
 
@@ -88,6 +92,7 @@ def prepare(jobs, out, settings, numbers, *, workers=1):
     if total.differing:
         return total
     write_json(out / SETTINGS_FILE, settings)
+    remove_unfinished(out, older_than=STALE_SECONDS)
     if numbers:
         write_json(out / NAMES_FILE, numbers)
     total.add(run(make, [job for job in jobs if job.missing()], workers))
@@ -106,9 +111,19 @@ def run(step, jobs, workers):
 def _in_processes(step, jobs, workers):
     os.environ.update(ONE_THREAD)  # the new processes read it when they load NumPy
     spawn = multiprocessing.get_context("spawn")
-    interrupts_are_ours = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, **interrupts_are_ours) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=_live_with_the_parent) as pool:
         yield from pool.map(step, jobs)
+
+
+def _live_with_the_parent():
+    """A worker leaves Ctrl-C to its parent, and ends when that has ended, in whatever way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after_the_parent, daemon=True).start()
+
+
+def _end_after_the_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def report(out, total):

@@ -98,6 +98,8 @@ def _read_source(job):
 
 def _holds(path, pixels, copied_from=None):
     """Whether the file `path` has these pixels; a byte for byte copy of the source need not be decoded."""
+    if not path.is_file():  # a FIFO would never answer
+        return False
     if copied_from is not None and filecmp.cmp(path, copied_from, shallow=False):
         return True
     try:

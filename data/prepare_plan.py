@@ -1,7 +1,9 @@
 """What belongs into a prepared data set: names, settings, and the refusal to mix what does not go together."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 from data.images import image_files, images_by_name
 from data.layout import images_in
@@ -10,7 +12,8 @@ from utility import UserError, atomic_path
 
 SETTINGS_FILE = "prepare.json"
 NAMES_FILE = "names.json"
-NUMBER = re.compile(r"\d{4}")
+NUMBER = re.compile(r"[0-9]{4}")
+GIVEN_NUMBER = re.compile(r"[0-9]{4,9}")
 
 
 def plan(hr, out, layout, *, scales, border):
@@ -24,7 +27,7 @@ def plan(hr, out, layout, *, scales, border):
     if not sources:
         raise UserError(f"--hr {hr}: no images in it; give a folder that holds HR images itself")
     _check_settings(out, layout, border)
-    numbers = read_json(out / NAMES_FILE)
+    numbers = read_numbers(out / NAMES_FILE)
     in_place = hr.resolve() == layout.hr_folder(out).resolve()
     if in_place:
         names = {path.stem: path for path in _all_png(sources)}
@@ -42,23 +45,32 @@ def plan(hr, out, layout, *, scales, border):
     return jobs, numbers
 
 
-def read_json(path):
-    """The object in a JSON file, {} where there is no file. Raises UserError when it is no JSON object."""
-    if not path.exists():
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, {} where there is nothing. Raises UserError when it is no JSON object."""
+    if not os.path.lexists(path):
         return {}
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path}: is no JSON object; restore it, or choose another --out")
     return content
 
 
-def write_json(path, content):
+def read_numbers(path: Path) -> dict[str, str]:
+    """dict number -> file name of names.json. Raises UserError for what could not have been written there by `plan`."""
+    numbers = read_json(path)
+    for number, name in numbers.items():
+        if not GIVEN_NUMBER.fullmatch(number) or not isinstance(name, str):
+            raise UserError(f"{path}: {number!r}: {name!r} is no number with a file name; restore it, or remove it")
+    return numbers
+
+
+def write_json(path: Path, content: dict) -> None:
     text = json.dumps(content, indent=1) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _all_png(sources):
@@ -70,13 +82,13 @@ def _all_png(sources):
 
 def _numbers(sources, numbers, above):
     """dict number -> file name with the sources that have no number yet added, in order, after all numbers in use."""
-    first = max([above, *(int(number) for number in numbers if number.isdigit())]) + 1
+    first = max([above, *map(int, numbers)]) + 1
     new = [path.name for path in sources if path.name not in numbers.values()]
     return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}
 
 
 def _highest_number(folder):
-    return max((int(path.stem) for path in images_in(folder) if path.stem.isdigit()), default=0)
+    return max((int(path.stem) for path in images_in(folder) if GIVEN_NUMBER.fullmatch(path.stem)), default=0)
 
 
 def _check_settings(out, layout, border):

@@ -1,12 +1,16 @@
-"""What a checkpoint holds besides tensors by name: random state, and the errors of files that lack something."""
+"""What a checkpoint holds besides its network: random state, and whether all of it can be used."""
 
 import contextlib
+import math
 import random
+import re
 
 import numpy as np
 import torch
 
 from utility import UserError
+
+MOST_EPOCHS = 10**6
 
 
 def random_state():
@@ -37,6 +41,54 @@ def reading_parts(path):
     """Let whatever goes wrong while a checkpoint's parts are put to use become a UserError that names the file."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a file can hold anything, so anything can be raised
         raise UserError(f"{path}: holds no complete training state ({error!r:.100}); give another checkpoint, or its "
                         "weights with --refine") from error
+
+
+def check_training_state(state: dict):
+    """Raise ValueError, TypeError or KeyError for a checkpoint's part that loads but that training could not use."""
+    epoch, batch, best = state["epoch"], state["batch"], state["best"]
+    demand(_whole(epoch) and epoch <= MOST_EPOCHS, f"epoch {epoch}")
+    demand(_whole(batch), f"batch {batch}")
+    demand(is_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
+    demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
+    demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
+    for row in state["history"]:
+        demand(_whole(row["epoch"]) and all(_named(row[group], is_number) for group in ("losses", "psnr")),
+                f"a row {row} of history")
+    for part in ("optimizer", "objective", "sums", "precision"):
+        demand(_finite(state[part]), f"a value in {part} that is not finite")
+
+
+def demand(right, what: str):
+    """Raise ValueError unless `what` is right."""
+    if not right:
+        raise ValueError(f"{what} can't be used")
+
+
+def _whole(value):
+    return type(value) is int and value >= 0
+
+
+def is_number(value) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _named(values, fits):
+    """Whether `values` is a dict of fitting ones, by names that may become file names."""
+    return all(re.fullmatch(r"[^/\\\0]{1,100}", name) and fits(value) for name, value in values.items())
+
+
+def _finite(value):
+    """Whether all numbers in nested values are finite; text, None and the like are."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_finite, value))
+    if torch.is_tensor(value):
+        return bool(torch.isfinite(value).all())
+    return not isinstance(value, float) or math.isfinite(value)

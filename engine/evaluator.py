@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
-from data.images import write_png
+from data.pictures import plain
 from engine.device import wait_for
 from metrics.functional import psnr, ssim
 from model.inference import constant_weights, super_resolve
 from utility import append_text
 
 log = logging.getLogger(__name__)
-DIV2K_EXTRA_BORDER = 6
 
 
 class Evaluator:
@@ -52,9 +51,9 @@ class Evaluator:
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
                 if hr is not None:
-                    rows.append(self._measure(sr, self._rounded(hr.to(self.device)), test_set.luma))
-                images = self._images(test_set, name, sr, lr, hr)
-                saved += [writer.submit(write_png, path, image) for path, image in images]
+                    rows.append(self._measure(_rounded(sr), _rounded(self._in_8_bits(hr.to(self.device))), test_set))
+                images = self._images(test_set, index, name, sr, lr, hr)
+                saved += [writer.submit(picture.write, path) for path, picture in images]
         for image in saved:
             image.result()
         return self._report(test_set, epoch, rows, seconds)
@@ -66,30 +65,29 @@ class Evaluator:
             yield
 
     def _super_resolve(self, network, lr):
-        """lr [3, h, w] to the 8-bit values of sr [3, s*h, s*w], as float32 on the device."""
+        """lr [C, h, w] to sr [C, s*h, s*w] in 0..255, not rounded, float32 on the device."""
         sr = super_resolve(network, lr[None].to(self.device), scale=self.options.scale,
                            chop_size=self.options.chop_size if self.options.chop else None,
                            self_ensemble=self.options.self_ensemble)
-        return self._rounded(sr[0].float())
+        return self._in_8_bits(sr[0].float())
 
-    def _rounded(self, image):
-        return (image * self.to_8_bit).round().clamp(0, 255)
+    def _in_8_bits(self, image):
+        return image * self.to_8_bit
 
-    def _measure(self, sr, hr, luma):
-        border = self.options.scale + (0 if luma else DIV2K_EXTRA_BORDER)
-        return psnr(sr, hr, border=border, luma=luma), ssim(sr, hr, border=border, luma=luma)
+    def _measure(self, sr, hr, test_set):
+        how = {"border": test_set.border, "luma": test_set.luma}
+        return psnr(sr, hr, **how), ssim(sr, hr, **how)
 
-    def _images(self, test_set, name, sr, lr, hr):
+    def _images(self, test_set, index, name, sr, lr, hr):
         if not self.options.save_results:
             return
-        images = {"SR": sr}
+        pictures = {"SR": test_set.picture(index, sr)}
         if self.options.save_gt:
-            images["LR"] = self._rounded(lr)
+            pictures["LR"] = plain(self._in_8_bits(lr))
             if hr is not None:
-                images["HR"] = self._rounded(hr)
-        for kind, image in images.items():
-            path = self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png"
-            yield path, image.byte().permute(1, 2, 0).cpu().numpy()
+                pictures["HR"] = plain(self._in_8_bits(hr))
+        for kind, picture in pictures.items():
+            yield self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png", picture
 
     def _report(self, test_set, epoch, rows, seconds):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
@@ -100,3 +98,7 @@ class Evaluator:
         told = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, told, len(test_set), seconds)
         return result
+
+
+def _rounded(image):
+    return image.round().clamp(0, 255)

@@ -1,27 +1,40 @@
-"""Where a run lies on the disk, its log, and what every run begins with."""
+"""Where a run lies on the disk: its files alone are made, kept aside and deleted, whatever else lies beside them."""
 
 import contextlib
 import logging
-import logging.handlers
 import os
+import re
 import shutil
-import sys
 import time
 from pathlib import Path
 
-from engine.device import choose_device, set_seed, use_deterministic_algorithms
-from utility import UNFINISHED, Stopped, UserError, append_text, remove_unfinished
+from quant.open import BEST, LAST
+from utility import UNFINISHED, UserError, append_text, read_torch_file
 
 log = logging.getLogger(__name__)
 
+# what runs write; the models come first and config.txt last, so that a run half deleted does not pass for a whole one
+OWN_FILES = ("model/checkpoint.pth.tar", "model/model_best.pth.tar", "model/model_best.old-*.pth.tar",
+             "model/model_[0-9]*.pth.tar", f"model/{UNFINISHED}*", "results-*/*bit_*_x[234]_*.png",
+             f"results-*/{UNFINISHED}*", "run/events.out.tfevents.*", "loss_*.png", "psnr_*.png", f"{UNFINISHED}*",
+             "eval.txt", "log.txt", "config.txt")
+CONFIG_START = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n\w+: ")  # as `describe` writes it
+
 
 class RunFolder:
-    """Where everything of one run lies (spec, section 7): config.txt, log.txt, eval.txt, model/, results-<set>/..."""
+    """Where everything of one run lies: config.txt, log.txt, eval.txt, model/, results-<set>/, curves.
 
-    def __init__(self, path):
+    Other files and runs in the folder or below it are nobody's business here: they stay untouched.
+    origin: the folder of the models that the run goes on from, None for one that begins; rewound: whether these are
+    its own, kept aside since it goes on from an earlier one.
+    """
+
+    def __init__(self, path, *, origin=None):
         self.path = Path(path)
-        self.checkpoint = self.path / "model" / "checkpoint.pth.tar"
-        self.best = self.path / "model" / "model_best.pth.tar"
+        self.checkpoint = self.path / LAST
+        self.best = self.path / BEST
+        self.origin = origin
+        self.rewound = False
         self.prepare = self.start
 
     def begin(self):
@@ -30,14 +43,47 @@ class RunFolder:
         prepare()
 
     def check_writable(self):
-        """Raise UserError where the folder can't be made or written to, without making it."""
+        """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise UserError(f"--save {self.path}: {nearest} is no folder that can be written to; choose another place")
+        config = self.path / "config.txt"
+        if config.exists() and not self.is_run() and not (config.is_file() and config.stat().st_size == 0):
+            raise UserError(f"--save {self.path}: is not a run of this program (its config.txt is another's); nothing "
+                            "was touched, choose another name")
 
     def is_run(self):
         """Whether a run of ours was here before."""
-        return (self.path / "config.txt").is_file()
+        try:
+            with open(self.path / "config.txt", errors="replace") as file:
+                return CONFIG_START.match(file.read(200)) is not None
+        except OSError:
+            return False
+
+    def check_continuable(self):
+        """Raise UserError where the checkpoint is gone, and beginning anew would overwrite what the run has made."""
+        made = [path for path in (self.checkpoint, self.best, *self.kept_epochs().values(), self.path / "eval.txt")
+                if os.path.lexists(path)]
+        if made and not self.checkpoint.is_file():
+            raise UserError(f"--load {self.path}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
+                            "read; put it back, name a file with --resume, or begin another run with --save")
+
+    def to_continue(self):
+        """The last checkpoint; None, with a line in the log, for a run that was stopped before its first."""
+        if self.checkpoint.is_file():
+            return self.checkpoint
+        log.info("--load %s: stopped before its first checkpoint, beginning", self.path)
+        return None
+
+    def trained(self):
+        """The best network, else the last checkpoint; None without either."""
+        return next((path for path in (self.best, self.checkpoint) if path.is_file()), None)
+
+    def kept_epochs(self):
+        """{epoch: file} of the networks that --save_models kept."""
+        names = {path: path.name.removeprefix("model_").removesuffix(".pth.tar") for path in
+                 self._found("model/model_[0-9]*.pth.tar")}
+        return {int(name): path for path, name in names.items() if name.isdecimal()}
 
     def start(self, *, reset=False, archive=False):
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
@@ -47,7 +93,7 @@ class RunFolder:
             if reset and self.path.exists():
                 with self.claimed():
                     self._delete()
-            elif archive and (self.checkpoint.exists() or self.best.exists()):
+            elif archive and self.trained():
                 with self.claimed():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)
@@ -68,7 +114,9 @@ class RunFolder:
         with file:
             if not _lock(file):
                 raise UserError(f"--save {self.path}: another process is training in it; wait for it, or end it first")
-            remove_unfinished(self.path)
+            for path in self.own_files():
+                if path.name.startswith(UNFINISHED):
+                    path.unlink(missing_ok=True)
             yield
 
     @contextlib.contextmanager
@@ -78,22 +126,99 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--save {self.path}: can't be written ({error.strerror}); choose another place") from error
 
+    def _found(self, pattern):
+        return sorted(path for path in self.path.glob(pattern) if path.is_symlink() or path.is_file())
+
+    def own_files(self):
+        """Every file that a run has written here, in the order in which they may be deleted."""
+        return [path for pattern in OWN_FILES for path in self._found(pattern)]
+
     def _delete(self):
-        doomed = self.path.with_name(f"{UNFINISHED}{self.path.name}")  # half deleted, it would not pass for a run
-        shutil.rmtree(doomed, ignore_errors=True)
-        self.path.rename(doomed)
-        shutil.rmtree(doomed)
+        """Delete the run's files, and its folders where nothing else is in them."""
+        files = self.own_files()
+        for file in files:
+            try:
+                file.unlink()
+            except OSError as error:
+                raise UserError(f"--reset: {file} can't be deleted ({error.strerror}); what is left of the run is in "
+                                f"{self.path}") from error
+        self._remove_empty(files)
+
+    def _remove_empty(self, files):
+        for folder in {file.parent for file in files} - {self.path}:
+            with contextlib.suppress(OSError):  # others' files are in it
+                folder.rmdir()
 
     def _archive(self):
+        """Move the run's files aside; in one step where nothing else is in the folder."""
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.old-{number}")):
             number += 1
-        self.path.rename(aside)
-        print(f"the run that was in {self.path} is kept in {aside}")
+        files = self.own_files()
+        if {path for path in self.path.rglob("*") if not path.is_dir()} <= {*files, self.path / ".lock"}:
+            self.path.rename(aside)
+        else:
+            self._move(files, aside)
+        if self.origin is not None and self.origin.resolve().is_relative_to(self.path.resolve()):
+            self.origin, self.rewound = aside / "model", True
+        log.info("the run that was in %s is kept in %s", self.path, aside)
+
+    def _move(self, files, aside):
+        for file in files:
+            target = aside / file.relative_to(self.path)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+            except OSError as error:
+                raise UserError(f"--save {self.path}: {file} can't be moved to {aside} ({error.strerror}), where the "
+                                "run's other files are now; move it there") from error
+        self._remove_empty(files)
+
+    def adopt(self, *, epoch, best):
+        """Bring the models of a run that goes on after `epoch` here; returns whether model_best is that of `best`.
+
+        best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is set aside;
+        that of the next epoch stays, a run killed between two writes leaves it, and makes it again.
+        """
+        kept = RunFolder(self.origin.parent).kept_epochs() if self.rewound else {}
+        for number, file in kept.items():
+            if number <= epoch:
+                _copy(file, self.best.with_name(file.name))
+        found = _best_of(self.best)
+        if found == best or best["epoch"] == 0 and found is None:
+            return True
+        if found is not None and found["epoch"] != epoch + 1:
+            number = 1
+            while os.path.lexists(aside := self.best.with_name(f"model_best.old-{number}.pth.tar")):
+                number += 1
+            self.best.rename(aside)
+            log.info("%s is of another run or a later epoch; it is kept in %s", self.best, aside)
+        for file in (self.origin / self.best.name, self.origin / f"model_{best['epoch']}.pth.tar"):
+            if _best_of(file) == best:
+                _copy(file, self.best)
+                return True
+        return best["epoch"] == 0
 
     def results(self, set_name):
         """The folder for a test set's images."""
         return self.path / f"results-{set_name}"
+
+
+def _best_of(file):
+    """What a file holds as the best network: {"psnr", "epoch"}; None where it is no best network, or is not there."""
+    try:
+        state = read_torch_file(file) if file.is_file() else {}
+        return state["best"] if state["best"]["epoch"] == state["epoch"] else None
+    except (KeyError, TypeError, UserError):
+        return None
+
+
+def _copy(source, target):
+    """Copy a file that is replaced, never changed: a link is enough where the disk has such."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _lock(file):
@@ -107,75 +232,3 @@ def _lock(file):
     except (ImportError, OSError):
         return True
     return True
-
-
-@contextlib.contextmanager
-def logging_to_stdout():
-    """Send the log to stdout while the block runs. Gives a function that sends it to a file too, from its beginning."""
-    root = logging.getLogger()
-    kept = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
-    handlers = [logging.StreamHandler(sys.stdout), kept]
-    level = root.level
-    root.setLevel(logging.INFO)
-
-    def add(path):
-        append_text(path, "")
-        handlers.append(_outlived(logging.FileHandler(path)))
-        kept.setTarget(handlers[-1])
-        kept.flush()
-        kept.capacity = 0
-
-    for handler in handlers:
-        root.addHandler(_outlived(handler))
-    try:
-        yield add
-    except (UserError, Stopped) as error:
-        told = f"error: {error}" if isinstance(error, UserError) else str(error)
-        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
-        raise
-    finally:
-        root.setLevel(level)
-        for handler in handlers:
-            root.removeHandler(handler)
-            with contextlib.suppress(OSError):  # a full disk again
-                handler.close()
-
-
-def _outlived(handler):
-    """The handler, set so that a full disk or closed terminal costs lines of the log, not the run."""
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.handleError = lambda record: None
-    return handler
-
-
-@contextlib.contextmanager
-def open_run(options, path, config_text, ranks):
-    """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
-
-    Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A new
-    training run in the folder of an earlier one then deletes that with --reset, and keeps it aside otherwise. ranks:
-    which of the run's processes this is (engine.ranks.Ranks); the first one alone writes.
-    """
-    fresh = not (options.test_only or options.load or options.resume)
-    with contextlib.ExitStack() as stack:
-        folder = RunFolder(path)
-        if ranks.rank == 0:
-            log_to_file = stack.enter_context(logging_to_stdout())
-
-            def prepare():
-                folder.start(reset=options.reset and fresh, archive=fresh)
-                if not options.test_only:
-                    stack.enter_context(folder.claimed())
-                folder.describe(config_text)
-                log_to_file(folder.path / "log.txt")
-
-            folder.prepare = prepare
-            folder.check_writable()
-            if not (fresh or options.test_only):  # before the checkpoint is read, which another process may be writing
-                folder.begin()
-        else:
-            logging.getLogger().addHandler(logging.NullHandler())  # or each would print the first one's warnings
-        set_seed(options.seed)
-        if options.deterministic:
-            use_deterministic_algorithms()
-        yield folder, choose_device(options, ranks)

@@ -17,9 +17,8 @@ from data.images import read_image
 from data.imresize import imresize
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
-from model.weights import read_weights
 from option import EXPERIMENT_ROOT
-from quant import QuantConfig, quantize
+from quant import open_network
 from quant.activation import quantizers
 from quant.weight import QuantConv2d
 from utility import run_main
@@ -86,7 +85,7 @@ def print_table(hr_paths, network):
     """Bicubic, full precision and quantized: mean luma PSNR and SSIM, seconds for the set, size of the weights."""
     rows = [("bicubic", *bicubic_scores(hr_paths), None, None),
             ("full precision", *scores(FULL), size_in_bytes(network)),
-            (f"DDTB {K_BITS} bit", *scores(LOW), size_in_bytes(trained(network)))]
+            (f"DDTB {K_BITS} bit", *scores(LOW), size_in_bytes(open_network(LOW)))]
     print(f"\n{'DemoSet x4':16}{'PSNR':>8}{'SSIM':>9}{'seconds':>9}{'weights':>11}")
     for name, decibel, similarity, seconds, size in rows:
         cost = f"{seconds:9.2f}{size / 1e6:8.2f} MB" if size else ""
@@ -105,13 +104,6 @@ def bicubic_scores(hr_paths):
     pairs = [(as_tensor(sr), as_tensor(cropped(hr, sr))) for sr, hr in images]
     measured = [(psnr(sr, hr, border=SCALE), ssim(sr, hr, border=SCALE)) for sr, hr in pairs]
     return [sum(values) / len(values) for values in zip(*measured, strict=True)]
-
-
-def trained(network):
-    """The quantized form of `network` as the run has trained it; it takes over the network."""
-    student = quantize(network, QuantConfig(K_BITS))
-    student.load_state_dict(read_weights(LOW).state)
-    return student
 
 
 def size_in_bytes(network):

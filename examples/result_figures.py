@@ -18,7 +18,8 @@ from data.images import read_image
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
 from metrics.report import EXPERIMENTS
-from model.weights import read_weights
+from quant import open_network
+from quant.activation import gated_quantizers
 from utility import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,8 +152,7 @@ def _depth(name):
 
 def read_gates(path):
     """{quantizer: whether it has a gate} of a run's network."""
-    return {name.removesuffix(".is_dynamic"): bool(value) for name, value in read_weights(path).state.items()
-            if name.endswith(".is_dynamic")}
+    return {name: quantizer.dynamic for name, quantizer in gated_quantizers(open_network(path)).items()}
 
 
 def draw_gates(gates):

@@ -14,13 +14,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.image_sets import find_test_set
-from metrics.report import FULL_PRECISION, MODEL_NAMES, published_results, read_run
+from data.image_sets import find_test_sets
+from metrics.report import FULL_PRECISION, published_results, read_run
+from model.registry import title
 from quant.deploy.packed import file_hash
 from utility import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("Set5", "Set14", "B100", "Urban100")
+METHOD_NAMES = {"pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
 AGREEMENT = 0.005  # dB: what is printed has two digits
 # of the networks that were quantized in the paper (EDSR-PyTorch's), as PAMS's paper lists them too
 PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0.781), "B100": (27.56, 0.736),
@@ -29,7 +31,10 @@ PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what the paper does otherwise."""
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what the paper does otherwise.
+
+    shipped: whether the file comes with the code; else its figures alone do. recipe: examples.budgets' numbers.
+    """
 
     file: str
     model: str
@@ -38,11 +43,18 @@ class Shipped:
     sha256: str
     results: dict
     variant: str = ""
+    shipped: bool = True
+    recipe: dict | None = None
 
     @property
     def label(self):
         """What a row of the table calls it."""
-        name = "full precision" if self.k_bits == FULL_PRECISION else f"DDTB {self.k_bits} bit"
+        if self.k_bits == FULL_PRECISION:
+            return "full precision"
+        method = (self.recipe or {}).get("quantizer", "ddtb")
+        if method != "ddtb":
+            return f"{METHOD_NAMES[method]} {self.k_bits} bit"
+        name = f"DDTB {self.k_bits} bit"
         return f"{name}, {self.variant}" if self.variant else name
 
     @property
@@ -54,7 +66,9 @@ class Shipped:
         """The test's command line."""
         program = "main_ori.py" if self.k_bits == FULL_PRECISION else "main_limitrange_incremental.py"
         bits = [] if self.k_bits == FULL_PRECISION else ["--k_bits", str(self.k_bits)]
-        return [program, "--test_only", "--save_results", "--model", MODEL_NAMES[self.model], "--scale",
+        if sums := (self.recipe or {}).get("skip_bits"):
+            bits += ["--skip_bits", str(sums)]
+        return [program, "--test_only", "--save_results", "--model", title(self.model), "--scale",
                 str(self.scale), *bits, "--refine", str(pretrained / self.file), "--data_test", "+".join(sets),
                 "--dir_data", str(dir_data), "--save", self.run]
 
@@ -64,6 +78,9 @@ def main(argv=None):
     options = parse(argv)
     rows = {}
     for entry in read_shipped(options.pretrained):
+        if not entry.shipped:
+            rows[entry] = {name: tuple(values) for name, values in entry.results.items()}
+            continue
         command = entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)
         print(f"\n$ python {' '.join(command)}", flush=True)
         if code := subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]]).returncode:
@@ -94,7 +111,7 @@ def read_shipped(folder):
         entries = [Shipped(**entry) for entry in json.loads(index.read_text())]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{index}: can't be read ({error}); --pretrained names the folder it is in") from None
-    for entry in entries:
+    for entry in (entry for entry in entries if entry.shipped):
         path = folder / entry.file
         if not path.is_file() or file_hash(path) != entry.sha256:
             raise UserError(f"{path}: is missing or not what models.json lists; get it again from the repository")
@@ -106,7 +123,7 @@ def available(dir_data, scale):
     there = []
     for name in SETS:
         try:
-            find_test_set(dir_data, name, scale=scale, data_range="1-1/1-1", dir_demo=None)
+            find_test_sets(dir_data, [name], scale=scale, data_range="1-1/1-1")
             there.append(name)
         except UserError as error:
             print(f"lacking at x{scale}: {error}")
@@ -128,18 +145,20 @@ def table(network, shipped, own):
     """
     sets = [name for name in SETS if any(name in row for row in shipped.values())]
     full = {entry.k_bits: row for entry, row in shipped.items()}.get(FULL_PRECISION, {})
-    lines = [f"| {MODEL_NAMES[network[0]]} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
     measured = {**{entry.label: row for entry, row in shipped.items()}, **{run: row for run, row in own.items() if row}}
     lines += [_row(label, row, full, sets) for label, row in measured.items()]
     full = PAPER_FULL_PRECISION.get(network, {})
-    lines += [_row(f"paper: {entry.label}", _published(entry) or full, full, sets) for entry in shipped
-              if not entry.variant]
+    for bits in sorted({entry.k_bits for entry in shipped}, reverse=True):
+        if row := full if bits == FULL_PRECISION else _published(*network, bits):
+            label = "full precision" if bits == FULL_PRECISION else f"DDTB {bits} bit"
+            lines.append(_row(f"paper: {label}", row, full, sets))
     return "\n".join(lines)
 
 
-def _published(entry):
+def _published(model, scale, k_bits):
     """{set: (PSNR, SSIM)} of a quantized network in the paper."""
-    keys = {name: (entry.model, entry.scale, name, entry.k_bits) for name in SETS}
+    keys = {name: (model, scale, name, k_bits) for name in SETS}
     found = {name: published_results()[key] for name, key in keys.items() if key in published_results()}
     return {name: (result.psnr, result.ssim) for name, result in found.items()}
 

@@ -18,6 +18,10 @@ class Supervised:
         network.train()
         self.loss.train()
 
+    def can_be_tested(self, epoch):
+        """Every epoch's network can."""
+        return True
+
     def counts_for_best(self, epoch):
         """Every epoch counts."""
         return True

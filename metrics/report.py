@@ -16,13 +16,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utility import UserError, atomic_path, run_main
+from model.registry import title
+from utility import UserError, add_force, atomic_path, check_file, check_output, run_main, summary
 
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
-MODEL_NAMES = {"edsr": "EDSR", "rdn": "RDN", "srresnet": "SRResNet"}
 FULL_PRECISION = 32
 CSV_FIELDS = (
     "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run"
@@ -64,25 +64,33 @@ def read_run(run):
     out; so are lines that a killed run wrote half, which the log tells. Raises UserError naming folder, file or line.
     """
     path = _run_folder(run) / "eval.txt"
-    if not path.is_file():
-        raise UserError(f"{path}: no test results; run the network with --test_only and --save {run} first")
     results = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError:
-            log.warning("%s, line %d: cut short, left out", path, number)
-            continue
+    for number, values in result_lines(path):
         try:
             if values["psnr"] is None:
                 continue
             result = _result(values, run=str(run))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no line of results ({error!r}); remove it or test again") from None
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError(f"{path}, line {number}: no line of results ({error!r:.100}); remove it or test again"
+                            ) from None
         results[result.key] = result
     return list(results.values())
+
+
+def result_lines(path):
+    """(line number, object) for every line of an `eval.txt`; lines that hold no JSON are left out, which the log tells.
+
+    Raises UserError where there is no such file.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no test results; run the network with --test_only and --save {path.parent} first")
+    check_file(path)
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            if line.strip():
+                yield number, json.loads(line)
+        except (ValueError, RecursionError):
+            log.warning("%s, line %d: cut short, left out", path, number)
 
 
 def markdown_table(results):
@@ -117,17 +125,21 @@ def csv_table(results):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m metrics.report", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m metrics.report", description=summary(__doc__))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below ../experiment")
     parser.add_argument("--csv", metavar="FILE", help="also write the table, with every digit, to this file")
+    add_force(parser)
     options = parser.parse_args(argv)
+    if options.csv:
+        inputs = [_run_folder(run) / "eval.txt" for run in options.runs]
+        check_output(options.csv, flag="--csv", mark=",".join(CSV_FIELDS).encode(), inputs=inputs, force=options.force)
     results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
     if not results:
         raise UserError(f"{options.runs[0]}: eval.txt holds no PSNR; test on a set with HR images")
     print(markdown_table(results))
     if options.csv:
         with atomic_path(options.csv) as path:
-            path.write_text(csv_table(results), encoding="utf-8")
+            path.write_text(csv_table(results), encoding="utf-8", errors="backslashreplace")
 
 
 def _run_folder(run):
@@ -141,7 +153,7 @@ def _result(values, run=""):
     return Result(
         model=str(values["model"]).lower(),
         scale=int(values["scale"]),
-        set=values["set"],
+        set=_text(values["set"]),
         k_bits=int(values["k_bits"]),
         psnr=float(values["psnr"]),
         ssim=float(values["ssim"]),
@@ -149,6 +161,12 @@ def _result(values, run=""):
         epoch=values.get("epoch"),
         run=run,
     )
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value
 
 
 def _order(result):
@@ -159,7 +177,7 @@ def _order(result):
 
 
 def _markdown_cells(result):
-    model = f"{MODEL_NAMES.get(result.model, result.model)}x{result.scale}"
+    model = f"{title(result.model)}x{result.scale}"
     bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
     cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
     published = published_results().get(result.key)

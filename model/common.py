@@ -5,6 +5,8 @@ import contextlib
 import torch
 from torch import nn
 
+from model.settings import check_settings
+
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -13,17 +15,18 @@ def conv(in_channels, out_channels, kernel_size, *, bias=True):
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
-class MeanShift(nn.Conv2d):
-    """Add `sign * rgb_range * DIV2K mean` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, for its keys.
+def mean_colour(n_colors: int) -> torch.Tensor:
+    """The mean of DIV2K's pixels, [n_colors] in 0..1; with one colour that of the three channels."""
+    return torch.tensor(DIV2K_MEAN if n_colors == 3 else [sum(DIV2K_MEAN) / 3] * n_colors)
 
-    With one colour the mean of the three channels is used.
-    """
+
+class MeanShift(nn.Conv2d):
+    """Add `sign * rgb_range * mean_colour` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, for its keys."""
 
     def __init__(self, *, rgb_range, n_colors=3, sign=-1):
         super().__init__(n_colors, n_colors, kernel_size=1)
-        mean = torch.tensor(DIV2K_MEAN if n_colors == 3 else [sum(DIV2K_MEAN) / 3] * n_colors)
         self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
-        self.bias.data = sign * rgb_range * mean
+        self.bias.data = sign * rgb_range * mean_colour(n_colors)
         self.requires_grad_(False)
 
     def forward(self, x):
@@ -49,16 +52,28 @@ class SuperResolver(nn.Module):
     """What every network here is: a body that makes features, an upsampler that makes the image of them.
 
     Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
-    [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it.
+    [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it;
+    ValueError is raised for one that can't work.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
 
     UPSAMPLER = ()
 
+    # what the file that the network was opened from says (quant.open), None for a new one
+    source = None
+
     def __init__(self, **settings):
         super().__init__()
+        check_settings(settings)
         self.settings = settings
         self.scale = settings["scale"]
+        self.n_colors = settings.get("n_colors", 3)
+        self.rgb_range = settings.get("rgb_range", 255)
+
+    @staticmethod
+    def rgb_range_of(state):
+        """The rgb_range that the weights of a state dict were made for, or None where they don't tell."""
+        return None
 
     def body_feature(self, lr):
         """Image to body feature, the tensor that enters the upsampler and that attention transfer compares."""

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from model.common import MeanShift, SuperResolver, conv, shuffle_factors
+from model.common import MeanShift, SuperResolver, conv, mean_colour, shuffle_factors
 
 
 class ResBlock(nn.Module):
@@ -23,7 +23,8 @@ class EDSR(SuperResolver):
 
     UPSAMPLER = ("tail",)
 
-    def __init__(self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, rgb_range=255, n_colors=3):
+    def __init__(self, *, scale: int, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0,
+                 rgb_range: float = 255, n_colors: int = 3):
         super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, res_scale=res_scale,
                          rgb_range=rgb_range, n_colors=n_colors)
         upsampler = []
@@ -36,6 +37,19 @@ class EDSR(SuperResolver):
         blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv(n_feats, n_feats, 3))
         self.tail = nn.Sequential(nn.Sequential(*upsampler), conv(n_feats, n_colors, 3))
+
+    @staticmethod
+    def rgb_range_of(state):
+        """What the mean that is subtracted belongs to; None where it is not DIV2K's, whatever the range."""
+        bias = state.get("sub_mean.bias")
+        if bias is None or bias.dim() != 1 or len(bias) not in (1, 3):
+            return None
+        ratios = -bias.double() / mean_colour(len(bias))
+        found = ratios.mean().item()
+        if found <= 0 or (ratios / found - 1).abs().max() > 0.02:
+            return None
+        whole = round(found)
+        return whole if abs(found - whole) < 0.01 * found else float(f"{found:.3g}")
 
     def body_feature(self, lr):
         head = self.head(self.sub_mean(lr))

@@ -3,10 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.patches import to_planes, to_values
+from model.common import SuperResolver
 from model.tiles import in_tiles
+
+BLACK, WHITE = 16, 235  # of luma, the one colour of networks that have one
 
 
 @contextlib.contextmanager
@@ -49,3 +54,24 @@ def _ensemble(forward, lr):
             sr = torch.rot90(sr.flip(3) if flipped else sr, -turns, (2, 3)).float()
             total = sr.clone() if total is None else total.add_(sr)
     return total.div_(8)
+
+
+@torch.no_grad()
+def enlarge(network: SuperResolver, image: np.ndarray, *, chop_size: int | None = None, self_ensemble: bool = False) \
+        -> np.ndarray:
+    """An image uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], by a network in evaluation mode, where that is.
+
+    A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
+    ValueError for another array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
+    if network.training:
+        raise ValueError("the network is in training mode; call eval() first")
+    lr = to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
+    device = next(network.parameters()).device
+    sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
+    sr = sr.float() * (255 / network.rgb_range)
+    if network.n_colors == 1:
+        sr = ((sr - BLACK) * (255 / (WHITE - BLACK))).expand(3, -1, -1)
+    return sr.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()

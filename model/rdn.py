@@ -43,12 +43,14 @@ class GlobalFusion(nn.Sequential):
 
 
 class RDN(SuperResolver):
-    """Config B is the published one (22.3 M parameters at x4)."""
+    """Config B is the published one (22.3 M parameters at x4). rgb_range: of its images, kept for the record."""
 
     UPSAMPLER = ("UPNet",)
 
-    def __init__(self, *, scale, G0=64, RDNkSize=3, RDNconfig="B", n_colors=3):
-        super().__init__(scale=scale, G0=G0, RDNkSize=RDNkSize, RDNconfig=RDNconfig, n_colors=n_colors)
+    def __init__(self, *, scale: int, G0: int = 64, RDNkSize: int = 3, RDNconfig: str = "B", rgb_range: float = 255,
+                 n_colors: int = 3):
+        super().__init__(scale=scale, G0=G0, RDNkSize=RDNkSize, RDNconfig=RDNconfig, rgb_range=rgb_range,
+                         n_colors=n_colors)
         n_blocks, n_convs, growth = CONFIGS[RDNconfig]
         upsampler, channels = [], G0
         for factor in shuffle_factors(scale):

@@ -25,12 +25,16 @@ class BNResBlock(nn.Module):
 
 
 class SRResNet(SuperResolver):
-    """The command line's `srresnet` and `bnsrresnet`: 16 blocks, 64 features, 1.55 M parameters at x4."""
+    """The command line's `srresnet` and `bnsrresnet`: 16 blocks, 64 features, 1.55 M parameters at x4.
+
+    rgb_range: of its images, kept for the record.
+    """
 
     UPSAMPLER = ("upscale", "conv_output")
 
-    def __init__(self, *, scale, n_resblocks=16, n_feats=64, n_colors=3):
-        super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, n_colors=n_colors)
+    def __init__(self, *, scale: int, n_resblocks: int = 16, n_feats: int = 64, rgb_range: float = 255,
+                 n_colors: int = 3):
+        super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, rgb_range=rgb_range, n_colors=n_colors)
         upsampler = []
         for factor in shuffle_factors(scale):
             upsampler += [conv(n_feats, n_feats * factor**2, 3, bias=False), nn.PixelShuffle(factor), nn.PReLU()]

@@ -106,7 +106,7 @@ def in_tiles(network, lr, *, scale, size):
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
     feature = _body_feature(network, lr, size=_body_size(body, upsampler, scale, size), reach=reach(body))
     tiles = _plan(feature, size, reach(upsampler))
-    return _assembled(lambda tile: network.upsample(feature[(..., *tile.window)]), tiles, feature.shape, scale)
+    return assembled(lambda tile: network.upsample(feature[(..., *tile.window)]), tiles, feature.shape, scale)
 
 
 def _convolutions(modules):
@@ -123,7 +123,7 @@ def _plan(x, size, reach):
     return plan_tiles(*x.shape[2:], size=size, margin=min(reach, size // 4))
 
 
-def _assembled(function, tiles, shape, scale=1):
+def assembled(function, tiles, shape, scale=1):
     """One image of `scale` times the height and width in `shape`, [1, C, h, w], from function(tile) of every tile."""
     if len(tiles) == 1:
         return function(tiles[0])
@@ -143,7 +143,7 @@ def _body_feature(network, lr, *, size, reach):
         return network.body_feature(lr)
     with _means_over_tiles(network) as means:
         for _ in range(len(means) + 1):
-            feature = _assembled(lambda tile: network.body_feature(_aimed(means, lr, tile)), tiles, lr.shape)
+            feature = assembled(lambda tile: network.body_feature(_aimed(means, lr, tile)), tiles, lr.shape)
             ran = [mean for mean in means if torch.is_tensor(mean.total)]
             if all([mean.finish_pass(lr[0, 0].numel()) for mean in ran]):
                 break

@@ -1,136 +1,219 @@
-"""Read weight files of every known kind, and load state dicts strictly with errors that a person can act on."""
+"""Read the state dict in a file of any kind, told by its content, and load it strictly into a network."""
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from engine.run_folder import RunFolder
 from utility import UserError, read_torch_file
 
 log = logging.getLogger(__name__)
 
-FORMAT = "ddtb-checkpoint-1"
+FAMILY = "ddtb-checkpoint-"
+FORMAT = FAMILY + "1"
+# where trainers keep the weights, in the order of choice: BasicSR tests the moving average where there is one
+KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "generator", "net_g",
+        "netG", "g", "G", "weights")
+DEPTH = 4
+WRAPPERS = ("module", "_orig_mod")  # DataParallel and torch.compile, which may wrap a part alone
+COUNTERS = ("total_ops", "total_params")  # thop's
 KEYS_SHOWN = 8
 
 
 @dataclass
 class Weights:
-    """A state dict from `path`; `kind` says in words what the file is.
+    """A state dict, tensors on the CPU, from `path`; `kind` says in words what the file is.
 
-    checkpoint: the whole of one of our own files, with `network` (name, settings), `quant` and the training state; else
-    None.
+    checkpoint: the whole of one of our own training files, else None. metadata: the texts in a safetensors file.
     """
 
     path: Path
     kind: str
-    state: dict
+    state: dict[str, torch.Tensor]
     checkpoint: dict | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_weights(path):
-    """Read one of our checkpoints, a state dict, or a dict that holds one as `state_dict` (the release, and others).
+def read_weights(path: str | Path) -> Weights:
+    """Read one of our checkpoints, a safetensors file, a state dict, or what holds one under a key of some trainer.
 
-    The folder of a run stands for its best network, or its last where none was called the best. Prefixes of wrappers
-    (`module.`, `model.`) are taken off. Raises UserError for anything else.
+    Of foreign files the prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and counters are taken off. Raises
+    UserError for anything else, and for values that are not finite.
     """
-    if Path(path).is_dir():
-        path = trained_file(path)
-    content = read_torch_file(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        _check_parts(content, path)
-        return Weights(Path(path), "a checkpoint of this program", content["state_dict"], content)
-    kind = "a state dict"
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content, kind = content["state_dict"], "a checkpoint with a state dict"
-    if not _is_state_dict(content):
-        raise UserError(f"{path}: holds no state dict; give a file of this program, of EDSR-PyTorch or of the release")
-    return Weights(Path(path), kind, _without_prefix(content))
+    path = Path(path)
+    if is_safetensors(path):
+        state, metadata = _read_safetensors(path)
+        found = Weights(path, "a safetensors file", state, metadata=metadata)
+    else:
+        content = read_torch_file(path)
+        found = _own(content, path) or _foreign(content, path)
+    _check_tensors(found)
+    return found
 
 
-def _is_state_dict(content):
-    return isinstance(content, dict) and bool(content) and all(map(torch.is_tensor, content.values()))
-
-
-def _check_parts(checkpoint, path):
-    """Raise UserError unless one of our checkpoints holds what its network is told by."""
-    kinds = {"state_dict": dict, "network": dict, "quant": dict if checkpoint.get("quant") else type(None)}
-    broken = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name, 0), kind)]
-    if broken or not _is_state_dict(checkpoint["state_dict"]):
-        raise UserError(f"{path}: is an incomplete checkpoint of this program; give another one")
-
-
-def weights_to_test(options, folder, *, or_pre_train=False):
-    """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
-
-    or_pre_train: --pre_train counts too, as in EDSR-PyTorch. Raises UserError when there is nothing to test.
-    """
-    for flag in ("refine", "resume", *(["pre_train"] if or_pre_train else [])):
-        if getattr(options, flag):
-            return getattr(options, flag), f"--{flag}"
-    return trained_file(folder.path), "--load" if options.load else "--save"
-
-
-def checkpoint_to_continue(options, folder):
-    """The checkpoint that --resume or --load asks to continue, or None to begin."""
-    if options.resume:
-        return options.resume
-    if not options.load:
+def _own(content, path):
+    told = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(told, str) or not told.startswith(FAMILY):
         return None
-    if folder.checkpoint.is_file():
-        return folder.checkpoint
-    log.info("--load %s: stopped before its first checkpoint, beginning", options.load)
-    return None
+    if told != FORMAT:
+        raise UserError(f"{path}: was written by another version of this program ({told:.40}); use that one")
+    if not _is_state(content.get("state_dict")):
+        raise UserError(f"{path}: is an incomplete checkpoint of this program; give another one")
+    return Weights(path, "a checkpoint of this program", content["state_dict"], content)
 
 
-def trained_file(folder):
-    """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
-    run = RunFolder(folder)
-    if run.best.is_file():
-        return run.best
-    if run.checkpoint.is_file():
-        log.info("%s: no best network yet, the last checkpoint is used", folder)
-        return run.checkpoint
-    raise UserError(f"{folder}: no model/model_best.pth.tar or engine/checkpoint.pth.tar in it; train first, or give "
-                    "weights with --refine")
+def _foreign(content, path):
+    state, keys = _search(content, path, DEPTH)
+    if state is None:
+        raise UserError(f"{path}: holds no state dict, tensors by name; give a file of this program, of EDSR-PyTorch, "
+                        "of BasicSR or of the release")
+    kind = f"a state dict under {'.'.join(keys)}" if keys else "a state dict"
+    return Weights(path, kind, _plain(state, path))
 
 
-def _without_prefix(state):
-    for prefix in ("module.", "model."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
+def _is_state(content):
+    return isinstance(content, dict) and bool(content) and all(
+        isinstance(key, str) and torch.is_tensor(value) for key, value in content.items())
 
 
-def check_network(weights, name, settings):
-    """Raise UserError when one of our checkpoints was made for another network, scale or size."""
-    if weights.checkpoint is None:
-        return
-    found = weights.checkpoint["network"]
-    wanted = {"name": name, **settings}
-    different = [f"{key} {found.get(key)} (asked for: {value})" for key, value in wanted.items()
-                 if found.get(key) != value]
-    if different:
-        raise UserError(f"{weights.path}: was trained for {', '.join(different)}; give the flags of its training")
+def _search(content, path, depth):
+    """(state dict, keys it lies under), or (None, None)."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content) or depth == 0:
+        return None, None
+    if _is_state(content):
+        return content, []
+    nested = {key: found for key, value in content.items() if (found := _search(value, path, depth - 1))[0] is not None}
+    chosen = [key for key in KEYS if key in nested] or list(nested)
+    if nested and chosen[0] not in KEYS and len(nested) > 1:
+        raise UserError(f"{path}: holds several state dicts ({_listed(chosen)}); save the one that is meant alone")
+    if nested:
+        state, keys = nested[chosen[0]]
+        return state, [chosen[0], *keys]
+    tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
+    if tensors:
+        log.info("%s: left out what is no tensor: %s", path, _listed([key for key in content if key not in tensors]))
+    return (tensors, []) if tensors else (None, None)
 
 
-def load_strictly(network, state, path, *, hint=""):
-    """Load `state` into the network; a key or shape that differs is a UserError that lists the keys, as is a NaN."""
+def _plain(state, path):
+    """The state dict by the names of the network itself: without wrappers' prefixes and without counters."""
+    counters = [key for key in state if key.rpartition(".")[2] in COUNTERS]
+    if counters:
+        log.info("%s: left out %d counters of operations and parameters (%s)", path, len(counters), _listed(counters))
+    names = {key: _without_wrappers(key) for key in state if key not in counters}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: holds {_listed(twice)} more than once, with and without a wrapper's prefix; save the "
+                        "network's own state dict")
+    return {name: state[key] for key, name in names.items()}
+
+
+def _without_wrappers(key):
+    parts = [part for part in key.split(".") if part not in WRAPPERS]
+    while len(parts) > 1 and parts[0] == "model":
+        del parts[0]
+    return ".".join(parts)
+
+
+def _check_tensors(weights):
+    """Raise UserError for tensors that are no plain array of numbers in memory, and for NaN and infinity."""
+    odd = [name for name, tensor in weights.state.items() if not _is_plain(tensor)]
+    if odd:
+        raise UserError(f"{weights.path}: {_listed(odd)}: no plain tensor of real numbers (sparse, quantized, complex, "
+                        "or without its data); save the state dict of plain ones")
+    broken = [name for name, tensor in weights.state.items() if not _is_finite(tensor)]
+    if broken:
+        raise UserError(f"{weights.path}: is spoilt, {len(broken)} not finite: {_listed(broken)}; give another file")
+
+
+def _is_plain(tensor):
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and not (
+        tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+
+
+def _is_finite(tensor):
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float()).all())
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file begins as the safetensors format does: the length of a JSON object, and that object."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError:  # whoever reads the whole file says why it can't be read
+        return False
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**32
+
+
+def _read_safetensors(path):
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(f"{path}: is a safetensors file; to read it, pip install safetensors") from error
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: is a safetensors file that is damaged or cut short ({reason:.100}); get it again") \
+            from error
+
+
+def check_fits(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Raise UserError, listing the keys, unless `state` has the network's names, shapes and kinds of numbers.
+
+    Files of PyTorch before 0.4.1 may lack the counters of batch normalisation.
+    """
     own = network.state_dict()
+    both = [key for key in own if key in state]
     problems = [
-        ("missing", [key for key in own if key not in state]),
+        ("missing", [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]),
         ("unexpected", [key for key in state if key not in own]),
-        ("of another shape", [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in own
-                              if key in state and state[key].shape != own[key].shape]),
-        ("not finite", [key for key in own if key in state and not torch.isfinite(state[key]).all()]),
+        ("of another shape", [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in both
+                              if state[key].shape != own[key].shape]),
+        ("of whole numbers", [key for key in both if own[key].is_floating_point() and state[key].numel() > 1
+                              and not state[key].is_floating_point()]),
     ]
     told = "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys)
     if told:
-        raise UserError(f"{path}: does not fit this network ({told}){hint}")
-    network.load_state_dict(state)
+        raise UserError(f"{path}: does not fit this network ({told})")
 
 
-def _listed(keys):
+def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Load `state` into the network. Raises UserError as `check_fits` does."""
+    check_fits(network, state, path)
+    network.load_state_dict(dict(state))
+
+
+def _listed(keys: list[Any]) -> str:
     more = f", and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
-    return ", ".join(keys[:KEYS_SHOWN]) + more
+    return ", ".join(map(str, keys[:KEYS_SHOWN])) + more
+
+
+def is_other_scale(network: nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    """Whether a state dict is that of another scale of this network: the shapes of its upsampler differ."""
+    def shapes(tensors):
+        return {name: tensor.shape for name, tensor in tensors.items() if _in_upsampler(network, name)}
+
+    return bool(shapes(state)) and shapes(state) != shapes(network.state_dict())
+
+
+def load_other_scale(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
+    """Load all but the upsampler from a network of another scale; the upsampler keeps what it was initialised with.
+
+    Returns what was done, in words. Raises UserError where the rest does not fit.
+    """
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if _in_upsampler(network, name)}
+    taken = {name: tensor for name, tensor in state.items() if not _in_upsampler(network, name)}
+    load_strictly(network, {**taken, **fresh}, path)
+    return f"of another scale: {len(taken)} tensors of head and body are taken, the upsampler begins anew"
+
+
+def _in_upsampler(network, name):
+    return name.partition(".")[0] in network.UPSAMPLER

@@ -1,8 +1,13 @@
-"""DDTB quantization: `quantize` turns a full-precision network into its low-bit form, `Schedule` leads its training."""
+"""DDTB quantization: `quantize` turns a full-precision network into its low-bit form, `Schedule` leads its training.
 
-from quant.blocks import QuantConfig
+`open_network` gives the network in a file or a run's folder, `enlarge` an image twice to four times its size.
+"""
+
+from model.inference import enlarge
+from quant.config import QuantConfig
+from quant.open import open_network
 from quant.phase import Phase, set_phase
 from quant.schedule import Schedule
 from quant.swap import is_quantized, quantize
 
-__all__ = ["Phase", "QuantConfig", "Schedule", "is_quantized", "quantize", "set_phase"]
+__all__ = ["Phase", "QuantConfig", "Schedule", "enlarge", "is_quantized", "open_network", "quantize", "set_phase"]

@@ -1,48 +1,21 @@
 """The quantized form of each float block (spec, section 2): which convolution and which feature is quantized.
 
-To add a network: write its block here and register it in BLOCKS beside the float class it stands for. A block takes
-over the float block's Parameters, under the same names.
+A network's quantized block takes over the float block's Parameters, under the same names, and is registered in BLOCKS
+beside the float class that it stands for; what else the network is made of is said in STAYS_FLOAT. FLOAT_INPUT names a
+block's quantized convolutions whose input is not quantized.
 """
 
 from dataclasses import dataclass
 
 from torch import nn
 
+from model.common import MeanShift
 from model.edsr import ResBlock
+from model.norm import BatchNorm2d
 from model.rdn import DenseBlock, GlobalFusion
 from model.srresnet import BNResBlock
-from quant.activation import DualBoundQuantizer
-from quant.functional import check_bits
-from quant.methods import METHODS
+from quant.config import QuantConfig
 from quant.weight import QuantConv2d
-
-CHOICES = {"init_bounds": ("percentile", "calibrated", "released"), "quantizer": ("ddtb", *METHODS),
-           "bounds": ("dual", "symmetric")}
-
-
-@dataclass(frozen=True)
-class QuantConfig:
-    """k_bits: 2..8, for weights and activations. quantizer: 'ddtb' or one of quant.methods.
-
-    For ddtb alone: init_bounds, 'percentile', 'calibrated' or 'released' (DualBoundQuantizer); bounds, 'dual' or, an
-    ablation, 'symmetric'. Raises ValueError for other values.
-    """
-
-    k_bits: int
-    init_bounds: str = "percentile"
-    quantizer: str = "ddtb"
-    bounds: str = "dual"
-
-    def __post_init__(self):
-        check_bits(self.k_bits)
-        for name, values in CHOICES.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} {getattr(self, name)}: choose {', '.join(values)}")
-
-    @classmethod
-    def of(cls, options):
-        """The configuration that parsed options name."""
-        return cls(options.k_bits, options.init_bounds, options.quantizer, options.bounds)
 
 
 @dataclass(frozen=True)
@@ -60,19 +33,15 @@ class Recipe:
     calibrates_quantized: bool
     keeps_operands: bool
 
-    def conv(self, conv, config):
+    def conv(self, conv: nn.Conv2d, config: QuantConfig) -> QuantConv2d:
         """The quantized form of one convolution."""
-        method = METHODS.get(config.quantizer)
-        weight_quantizer = method.weight if method else self.weight_quantizer
-        return QuantConv2d(conv, config.k_bits, weight_quantizer, calibrates_quantized=self.calibrates_quantized,
-                           keeps_operands=self.keeps_operands)
+        return QuantConv2d(conv, config.k_bits, config.method.weight or self.weight_quantizer,
+                           calibrates_quantized=self.calibrates_quantized, keeps_operands=self.keeps_operands)
 
-    def act(self, channels, config):
-        """A quantizer for a feature of so many channels."""
-        if config.quantizer in METHODS:
-            return METHODS[config.quantizer].activation(config.k_bits)
-        return DualBoundQuantizer(channels, config.k_bits, percentile=self.percentile, init_bounds=config.init_bounds,
-                                  symmetric=config.bounds == "symmetric")
+    def act(self, channels: int, config: QuantConfig, bits: int | None = None) -> nn.Module:
+        """A quantizer for a feature of so many channels; bits: config.k_bits where not given."""
+        return config.method.activation.for_feature(channels, bits or config.k_bits, percentile=self.percentile,
+                                                    **config.settings)
 
 
 RESIDUAL = Recipe("percentile", 99, calibrates_quantized=False, keeps_operands=False)
@@ -82,12 +51,14 @@ DENSE = Recipe("minmax", 95, calibrates_quantized=True, keeps_operands=True)
 class QuantResBlock(nn.Module):
     """EDSR: the skip, conv 2's input and the residual are quantized; conv 1 reads the block's input as it comes."""
 
+    FLOAT_INPUT = ("body.0",)
+
     def __init__(self, block, config):
         super().__init__()
         conv1, relu, conv2 = block.body
-        self.act1 = RESIDUAL.act(conv1.in_channels, config)
+        self.act1 = RESIDUAL.act(conv1.in_channels, config, config.sum_bits)
         self.act2 = RESIDUAL.act(conv2.in_channels, config)
-        self.act3 = RESIDUAL.act(conv2.out_channels, config)
+        self.act3 = RESIDUAL.act(conv2.out_channels, config, config.sum_bits)
         self.body = nn.Sequential(RESIDUAL.conv(conv1, config), relu, RESIDUAL.conv(conv2, config))
         self.res_scale = block.res_scale
 
@@ -132,22 +103,30 @@ class QuantDenseConv(nn.Module):
 
 
 class QuantDenseBlock(nn.Module):
-    """RDN: the block's input, every later convolution's input and the local fusion's are quantized."""
+    """RDN: the block's input, every later convolution's input and the local fusion's are quantized.
+
+    As published the residual is the quantized input too; with other bits for sums it has its own quantizer, `skip`.
+    """
 
     def __init__(self, block, config):
         super().__init__()
         self.convs = nn.Sequential(*(QuantDenseConv(c, config, first=j == 0) for j, c in enumerate(block.convs)))
-        self.act1 = DENSE.act(block.convs[0].conv[0].in_channels, config)
+        channels = block.convs[0].conv[0].in_channels
+        self.act1 = DENSE.act(channels, config)
         self.act2 = DENSE.act(block.LFF.in_channels, config)
         self.LFF = DENSE.conv(block.LFF, config)
+        self.skip = None if config.sum_bits == config.k_bits else DENSE.act(channels, config, config.sum_bits)
 
     def forward(self, x):
-        x = self.act1(x)
-        return self.LFF(self.act2(*self.convs((x,)))) + x
+        first = self.act1(x)
+        kept = first if self.skip is None else self.skip(x)
+        return self.LFF(self.act2(*self.convs((first,)))) + kept
 
 
 class QuantGlobalFusion(nn.Sequential):
     """RDN: the concatenation of all block outputs is quantized; the 3x3 convolution reads the 1x1's output as it is."""
+
+    FLOAT_INPUT = ("1",)
 
     def __init__(self, block, config):
         super().__init__(*(DENSE.conv(conv, config) for conv in block))
@@ -163,3 +142,6 @@ BLOCKS = {
     DenseBlock: QuantDenseBlock,
     GlobalFusion: QuantGlobalFusion,
 }
+# modules whose own weights stay in full precision, said so that no convolution stays behind unseen; blocks within them
+# are quantized all the same. torch's own modules, and the network itself, need not be said.
+STAYS_FLOAT = {MeanShift, BatchNorm2d}

@@ -26,10 +26,11 @@ from torch import nn
 import model
 from model.common import MeanShift
 from quant.activation import gated_quantizers, quantizers
-from quant.blocks import QuantConfig, QuantGlobalFusion, QuantResBlock
-from quant.deploy.network import load_network, parse
+from quant.config import QuantConfig, quant_flags
+from quant.deploy.network import given_flags, network_parser
 from quant.gate import GATE_BITS
-from quant.swap import quantize
+from quant.open import open_network
+from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
 from utility import UserError, run_main
 
@@ -86,9 +87,7 @@ def conv_costs(network):
 
 def _reading_floats(block):
     """The quantized convolutions of a block whose input is not quantized."""
-    if isinstance(block, QuantResBlock):
-        return [block.body[0]]
-    return [block[1]] if isinstance(block, QuantGlobalFusion) else []
+    return [block.get_submodule(name) for name in getattr(block, "FLOAT_INPUT", ())]
 
 
 def gate_costs(network):
@@ -126,37 +125,52 @@ def _parts(costs):
 
 def main(argv=None):
     """Print the costs of a quantized network beside those of the full-precision one. Raises UserError."""
-    options = parse(argv, "Parameters, storage, MACs and bit operations of a network.", _add_flags)
-    full = model.build(options)
-    found = {"full precision": summary(full, formula=options.formula, output=options.output)}
-    if options.k_bits != FLOAT_BITS:
-        found[f"{options.k_bits} bit"] = summary(_quantized(options), formula=options.formula, output=options.output)
+    options = _parse(argv)
+    network = open_network(options.refine, flag="--refine", **given_flags(options)) if options.refine else \
+        _new(given_flags(options), options.dynamic_ratio)
+    name, scale = model.name_of(network), network.scale
+    costs = {"full precision": model.NETWORKS[name](**network.settings)}
+    if is_quantized(network):
+        costs[f"{network.quant_config.k_bits} bit"] = network
+    found = {label: summary(one, formula=options.formula, output=options.output) for label, one in costs.items()}
     if options.json:
-        print(json.dumps({"model": options.model, "scale": options.scale, "formula": options.formula,
+        print(json.dumps({"model": name, "scale": scale, "formula": options.formula,
                           "output": options.output, "costs": found}))
         return 0
-    print(f"{options.model} x{options.scale}, output {options.output[0]}x{options.output[1]}, BOPs by the formula "
+    print(f"{name} x{scale}, output {options.output[0]}x{options.output[1]}, BOPs by the formula "
           f"'{options.formula}'\n{_table(found)}")
     return 0
 
 
-def _quantized(options):
-    """The network of --refine, or a new one whose first quantizers have gates, --dynamic_ratio of them."""
-    if options.refine:
-        return load_network(options)
-    network = quantize(model.build(options), QuantConfig.of(options))
+def _new(given, dynamic_ratio):
+    """The network that flags describe; where quantized, that share of its quantizers, the first ones, have gates."""
+    missing = [f"--{name}" for name in ("model", "scale") if name not in given]
+    if missing:
+        raise UserError(f"{' and '.join(missing)}: needed to build a network; give them, or a file with --refine")
+    record = model.NETWORKS[given["model"]]
+    network = record(**{name: given[name] for name in record.settings if name in given})
+    if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
+        return network
+    quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))
     members = list(gated_quantizers(network).values())
-    for quantizer in members[: int(options.dynamic_ratio * len(members))]:
+    for quantizer in members[: int(dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)
     return network
 
 
-def _add_flags(parser):
+def _parse(argv):
+    parser = network_parser("Parameters, storage, MACs and bit operations of a network.")
+    parser.add_argument("--dynamic_ratio", type=float, default=0.1,
+                        help="share of quantizers with a gate, of a network without --refine (default: %(default)s)")
     parser.add_argument("--refine", default="", help="a run's folder or a file; without, gates are counted by "
                                                      "--dynamic_ratio")
     parser.add_argument("--formula", default="product", choices=FORMULAS, help="how bit operations are counted")
     parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    if not 0 <= options.dynamic_ratio <= 1:
+        raise UserError(f"--dynamic_ratio {options.dynamic_ratio}: give a share, 0 to 1")
+    return options
 
 
 def _size(text):

@@ -1,7 +1,5 @@
 """What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
 
-from dataclasses import asdict
-
 import torch
 from torch.nn import functional as F
 
@@ -32,6 +30,10 @@ class Distillation:
         """Enter the epoch's phase; calibration runs in evaluation mode."""
         self.schedule.start_epoch(epoch)
         network.train(self.schedule.phase is not Phase.CALIBRATE)
+
+    def can_be_tested(self, epoch):
+        """Whether the epoch's network is a quantized one: while calibrating nothing is."""
+        return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
 
     def counts_for_best(self, epoch):
         """Whether the epoch's network may be the best one."""
@@ -69,7 +71,7 @@ class Distillation:
 
     def checkpoint(self, network):
         """What a checkpoint says of the quantized network besides its state dict."""
-        return {"quant": asdict(network.quant_config), "phase": self.schedule.phase.value}
+        return {"quant": network.quant_config.to_dict(), "phase": self.schedule.phase.value}
 
     def state_dict(self):
         """The schedule's state, and the teacher: a run continues from its checkpoint alone."""
@@ -91,12 +93,8 @@ def _body_feature(network, lr):
 
 def parameter_groups(network, *, bound_lr=BOUND_LR):
     """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    bounds = [parameter for name, parameter in trained.items() if is_bound(name)]
-    others = [parameter for name, parameter in trained.items() if not is_bound(name)]
-    return [{"params": others}, {"params": bounds, "lr": bound_lr, "weight_decay": 0.0}]
-
-
-def is_bound(name):
-    """Whether a parameter's name is that of a trainable bound, of whichever quantizer."""
-    return name.rsplit(".", 1)[-1] in ("alpha_upper", "alpha_lower", "alpha")
+    bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.bound_parameters()}
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [{"params": [parameter for parameter in trained if id(parameter) not in bounds]},
+            {"params": [parameter for parameter in trained if id(parameter) in bounds], "lr": bound_lr,
+             "weight_decay": 0.0}]

@@ -14,16 +14,16 @@ except ImportError as error:
 import model
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
-from model.weights import trained_file
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.exact import EXACT_BLOCKS, any_gated
 from quant.deploy.lowering.floats import FLOAT_BLOCKS, NETWORKS
 from quant.deploy.lowering.graph import OPSETS, Graph, image_model
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.int8_networks import INT8_NETWORKS
-from quant.deploy.network import load_network, parse
+from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT
 from quant.deploy.packed import file_hash
+from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, atomic_path, run_main
 
@@ -39,14 +39,14 @@ INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
 def main(argv=None):
     """Read --refine, write --out, say which convolutions became integers. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = parse(argv, "Export a network to ONNX, quantized convolutions in integers.", _add_flags)
-    _check(options)
-    source = Path(options.refine)
-    source = trained_file(source) if source.is_dir() else source
-    network = load_network(options)
-    images = calibration_images(options.calib, options) if options.rest == "int8" else None
-    exported = export(network, rest=options.rest, images=images, opset=options.opset, rgb_range=options.rgb_range,
-                      source={"file": source.name, "sha256": file_hash(source)})
+    options = _parse(argv)
+    _check(options, options.k_bits)
+    network = open_network(options.refine, flag="--refine", **given_flags(options))
+    _check(options, network.source.k_bits)
+    images = calibration_images(options.calib, network) if options.rest == "int8" else None
+    path = network.source.path
+    exported = export(network, rest=options.rest, images=images, opset=options.opset,
+                      source={"file": path.name, "sha256": file_hash(path)})
     try:
         with atomic_path(options.out) as temporary:
             onnx.save(exported, temporary)
@@ -56,7 +56,8 @@ def main(argv=None):
     return 0
 
 
-def _add_flags(parser):
+def _parse(argv):
+    parser = network_parser("Export a network to ONNX, quantized convolutions in integers.")
     parser.add_argument("--refine", required=True, help="what to export: a run's folder, a checkpoint, a packed file")
     parser.add_argument("--out", required=True, help="file to write, ending in .onnx")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
@@ -65,24 +66,28 @@ def _add_flags(parser):
     parser.add_argument("--calib", default="", help="folder of low-resolution images that --rest int8 is calibrated on")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET,
                         help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: {DEFAULT_OPSET})")
+    return parser.parse_args(argv)
 
 
-def _check(options):
+def _check(options, k_bits):
     if not options.out.endswith(".onnx"):
         raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
-    if options.k_bits not in (*BITS, 32):
-        raise UserError(f"--k_bits {options.k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
+    if k_bits not in (*BITS, 32, None):
+        raise UserError(f"--k_bits {k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
                         "bits need not fit int8, and their products saturate on processors without VNNI")
-    if options.rest == "int8" and options.k_bits == 32:
-        raise UserError("--rest int8: is for quantized networks; give --k_bits 2 to 6 and such a network")
+    if options.rest == "int8" and k_bits == 32:
+        raise UserError("--rest int8: is for quantized networks; give one of 2 to 6 bits")
     if options.rest == "int8" and not options.calib:
         raise UserError("--rest int8: needs --calib, a folder of images like those to be upscaled")
     if options.rest == "fp32" and options.calib:
         raise UserError(f"--calib {options.calib}: --rest fp32 needs no calibration; drop it, or give --rest int8")
 
 
-def calibration_images(folder, options):
-    """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle."""
+def calibration_images(folder, network):
+    """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
+
+    network: whose range and colours they have.
+    """
     files = image_files(folder)
     if not files:
         raise UserError(f"--calib {folder}: no images in it")
@@ -91,12 +96,12 @@ def calibration_images(folder, options):
         pixels = read_image(path)
         top, left = (max(side - CALIBRATION_SIDE, 0) // 2 for side in pixels.shape[:2])
         middle = to_planes(pixels[top : top + CALIBRATION_SIDE, left : left + CALIBRATION_SIDE])
-        images.append(to_values(middle, rgb_range=options.rgb_range, n_colors=options.n_colors)[None])
+        images.append(to_values(middle, rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
     log.info("calibrating on %d images of %s", len(images), folder)
     return images
 
 
-def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, rgb_range=255, source=None):
+def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, source=None):
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
@@ -104,7 +109,8 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, rgb_range=
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. source: {"file", "sha256"} for the metadata.
     Raises UserError for a network whose levels integers can't hold.
     """
-    graph = Graph(network)
+    _check_lowering(network)
+    graph, rgb_range = Graph(network), network.rgb_range
     if rest == "int8":
         sr = INT8_NETWORKS[type(network)](Int8(graph, calibrate(network, images)), network, rgb_range)
     else:
@@ -112,9 +118,19 @@ def export(network, *, rest="fp32", images=None, opset=DEFAULT_OPSET, rgb_range=
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source}
-    return image_model(graph, sr, channels=network.settings["n_colors"], scale=network.scale, opset=opset,
+    return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=any_gated(network), metadata={key: json.dumps(value) for key, value in
                                                                metadata.items()})
+
+
+def _check_lowering(network):
+    """Raise UserError for a network or a method that nobody has lowered."""
+    if type(network) not in NETWORKS:
+        raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
+                        f"{', '.join(kind.__name__ for kind in NETWORKS)} can")
+    if is_quantized(network) and network.quant_config.quantizer != "ddtb":
+        raise UserError(f"--quantizer {network.quant_config.quantizer}: can be trained and tested, not exported; "
+                        "ddtb can")
 
 
 def told(exported):

@@ -4,7 +4,6 @@ For every activation quantizer the distribution of what enters it, with both bou
 every gate, how far it moves each bound from image to image.
 """
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from matplotlib.figure import Figure
 
 from data.images import image_files, read_image
 from data.imresize import imresize
-from option import MODELS
+from data.patches import to_planes, to_values
 from quant.activation import quantizers
-from quant.loading import rebuild_quantized
+from quant.deploy.network import given_flags, network_parser
+from quant.open import open_network
 from utility import UserError, atomic_path, run_main
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
@@ -43,9 +43,9 @@ class Record:
 def main(argv=None):
     """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
     options = parse(argv)
-    flags = {"name": MODELS[options.model.lower()], "scale": options.scale, "k_bits": options.k_bits} \
-        if options.model and options.scale and options.k_bits else None
-    network = rebuild_quantized(options.checkpoint, flags=flags)
+    network = open_network(options.checkpoint, **given_flags(options))
+    if network.source.quant is None:
+        raise UserError(f"{options.checkpoint}: is a full-precision network; give a quantized one")
     records = record(network, load_images(options.images, network.scale))
     print_table(records)
     out = Path(options.out)
@@ -59,14 +59,10 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = network_parser(__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
     parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
     parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
-    parser.add_argument("--model", choices=(*MODELS, *(name.upper() for name in MODELS)), metavar="MODEL",
-                        help="for files that don't say it: EDSR, RDN or SRResNet")
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), help="for files that don't say it: magnification")
-    parser.add_argument("--k_bits", type=int, choices=range(2, 9), help="for files that don't say it: bits")
     return parser.parse_args(argv)
 
 
@@ -89,7 +85,7 @@ def record(network, images):
     for observe in (_observe_range, _observe_features):
         hooks = [member.register_forward_pre_hook(_calling(observe, records[name])) for name, member in members.items()]
         for image in images:
-            network(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+            network(to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
         for hook in hooks:
             hook.remove()
     return records

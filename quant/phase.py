@@ -22,3 +22,8 @@ def set_phase(network, phase):
     for module in network.modules():
         if isinstance(module, Phased):
             module.phase = phase
+
+
+def phase_of(network) -> Phase:
+    """The phase that a quantized network is in."""
+    return next(module.phase for module in network.modules() if isinstance(module, Phased))

@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from quant.activation import START_BOUND
+from quant.methods.ddtb import START_BOUND
 
 _GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
 _QUANTIZER_LEAF = r"(?=alpha_|max_val|min_val|is_dynamic|atten_c\.|gate\.)"

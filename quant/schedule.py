@@ -18,27 +18,29 @@ class Schedule:
     dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
 
     dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
+    starts_in: the phase of a network that was trained before, which keeps its bounds and gates: nothing earlier is gone
+    through again.
     """
 
     def __init__(self, network, *, dynamic_ratio, first_stage_epoch=FIRST_STAGE_EPOCH, dynamic_choice="variance",
-                 seed=1):
+                 seed=1, starts_in=Phase.CALIBRATE):
         self.network = network
         self.dynamic_ratio = dynamic_ratio
         self.first_stage_epoch = first_stage_epoch
         self.dynamic_choice = dynamic_choice
         self.seed = seed
-        self.phase = Phase.CALIBRATE
-        self.chosen = False
+        self.starts_in = self.phase = starts_in
+        self.chosen = starts_in is not Phase.CALIBRATE
         self._quantizers = quantizers(network)
         self._gated = gated_quantizers(network)
-        for quantizer in self._gated.values():
+        for quantizer in () if self.chosen else self._gated.values():
             quantizer.set_dynamic(False)
 
     def phase_of(self, epoch):
         """The phase that an epoch trains in."""
-        if epoch < 2:
-            return Phase.CALIBRATE
-        return Phase.STATIC if epoch < self.first_stage_epoch else Phase.DYNAMIC
+        if epoch >= self.first_stage_epoch or self.starts_in is Phase.DYNAMIC:
+            return Phase.DYNAMIC
+        return Phase.STATIC if epoch >= 2 else self.starts_in
 
     def counts_for_best(self, epoch):
         """Whether an epoch's network may be called the best one: gates have to be applied."""
@@ -101,16 +103,23 @@ class Schedule:
         observations = {name: torch.stack(quantizer.observations)
                         for name, quantizer in self._quantizers.items() if quantizer.observations}
         return {"phase": self.phase.value, "chosen": self.chosen, "dynamic_ratio": self.dynamic_ratio,
-                "first_stage_epoch": self.first_stage_epoch, "observations": observations}
+                "first_stage_epoch": self.first_stage_epoch, "starts_in": self.starts_in.value,
+                "observations": observations}
 
     def load_state_dict(self, state):
-        """Continue from `state`; the network is put into its phase."""
+        """Continue from `state`; the network is put into its phase. Its ratio and epochs are those of the constructor.
+
+        Raises ValueError for records that are not of this network.
+        """
+        records = state["observations"]
+        if not set(records) <= set(self._quantizers) or any(value.shape[1:] != (2,) for value in records.values()) or \
+                not isinstance(state["chosen"], bool):
+            raise ValueError("the schedule's records can't be used")
         self.phase = Phase(state["phase"])
         self.chosen = state["chosen"]
-        self.dynamic_ratio = state["dynamic_ratio"]
-        self.first_stage_epoch = state["first_stage_epoch"]
+        self.starts_in = Phase(state.get("starts_in", Phase.CALIBRATE))
         for name, quantizer in self._quantizers.items():
-            quantizer.observations = list(state["observations"].get(name, torch.empty(0)).to(quantizer.max_val))
+            quantizer.observations = list(records.get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)
 
 

@@ -1,8 +1,7 @@
 """Turn a full-precision network into its DDTB form, in place."""
 
-from model.common import MeanShift, SuperResolver
-from model.norm import BatchNorm2d
-from quant.blocks import BLOCKS
+from model.common import SuperResolver
+from quant.blocks import BLOCKS, STAYS_FLOAT
 from quant.phase import Phased
 
 
@@ -46,7 +45,7 @@ def _refuse_unknown(module):
         kind = type(child)
         if kind in BLOCKS:
             continue
-        known = kind.__module__.startswith("torch.nn.") or issubclass(kind, (BatchNorm2d, MeanShift, SuperResolver))
+        known = kind.__module__.startswith("torch.nn.") or issubclass(kind, (SuperResolver, *STAYS_FLOAT))
         if not known:
             raise ValueError(f"{name}: no quantized form is registered for {kind.__name__}")
         _refuse_unknown(child)

@@ -4,24 +4,25 @@ Needs no PyTorch checkpoint; the file itself says what it is.
 """
 
 import argparse
+import logging
 import sys
-from itertools import product
 from pathlib import Path
 
-import torch
+import numpy as np
 from tqdm import tqdm
 
-from data.images import image_files, read_image, write_png
-from data.patches import to_planes, to_values
+from data.images import MAX_PIXELS, image_files
+from data.pictures import Picture, read_picture
 from quant.deploy.onnx_backend import OnnxNetwork
-from utility import UserError, run_main
+from utility import MAKER, UserError, add_force, check_output, run_main
 
-TILE = 512
-OVERLAP = 32
+TILE, SMALLEST_TILE = 512, 64
+GATED_TILE = 1024  # tiles of a network with gates are passed over several times: larger ones save time
 
 
 def main(argv=None):
-    """Enlarge every image of --input into --output. Raises UserError for a user's mistake."""
+    """Enlarge every image of --input into --output; returns 1 where some could not be. Raises UserError."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
     files = image_files(options.input) if options.input.is_dir() else [options.input]
     if not files:
@@ -30,68 +31,74 @@ def main(argv=None):
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--input {options.input}: two images differ in their suffix alone; rename one")
-    with tqdm(disable=None, unit="tile") as bar:
+    for target in targets.values():
+        check_output(target, flag="--output", mark=MAKER.encode(), inputs=[*files, options.onnx], force=options.force)
+    problems = 0
+    with tqdm(disable=None, unit=" tiles") as bar:
         for path, target in targets.items():
             bar.set_description(path.name)
-            write_png(target, upscale(network, read_image(path), tile=options.tile, bar=bar))
-    print(f"{len(targets)} image(s) in {options.output}")
-    return 0
+            try:
+                result = enlarge(network, read_picture(path, max_pixels=options.max_pixels), tile=options.tile,
+                                 progress=bar.update)
+            except UserError as error:
+                if files == [options.input]:
+                    raise
+                problems += 1
+                tqdm.write(f"error: {error}", file=sys.stderr)
+                continue
+            result.write(target, maker=MAKER)
+    print(f"{len(targets) - problems} image(s) in {options.output}" + (f", {problems} left out" if problems else ""))
+    return 1 if problems else 0
 
 
 def _parse(argv):
-    parser = argparse.ArgumentParser(description="Enlarge pictures with an exported network.")
+    parser = argparse.ArgumentParser(
+        description="Enlarge pictures with an exported network. Transparency and colour profile are kept.")
     parser.add_argument("--onnx", required=True, help="file that quant.export made")
     parser.add_argument("--input", required=True, type=Path, help="image, or folder of images")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results, NAME_xSCALE.png")
-    parser.add_argument("--tile", type=int, default=TILE,
-                        help="larger images are done in tiles of so many pixels a side, which saves memory "
-                             "(default: %(default)s, 0: never)")
+    parser.add_argument("--tile", type=int,
+                        help="larger images are done in tiles of so many pixels a side, which saves memory (default: "
+                             f"{TILE}, {GATED_TILE} for networks with gates; 0: never)")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: one a core)")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS,
+                        help="images of more pixels are refused (default: %(default)s)")
+    add_force(parser)
     options = parser.parse_args(argv)
-    if 0 < options.tile <= 2 * OVERLAP or options.tile < 0:
-        raise UserError(f"--tile {options.tile}: give 0 or more than {2 * OVERLAP}, tiles overlap by {OVERLAP} pixels")
-    if options.threads < 0:
-        raise UserError(f"--threads {options.threads}: give 0 or more")
+    if options.tile is not None and (0 < options.tile <= SMALLEST_TILE or options.tile < 0):
+        raise UserError(f"--tile {options.tile}: give 0 or more than {SMALLEST_TILE}")
+    if not 0 <= options.threads <= 1024:
+        raise UserError(f"--threads {options.threads}: give 0 to 1024")
+    if options.max_pixels < 1:
+        raise UserError(f"--max_pixels {options.max_pixels}: give 1 or more")
     if not options.input.exists():
         raise UserError(f"--input {options.input}: no such file or folder")
     return options
 
 
-def upscale(network, image, *, tile=TILE, bar=None):
-    """image: uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], by an OnnxNetwork. bar: told of every tile.
+def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None, progress=lambda: None) -> Picture:
+    """The picture, `network.scale` times as high and wide, by an OnnxNetwork.
 
-    Tiles overlap by OVERLAP pixels a side, of which nothing is kept. A network with one colour gets the luma, and the
-    result is grey. Memory is that of one tile, and the result.
+    tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory
+    and of the result, which is the whole picture's, gates included. progress: called after each tile.
     """
-    height, width, _ = image.shape
-    scale, channels = network.scale, network.settings["n_colors"]
-    sr = torch.empty((channels, scale * height, scale * width), dtype=torch.uint8)
-    lr = to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=channels)[None]
-    places = list(product(cuts(height, tile), cuts(width, tile)))
-    if bar is not None:
-        bar.reset(total=len(places))
-    for (top, bottom, first, last), (left, right, begin, end) in places:
-        piece = network(lr[:, :, first:last, begin:end])[0]
-        piece = (piece * (255 / network.rgb_range)).round().clamp(0, 255)
-        sr[:, scale * top : scale * bottom, scale * left : scale * right] = piece[
-            :, scale * (top - first) : scale * (bottom - first), scale * (left - begin) : scale * (right - begin)]
-        if bar is not None:
-            bar.update()
-    return sr.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    if tile is None:
+        tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else TILE
+    colours = network.settings["n_colors"]
+
+    def in_8_bits(sr):
+        sr = sr * (255 / network.rgb_range)
+        return sr if colours == 1 else sr.round().clamp(0, 255).byte()  # luma is rounded once, as colour or grey
+
+    lr = picture.values(rgb_range=network.rgb_range, n_colors=colours)
+    sr = network.in_tiles(lr, size=tile or max(lr.shape), finish=in_8_bits, progress=progress)
+    return picture.enlarged(sr[0], scale=network.scale)
 
 
-def cuts(length, tile):
-    """[(start, stop, first, last)]: start..stop, side by side, are kept of first..last, at most `tile` pixels.
-
-    All are as equal as can be; tile 0: one for everything.
-    """
-    if tile == 0 or length <= tile:
-        return [(0, length, 0, length)]
-    count = -(-length // (tile - 2 * OVERLAP))
-    edges = [length * i // count for i in range(count + 1)]
-    return [(start, stop, max(start - OVERLAP, 0), min(stop + OVERLAP, length))
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+def upscale(network: OnnxNetwork, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
+    """image: uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], as `enlarge`."""
+    return enlarge(network, Picture(image), tile=tile).colours
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, lighter="give a smaller --tile"))

@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import nn
 
-from quant.functional import check_bits, extremes, fake_quantize, percentiles, remaking
+from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, remaking
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
@@ -72,6 +72,8 @@ class _PassGradient(torch.autograd.Function):
 
 WEIGHT_QUANTIZERS = {"percentile": quantize_percentile, "minmax": quantize_minmax, "symmetric": quantize_symmetric,
                      "dorefa": quantize_dorefa}
+# those that DDTB trains with, and whose levels are whole numbers of one step
+WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 
 
 class QuantConv2d(nn.Conv2d, Phased):
@@ -114,6 +116,15 @@ class QuantConv2d(nn.Conv2d, Phased):
         """Say whether the weight may be taken as constant from now on; what was made of it before is forgotten."""
         self.constant = constant
         self._kept = None
+
+    def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(levels, scale): the quantized weight is levels / scale, bit for bit. The one source for packing and export.
+
+        levels: float32 in the weight's shape, whole numbers; scale: float32 [1]. KeyError for a quantizer that is there
+        for comparison.
+        """
+        weight = self.weight.detach()
+        return integer_levels(weight, *WEIGHT_BOUNDS[self.weight_quantizer](weight), self.k_bits)
 
     def forward(self, x):
         if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:

@@ -64,7 +64,8 @@ def launch_anywhere(tiny_data):
 
     def run(flags="", *, quantized=False, data=tiny_data):
         bits = ["--k_bits", "4"] if quantized else []
-        return run_main(lambda: PROGRAMS[quantized]([*TINY, *bits, "--dir_data", str(data), *shlex.split(flags)]))
+        return run_main(lambda: PROGRAMS[quantized]([*TINY, *bits, "--dir_data", str(data), *shlex.split(flags)]),
+                        lighter=main_ori.LIGHTER)
 
     return run
 

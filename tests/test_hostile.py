@@ -309,22 +309,22 @@ def checkpoint_that_is_not_there(world):
     return f"--resume {world.data / 'nowhere.pt'}"
 
 
-@case(r"no model/model_best\.pth\.tar or engine/checkpoint\.pth\.tar in it")
+@case(r"no model/model_best\.pth\.tar or model/checkpoint\.pth\.tar in it")
 def run_without_a_checkpoint_to_test(world):
     return "--test_only --load nowhere"
 
 
-@case(r"was trained for name edsr \(asked for: srresnet\)")
+@case(r"was trained for --model edsr \(asked for: srresnet\)")
 def checkpoint_of_another_model(world):
     return f"--model SRResNet --pre_train {world.checkpoint()} --save other"
 
 
-@case(r"was trained for n_feats 8 \(asked for: 16\)")
+@case(r"was trained for --n_feats 8 \(asked for: 16\)")
 def checkpoint_of_another_size(world):
     return "--n_feats 16 --load full --test_only"
 
 
-@case(r"was trained as network .*'scale': 2")
+@case(r"was trained with --scale 2; give that instead of 3")
 def checkpoint_of_another_scale(world):
     for folder in (world.train_lr, world.test_lr):
         shutil.copytree(folder, folder.with_name("X3"))
@@ -333,27 +333,27 @@ def checkpoint_of_another_scale(world):
     return "--scale 3 --load full"
 
 
-@case(r"was trained with --k_bits 4; give that instead of 3", quantized=True)
+@case(r"was trained for --k_bits 4 \(asked for: 3\)", quantized=True)
 def checkpoint_of_other_bits_to_test(world):
     return "--k_bits 3 --load low --test_only"
 
 
-@case(r"was trained as quant .*'k_bits': 4.*this run is .*'k_bits': 2", quantized=True)
+@case(r"was trained with --k_bits 4; give that instead of 2", quantized=True)
 def checkpoint_of_other_bits_to_continue(world):
     return "--k_bits 2 --load low --epochs 3"
 
 
-@case(r"is a quantized network; give a full-precision one")
+@case(r"is a quantized network at --k_bits 4 .*give a full-precision one")
 def quantized_checkpoint_in_full_precision(world):
     return f"--test_only --refine {world.checkpoint('low')}"
 
 
-@case(r"is a full-precision network; quantized training takes it with --pre_train", quantized=True)
+@case(r"is a full-precision network \(asked for: --k_bits 4\); .* takes it with --pre_train", quantized=True)
 def full_precision_checkpoint_in_quantization(world):
     return f"--test_only --refine {world.checkpoint('full')}"
 
 
-@case(r"was trained as quant None", quantized=True)
+@case(r"was trained with --k_bits 32; .*--pre_train", quantized=True)
 def full_precision_run_to_continue_quantized(world):
     return "--load full --epochs 3"
 
@@ -410,7 +410,7 @@ def checkpoint_with_an_epoch_that_is_no_number(world):
     return f"--resume {world.changed('full', epoch='late')} --epochs 3"
 
 
-@case(r"was trained by another --optimizer than SGD")
+@case(r"was trained with --optimizer ADAM; give that instead of SGD")
 def checkpoint_of_another_optimizer(world):
     return "--load full --optimizer SGD --epochs 3"
 

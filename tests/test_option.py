@@ -101,11 +101,12 @@ def test_a_whole_rgb_range_stays_whole():
 
 
 def test_the_template_of_edsr_pytorch_makes_the_large_network():
-    options = parse("--template EDSR_paper --n_feats 8")
+    options = parse("--template EDSR_paper")
     assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 256, 0.1)
 
 
 @pytest.mark.parametrize("flags", [
+    "--skip_bits 9", "--skip_bits 8",
     "--scale 5", "--scale 2+3", "--scale x2", "--k_bits 1", "--k_bits 9", "--k_bits 16", "--model VDSR",
     "--patch_size 0", "--patch_size 3", "--batch_size 0", "--epochs 0", "--test_every 0", "--print_every 0",
     "--n_threads -1", "--checkpoint_every -1", "--gpu_id -1", "--n_GPUs 0", "--n_resblocks 0", "--n_feats 0", "--G0 0",
@@ -123,6 +124,12 @@ def test_a_wrong_value_is_told_in_one_line_that_names_the_flag(flags):
         parse(flags)
     assert str(told.value).startswith(f"{flag} ")
     assert "\n" not in str(told.value) and len(str(told.value)) > len(f"{flag} {value}: ")
+
+
+def test_a_network_without_quantized_sums_refuses_their_bits():
+    assert parse("--k_bits 2 --skip_bits 8 --model RDN").skip_bits == 8
+    with pytest.raises(UserError, match="--skip_bits 8: SRResNet's skips are not quantized"):
+        parse("--k_bits 2 --skip_bits 8 --model SRResNet")
 
 
 def test_only_the_quantizing_program_takes_bits():

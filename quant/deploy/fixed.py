@@ -2,11 +2,8 @@
 
 import torch
 
-from quant.functional import integer_levels
-from quant.weight import QuantConv2d, minmax_bounds, percentile_bounds
+from quant.weight import QuantConv2d
 from utility import UserError
-
-WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 
 
 class FixedConv2d(QuantConv2d):
@@ -18,7 +15,7 @@ class FixedConv2d(QuantConv2d):
     def __init__(self, conv, levels, scale):
         super().__init__(conv, conv.k_bits, conv.weight_quantizer, calibrates_quantized=conv.calibrates_quantized)
         self.phase = conv.phase
-        self.scale = scale
+        self.register_buffer("scale", scale, persistent=False)
         with torch.no_grad():
             self.weight.copy_(levels / scale)
         self.weight.requires_grad_(False)
@@ -26,19 +23,12 @@ class FixedConv2d(QuantConv2d):
     def quantized_weight(self):
         return self.weight
 
+    def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The levels as they were packed: bounds taken again of weights on their levels would be others."""
+        return torch.round(self.weight * self.scale), self.scale
+
     def train(self, mode=True):
         """Raises UserError for training."""
         if mode:
             raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
         return super().train(mode)
-
-
-def integer_weight(conv):
-    """(levels, scale) of a QuantConv2d: its quantized weight is levels / scale, bit for bit.
-
-    levels: float32 [O, I, kh, kw], whole numbers; scale: float32 [1].
-    """
-    weight = conv.weight.detach()
-    if isinstance(conv, FixedConv2d):
-        return torch.round(weight * conv.scale), conv.scale
-    return integer_levels(weight, *WEIGHT_BOUNDS[conv.weight_quantizer](weight), conv.k_bits)

@@ -1,54 +1,47 @@
-"""What the deployment programs (pack, export, cost) share: their flags, and the trained network they work on."""
+"""What the tools (pack, export, cost, inspect) share: the flags that say which network it is, and opening it."""
 
 import argparse
+from typing import Any
 
-import model
-from option import parse_options
-from quant.blocks import QuantConfig
-from quant.loading import load_full_precision, load_quantized
-from quant.phase import Phase, Phased
-from quant.swap import quantize
+from model.registry import find
+from model.settings import SETTINGS
+from quant.methods import METHODS
 from utility import UserError
 
-EPILOG = "The network's other flags (--n_feats, --n_resblocks, --res_scale, --RDNconfig, ...) are those of training."
+EPILOG = "Run folders, checkpoints and packed files say themselves which network they hold; bare state dicts don't."
 
 
-def parse(argv, description, add_flags):
-    """Options of a deployment program: training's network flags, checked as there, and its own from add_flags(parser).
-
-    Returns one Namespace. Raises UserError for values that can't work.
-    """
+def network_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with training's flags of a network and its quantization; those that are not given are None."""
     parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
-    parser.add_argument("--model", required=True, help="EDSR, RDN or SRResNet")
-    parser.add_argument("--scale", required=True, help="magnification: 2, 3 or 4")
-    parser.add_argument("--k_bits", default="32", help="bits of weights and features, 32: full precision (default)")
-    add_flags(parser)
-    own, network_flags = parser.parse_known_args(argv)
-    options = parse_options(["--model", own.model, "--scale", own.scale, "--k_bits", own.k_bits, *network_flags],
-                            quantized=True)
-    for name in ("model", "scale", "k_bits"):
-        delattr(own, name)
-    return argparse.Namespace(**{**vars(options), **vars(own)})
+    group = parser.add_argument_group("network, for files that don't say it").add_argument
+    group("--model", type=lambda text: find(text).name, help="EDSR, RDN or SRResNet")
+    group("--k_bits", type=int, help="bits of weights and features, 2 to 8; 32: full precision")
+    for name, setting in SETTINGS.items():
+        group(f"--{name}", type=setting.kind if setting.kind is not float else _number, help=setting.help)
+    group("--quantizer", choices=tuple(METHODS), help="as in training")
+    group("--skip_bits", type=int, help="bits of the features that feed a sum, as in training")
+    for name, values in _method_settings().items():
+        group(f"--{name}", choices=values, help="as in training")
+    return parser
 
 
-def load_network(options):
-    """The network of --refine in evaluation mode on the CPU; quantized unless --k_bits is 32.
-
-    --refine: a run's folder, a checkpoint of any kind, or a packed file. Raises UserError when it doesn't fit.
-    """
-    network = model.build(options)
-    if options.k_bits == 32:
-        load_full_precision(network, options.refine, "--refine")
-        return network.eval()
-    if options.quantizer != "ddtb":
-        raise UserError(f"--quantizer {options.quantizer}: is there for comparison; ddtb networks are deployed")
-    quantize(network, QuantConfig.of(options))
-    load_quantized(network, options.refine, "--refine")
-    if phase_of(network) is Phase.CALIBRATE:
-        raise UserError(f"--refine {options.refine}: was saved while calibrating, nothing is quantized yet; train on")
-    return network.eval()
+def _method_settings():
+    return {name: values for method in METHODS.values() for name, values in method.settings.items()}
 
 
-def phase_of(network):
-    """The phase that a quantized network is in."""
-    return next(module.phase for module in network.modules() if isinstance(module, Phased))
+def given_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """{flag: value} of the network's flags that were given. Raises UserError for a value that can't work."""
+    names = ("model", "k_bits", *SETTINGS, "quantizer", "skip_bits", *_method_settings())
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    for name, value in given.items():
+        if name in SETTINGS and (problem := SETTINGS[name].problem(value)):
+            raise UserError(f"--{name} {value}: {problem}")
+    if given.get("k_bits", 32) not in (*range(2, 9), 32):
+        raise UserError(f"--k_bits {given['k_bits']}: choose 2 to 8, or 32 for full precision")
+    return given
+
+
+def _number(text):
+    value = float(text)
+    return int(value) if value.is_integer() else value

@@ -1,78 +1,167 @@
 """Run an exported network where a torch one is expected."""
 
+import functools
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from utility import UserError
+import model
+from model.settings import SETTINGS, made_from, read_json
+from model.tiles import assembled, plan_tiles, reach
+from quant.deploy.onnx_file import check_finite, check_runtime, read_graph
+from utility import UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
-# before, QLinearConv got biases wrong that are computed at run time, as --rest int8 does behind gates, in silence
-OLDEST_RUNTIME = (1, 29)
+PROBE = 16  # pixels a side of the image that a file is tried on
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exported file's metadata says of it. Raises ValueError for values that can't be."""
+
+    network: dict
+    k_bits: int
+    rgb_range: float = 255
+    rest: str = "fp32"
+
+    def __post_init__(self):
+        if self.k_bits not in (*range(2, 9), 32):
+            raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
+        if problem := SETTINGS["rgb_range"].problem(self.rgb_range):
+            raise ValueError(f"rgb_range {self.rgb_range}: {problem}")
 
 
 class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
     threads: of ONNX Runtime, which computes on the CPU; 0: one a core. settings: the network's, `scale` among them;
-    k_bits, rest, rgb_range: as exported. Raises UserError for a file that quant.export did not make.
+    k_bits, rest, rgb_range: as exported. Raises UserError for a file that quant.export did not make, or that does not
+    enlarge as it says.
     """
 
-    def __init__(self, path, *, threads=0):
+    def __init__(self, path: str | Path, *, threads: int = 0):
         self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(f"{path}: no such file")
-        self.session = _session(self.path, threads)
+        check_file(self.path)
+        self.content = self.path.read_bytes()
+        check_finite(read_graph(self.content, self.path), self.path)
+        self.open_session = functools.partial(_session, self.path, threads)
+        self.session = self.open_session(self.content)
         described = self._described()
-        self.name = described["network"].pop("name")
-        self.settings = described["network"]
+        skeleton = model.skeleton(described.network, f"{path}: its network record")
+        self.name = model.name_of(skeleton)
+        self.settings = {**skeleton.settings, "rgb_range": described.rgb_range}
         self.scale = self.settings["scale"]
-        self.k_bits = described["k_bits"]
-        self.rest = described["rest"]
-        self.rgb_range = described["rgb_range"]
+        self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
+        check_runtime(read_graph(self.content, self.path), self.path, self.rest, _version())
+        self._check_graph()
+
+    @property
+    def source(self) -> "OnnxNetwork":
+        """As a torch network has it: what the file says."""
+        return self
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """{flag: value} of everything that the file decides."""
+        return {"model": self.name, "k_bits": self.k_bits, **self.settings}
 
     def _described(self):
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("format") != json.dumps(FORMAT):
             raise UserError(f"{self.path}: is not a file that quant.export made")
-        return {key: json.loads(value) for key, value in metadata.items()}
+        names = [one.name for one in fields(Exported) if one.name in metadata]
+        record = {name: read_json(metadata[name], f"{self.path}: its {name}") for name in names}
+        return made_from(record, Exported, f"{self.path}: its metadata")
 
-    def __call__(self, lr):
-        (sr,) = self.session.run(["sr"], {"lr": lr.detach().cpu().numpy()})
+    def _check_graph(self):
+        """Raise UserError unless the graph takes `lr` and makes a finite `sr` of the size that the metadata says."""
+        sides = self.session.get_inputs(), self.session.get_outputs()
+        ends = [[(one.name, one.type) for one in side] for side in sides]
+        if ends != [[("lr", "tensor(float)")], [("sr", "tensor(float)")]]:
+            raise UserError(f"{self.path}: its graph does not make sr of lr; export the network again")
+        sr = self(torch.full((1, self.settings["n_colors"], PROBE, PROBE), self.rgb_range / 2))
+        if not torch.isfinite(sr).all():
+            raise UserError(f"{self.path}: makes values that are not finite; export the network again")
+
+    def __call__(self, lr: torch.Tensor) -> torch.Tensor:
+        (sr,) = self._run(self.session.run, ["sr"], {"lr": lr.detach().cpu().numpy()})
+        count, channels, height, width = lr.shape
+        if sr.shape != (count, channels, self.scale * height, self.scale * width):
+            raise UserError(f"{self.path}: makes {list(sr.shape)} of {list(lr.shape)}, which is not x{self.scale} as "
+                            "it says; export the network again")
         return torch.from_numpy(sr).to(lr.device)
 
-    def eval(self):
+    @functools.cached_property
+    def gated(self):
+        """Whether bounds depend on means over the whole image; the graph then passes over a batch image by image."""
+        return any(node.op_type == "Scan" for node in read_graph(self.content, self.path).node)
+
+    def in_tiles(self, lr, *, size, finish, progress=lambda: None):
+        """finish(self(lr)) for one image, float32 [1, n_colors, h, w], in tiles of at most size x size LR pixels.
+
+        The result is the whole image's, means of gates included, as `model.tiles.in_tiles` says. finish: what becomes
+        of a tile's output before tiles are joined. progress: called after each tile, also where means are gathered.
+        """
+        with torch.device("meta"):
+            seen = reach(model.NETWORKS[self.name](**self.settings).children())
+        tiles = plan_tiles(*lr.shape[2:], size=size, margin=min(seen, size // 4))
+        run = self._gated_run(lr, tiles, progress) if len(tiles) > 1 and self.gated else \
+            lambda tile: self(lr[(..., *tile.window)])
+
+        def one(tile):
+            piece = finish(run(tile))
+            progress()
+            return piece
+
+        return assembled(one, tiles, lr.shape, self.scale)
+
+    def _gated_run(self, lr, tiles, progress):
+        from quant.deploy.tiled_gates import TiledGates  # needs the package onnx
+
+        network = TiledGates(self.content, self.open_session)
+        self._run(network.gather, lr, tiles, progress)
+        return lambda tile: self._run(network, lr, tile)
+
+    def _run(self, function, *arguments):
+        """function(*arguments), what ONNX Runtime raises in it as MemoryError or UserError."""
+        try:
+            return function(*arguments)
+        except Exception as error:  # its exceptions have no common base besides this
+            if "allocate" in str(error).lower() or isinstance(error, MemoryError):
+                raise MemoryError(str(error)) from error
+            raise UserError(f"{self.path}: ONNX Runtime can't run it ({' '.join(str(error).split()):.200})") from error
+
+    def eval(self) -> "OnnxNetwork":
         """As a torch module has it; an exported network knows nothing else."""
         return self
 
-    def check(self, options):
-        """Raise UserError where the options of an entry point ask for another network, bits or range than this one."""
-        found = {"model": self.name, "k_bits": self.k_bits, "rgb_range": self.rgb_range, **self.settings}
-        different = [f"--{name} {found[name]} (asked for: {getattr(options, name)})" for name in found
-                     if hasattr(options, name) and getattr(options, name) != found[name]]
+    def check(self, given: dict[str, Any]) -> "OnnxNetwork":
+        """The network itself. Raises UserError where flags that were given ask for another one."""
+        different = [f"--{name} {self.flags[name]} (asked for: {value})" for name, value in given.items()
+                     if name in self.flags and self.flags[name] != value]
         if different:
-            raise UserError(f"{self.path}: was exported with {', '.join(different)}; give the flags of its export")
+            raise UserError(f"{self.path}: was exported with {', '.join(different)}; leave out the flags that it knows")
+        return self
 
 
-def open_exported(options):
-    """The network of --refine FILE.onnx, for --backend onnx. Raises UserError when it is not what is asked for."""
-    network = OnnxNetwork(options.refine)
-    network.check(options)
-    return network
-
-
-def _session(path, threads):
+def _session(path, threads, content):
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"{path}: needs ONNX Runtime to run; pip install onnxruntime") from error
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST_RUNTIME:
-        raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} computes some integer convolutions wrongly; "
-                        f"install {OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
-        raise UserError(f"{path}: ONNX Runtime can't load it ({' '.join(str(error).split()):.200})") from error
+        raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
+                        f"({' '.join(str(error).split()):.200})") from error
+
+
+def _version():
+    import onnxruntime
+
+    return onnxruntime.__version__

@@ -9,33 +9,33 @@ are never applied are not there. The other tensors are float32, or weights and b
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import model
-from model.weights import check_network
-from quant.activation import quantizers
-from quant.blocks import QuantConfig
+from model.settings import made_from
+from quant.activation import gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.fixed import FixedConv2d, integer_weight
+from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
-from quant.phase import Phase, set_phase
-from quant.weight import QuantConv2d
+from quant.phase import Phase
+from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
 FORMAT = "ddtb-packed-1"
 SUFFIX = ".safetensors"
 SCALE, STEP = "_scale", "_step"
+GATE_PARTS = ("reduce", "expand")
+LARGEST_BITS = 16
+TINY = torch.finfo(torch.float32).tiny
+AGAIN = "make the file again with quant.pack"
 UNUSED = ("max_val", "min_val", "num_batches_tracked")
-FULL_PRECISION = ("alpha_upper", "alpha_lower", "running_mean", "running_var")
-
-
-def is_packed(path):
-    """Whether a path names a packed file."""
-    return Path(path).suffix == SUFFIX
+STATISTICS = ("running_mean", "running_var")
 
 
 def write_packed(network, path, *, phase, source, rest="fp32"):
@@ -48,6 +48,7 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
         from safetensors.torch import save_file  # an extra: only packing needs it
     except ImportError as error:
         raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
+
     tensors, packed = {}, {}
     for name, levels, bits, factor in _quantized(network, phase):
         offset = int(levels.min())
@@ -55,10 +56,13 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
         packed[name] = {"shape": list(levels.shape), "bits": bits, "offset": offset}
         tensors[name] = torch.from_numpy(pack_bits(levels.numpy().astype(np.int64) - offset, bits))
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
+    bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
+              for own in quantizer.state_dict() if "." not in own}
     for name, tensor in _rest(network, phase, packed):
-        tensors[name] = _rounded(name, tensor) if rest == "fp16" else tensor
+        exact = rest == "fp32" or name in bounds or name.endswith(STATISTICS)
+        tensors[name] = tensor if exact else _rounded(name, tensor)
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
-                "quant": asdict(network.quant_config), "phase": phase.value,
+                "quant": network.quant_config.to_dict(), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
     try:
         with atomic_path(path) as temporary:
@@ -72,11 +76,14 @@ def _quantized(network, phase):
     """(name, levels, bits, {suffix: scale or step}) of every quantized weight, those of applied gates included."""
     for name, module in network.named_modules():
         if isinstance(module, QuantConv2d):
-            levels, scale = integer_weight(module)
+            if module.weight_quantizer not in WEIGHT_BOUNDS:
+                raise UserError(f"--quantizer {network.quant_config.quantizer}: its weights are not whole numbers of "
+                                "one step; such a network can be trained and tested, not packed or exported")
+            levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
     for name, quantizer in quantizers(network).items():
         if is_applied(quantizer, phase):
-            for part in ("reduce", "expand"):
+            for part in GATE_PARTS:
                 weight = getattr(quantizer.gate, part).weight.detach()
                 largest = weight.abs().max()
                 # what quantize_symmetric makes of levels * largest is what it makes of the weight
@@ -96,8 +103,8 @@ def _rest(network, phase, packed):
 
 
 def _rounded(name, tensor):
-    """float16 for weights and biases; bounds and statistics, a few numbers each, stay as they are."""
-    if not tensor.is_floating_point() or name.endswith(FULL_PRECISION):
+    """float16 for weights and biases; bounds and statistics, a few numbers each, are not asked for."""
+    if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
     if not torch.isfinite(half).all():
@@ -114,74 +121,68 @@ def file_hash(path):
     return digest.hexdigest()
 
 
-def read_packed(path):
-    """(state dict, metadata) of a packed file; quantized weights are still packed. Raises UserError for another."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise UserError(f"{path}: is a safetensors file; to read it, pip install -r requirements-deploy.txt") from error
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: is not a packed file that can be read ({str(error).splitlines()[0]})") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: is a safetensors file, not one that quant.pack made")
-    return state, metadata
+def is_packed(metadata: dict[str, str]) -> bool:
+    """Whether the texts in a safetensors file are a packed file's."""
+    return metadata.get("format") == json.dumps(FORMAT)
 
 
-def load_packed(network, path, flag="--refine"):
-    """Load a packed file into a quantized network, which can then be run, not trained; its phase is the file's.
+@dataclass(frozen=True)
+class Packed:
+    """How one weight is packed: its shape, the bits of a level, and what its levels begin with. Raises ValueError."""
 
-    The network is the file's own settings at the file's bits. Raises UserError where it is not, or the file is broken.
-    Returns what the file is, in words.
+    shape: list
+    bits: int
+    offset: int
+
+    def __post_init__(self):
+        if not 1 <= self.bits <= LARGEST_BITS or abs(self.offset) > 2**LARGEST_BITS:
+            raise ValueError(f"{self.bits} bits from {self.offset} on are no levels of a quantized weight")
+
+
+def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, phase: Phase, where: str) \
+        -> tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """(state dict of floats, {name of a convolution's weight: (levels, scale)}) of a packed file.
+
+    skeleton: the quantized network that the file describes. What packed files leave out, the state dict has from there.
+    Raises UserError, beginning with `where`, for parts that don't fit each other or the network.
     """
-    state, metadata = read_packed(path)
-    check_network(_Described(path, metadata), model.name_of(network), network.settings)
-    check_config(path, metadata["quant"], network)
-    try:
-        _fill(network.eval(), state, metadata["packed"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{flag} {path}: is damaged ({error!r:.100}); make it again with quant.pack") from error
-    set_phase(network, Phase(metadata["phase"]))
-    return f"a packed file made of {metadata['source']['file']}"
-
-
-def check_config(path, found, network):
-    """Raise UserError unless a file's QuantConfig, the dict `found`, is that of a quantized network."""
-    found, wanted = QuantConfig(**found), network.quant_config
-    for name in ("k_bits", "quantizer", "bounds"):
-        was, now = getattr(found, name), getattr(wanted, name)
-        if was != now:
-            raise UserError(f"{path}: was trained with --{name} {was}; give that instead of {now}")
-
-
-class _Described:
-    """What `check_network` wants to know of a file."""
-
-    def __init__(self, path, metadata):
-        self.path = path
-        self.checkpoint = metadata
-
-
-def _fill(network, state, packed):
-    own = network.state_dict()
-    for name, entry in packed.items():
-        levels = unpack_bits(state.pop(name).numpy(), entry["bits"], entry["shape"]) + entry["offset"]
-        levels = torch.from_numpy(levels).to(torch.float32)
-        if f"{name}{STEP}" in state:
-            state[name] = levels * state.pop(f"{name}{STEP}")
+    own = skeleton.state_dict()
+    convs = {f"{name}.weight" for name, module in skeleton.named_modules() if isinstance(module, QuantConv2d)}
+    idle, gates = [], set()
+    for name in gated_quantizers(skeleton):
+        if phase is Phase.DYNAMIC and bool(state.get(f"{name}.is_dynamic", torch.zeros(1)).any()):
+            gates |= {f"{name}.gate.{part}.weight" for part in GATE_PARTS}
         else:
-            parent, _, leaf = name.removesuffix(".weight").rpartition(".")
-            conv = network.get_submodule(name.removesuffix(".weight"))
-            setattr(network.get_submodule(parent), leaf, FixedConv2d(conv, levels, state.pop(f"{name}{SCALE}")))
-    unknown = [name for name in state if name not in own]
-    missing = [name for name in own if name not in state and name not in packed and not _may_lack(name)]
-    if unknown or missing:
-        raise KeyError(f"unknown: {unknown[:3]}, missing: {missing[:3]}")
-    network.load_state_dict(state, strict=False)
+            idle.append(f"{name}.gate.")
+    if not isinstance(record, dict) or set(record) != convs | gates:
+        raise UserError(f"{where}: its packed record does not list the quantized weights of its network; {AGAIN}")
+    state, fixed = dict(state), {}
+    for name, entry in record.items():
+        entry = made_from(entry, Packed, f"{where}: packed {name}")
+        packed, factor = state.pop(name, None), state.pop(name + (SCALE if name in convs else STEP), None)
+        if entry.shape != list(own[name].shape) or packed is None or packed.dtype is not torch.uint8 or \
+                not _is_factor(factor, least=TINY if name in convs else 0):
+            raise UserError(f"{where}: {name} has another shape, or no levels or no scale that can be used; {AGAIN}")
+        try:
+            levels = unpack_bits(packed.numpy(), entry.bits, entry.shape) + entry.offset
+        except ValueError as error:
+            raise UserError(f"{where}: {name}: {error}; {AGAIN}") from error
+        levels = torch.from_numpy(levels).to(torch.float32)
+        if name in convs:
+            fixed[name] = levels, factor.float()
+        state[name] = levels / factor if name in convs else levels * factor
+    unused = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in own.items()
+              if name.startswith(tuple(idle)) or name.rpartition(".")[2] in UNUSED}
+    return {**unused, **state}, fixed
 
 
-def _may_lack(name):
-    return ".gate." in name or name.rsplit(".", 1)[-1] in UNUSED
+def _is_factor(tensor, least):
+    return tensor is not None and tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
+
+
+def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Replace convolutions by such that keep their levels, as `unpack` gives them."""
+    for name, (levels, scale) in fixed.items():
+        path = name.removesuffix(".weight")
+        parent, _, leaf = path.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, FixedConv2d(network.get_submodule(path), levels, scale))

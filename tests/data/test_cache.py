@@ -104,6 +104,29 @@ def test_a_broken_or_hostile_copy_is_made_anew_and_never_run(images, copies, tmp
         assert np.array_equal(cache.read(image), read_image(image)) and is_mapped(cache.read(image))
 
 
+def test_a_copy_of_another_size_or_kind_is_made_anew(images, copies):
+    prepared(images)
+    for copy, pixels in zip(copies, [np.zeros((2, 2, 3)), np.zeros((9, 12, 4)), np.zeros((9, 12, 3)),
+                                     np.zeros((9, 12, 3), order="F")], strict=False):
+        with open(copy, "wb") as file:
+            np.save(file, pixels.astype(np.uint8 if copy != copies[2] else np.float32))
+            file.write(data.cache._stamp(images[copies.index(copy)]))
+    copies[4].unlink()
+    os.mkfifo(copies[4])
+    whole = copies[5].read_bytes()
+    copies[5].write_bytes(whole.replace(b"(9, 12, 3)", b"(((((((((("))
+    cache = prepared(images)
+    for image in images:
+        assert np.array_equal(cache.read(image), read_image(image)) and is_mapped(cache.read(image))
+
+
+def test_a_copy_that_another_run_made_anew_in_another_size_is_not_misread(images, copies):
+    cache = prepared(images)
+    write_png(images[0], np.zeros((30, 12, 3), np.uint8))
+    prepared(images)
+    assert cache.read(images[0]).shape == (30, 12, 3)
+
+
 def test_rebuild_makes_every_copy_once(images, copies, monkeypatch):
     prepared(images)
     before = [copy.stat().st_ino for copy in copies]

@@ -1,3 +1,5 @@
+import errno
+import gc
 import logging
 import os
 import re
@@ -13,7 +15,7 @@ from PIL import Image
 from data import build_test_sets, build_train_loader
 from data.images import read_image, write_png
 from data.patches import to_planes, to_values
-from utility import UserError
+from utility import UserError, run_main
 
 
 def to_tensor(image, **colours):
@@ -182,6 +184,58 @@ def test_the_range_counts_sorted_files_and_is_told(tmp_path, div2k, make_options
     ]
 
 
+def test_a_range_for_each_set(tmp_path, div2k, make_options):
+    div2k(tmp_path)
+    div2k(tmp_path, 3, name="Flickr2K", first=11)
+    both = {"data_train": ["DIV2K", "Flickr2K"]}
+    assert names_in(build_train_loader(make_options(**both))) == {f"{n:04d}" for n in (1, 2, 3, 4, 11, 12, 13)}
+    two = make_options(**both, data_range="1-2+2-3/5-6")
+    assert names_in(build_train_loader(two)) == {"0001", "0002", "0012", "0013"}
+    sets = build_test_sets(make_options(data_test=["Flickr2K", "DIV2K"], data_range="1-4/5-6"))
+    assert [[name for *_, name in test_set] for test_set in sets] == [["0011", "0012", "0013"], ["0005", "0006"]]
+
+
+@pytest.mark.parametrize("case", ["one set", "a lone range is the first set's", "JPEG inputs", "a link"])
+def test_images_to_train_with_are_not_tested_with(tmp_path, div2k, make_options, case):
+    div2k(tmp_path)
+    div2k(tmp_path, 3, name="Flickr2K", first=11)
+    options = make_options(data_range="1-5/5-6")
+    if case == "a lone range is the first set's":
+        options = make_options(data_train=["DIV2K", "Flickr2K"], data_test=["DIV2K", "Flickr2K"])
+    elif case == "JPEG inputs":
+        (tmp_path / "DIV2K/DIV2K_Q10").symlink_to(tmp_path / "DIV2K/DIV2K_train_LR_bicubic")
+        options.data_test = ["DIV2K-Q10"]
+    elif case == "a link":
+        (tmp_path / "benchmark/Mine").mkdir(parents=True)
+        (tmp_path / "benchmark/Mine/HR").symlink_to(tmp_path / "DIV2K/DIV2K_train_HR")
+        (tmp_path / "benchmark/Mine/LR_bicubic").symlink_to(tmp_path / "DIV2K/DIV2K_train_LR_bicubic")
+        options.data_test = ["Mine"]
+    with pytest.raises(UserError, match=r"--data_range .* overlap \(\d\), such as .*\.png; give ranges"):
+        build_test_sets(options)
+    options.test_only = True
+    assert build_test_sets(options)
+
+
+@pytest.mark.parametrize("layout, border", [("benchmark/Mini", 2), ("DIV2K", 8)])
+def test_images_too_small_for_ssim_are_named_before_anything_is_decoded(
+    tmp_path, add_images, div2k, make_options, layout, border
+):
+    div2k(tmp_path)
+    options = make_options(data_test=["DIV2K", "Mini"], ext="sep")
+    for size, right in ((11 + 2 * border + 1) // 2, True), ((11 + 2 * border) // 2, False):
+        root = tmp_path / "benchmark/Mini"
+        add_images(root / "HR", root / "LR_bicubic", ["one"])
+        root, parts = tmp_path / layout, ("HR", "LR_bicubic") if "/" in layout else (HR[6:], LR[6:-3])
+        add_images(root / parts[0], root / parts[1], ["one" if "/" in layout else "0005"], size=(size, 40))
+        if right:
+            assert len(build_test_sets(options)) == 2
+            remove(tmp_path / "DIV2K/decoded")
+        else:
+            with pytest.raises(UserError, match=r"(one|0005)\.png: 80x\d+ pixels are too few to test with"):
+                build_test_sets(options)
+            assert not list(tmp_path.rglob("decoded/**/0005.png.npy"))
+
+
 def test_the_published_validation_images_follow_the_training_images(tmp_path, div2k, add_images, make_options):
     div2k(tmp_path, 4)
     root = tmp_path / "DIV2K"
@@ -230,6 +284,57 @@ def test_workers_have_one_thread_and_outlive_signals_to_the_group(tmp_path, div2
     assert worker in {pid for *_, (_, pid) in loader}
 
 
+def test_the_main_process_keeps_its_own_signals(tmp_path, div2k, make_options):
+    div2k(tmp_path)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    next(iter(build_train_loader(make_options(n_threads=1))))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def lacking(*_args, **_kind):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "what", ["torch.Tensor.share_memory_", "multiprocessing.Queue", "multiprocessing.Process.start"]
+)
+def test_workers_that_cannot_be_had_are_one_line_and_none_needs_nothing(
+    tmp_path, div2k, make_options, monkeypatch, capfd, what
+):
+    div2k(tmp_path)
+    monkeypatch.setattr(what, lacking)
+    assert len(epoch(build_train_loader(make_options()))) == 5
+    with pytest.raises(UserError, match=r"--n_threads 2: workers can't be had \(No space left on device\); .*/dev/shm"):
+        epoch(build_train_loader(make_options(n_threads=2)))
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_killed_worker_is_one_line(tmp_path, div2k, make_options, capfd):
+    div2k(tmp_path)
+    loader = build_train_loader(make_options(n_threads=2, test_every=1000))
+
+    def train():
+        batches = iter(loader)
+        next(batches)
+        loader._iterator._workers[0].kill()
+        for _ in batches:
+            time.sleep(0.01)
+
+    assert run_main(train) == 1
+    assert re.fullmatch(r"error: .* was killed, .*memory; .*lower --n_threads\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_an_image_that_shrinks_during_a_run_is_told(tmp_path, div2k, make_options, tested):
+    div2k(tmp_path)
+    images = build_test_sets(make_options())[0] if tested else build_train_loader(make_options())
+    for number in range(1, 7):
+        write_png(tmp_path / HR / f"{number:04d}.png", np.zeros((39, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=r"000\d.png and .*000\dx2.png: have changed in size"):
+        list(images)
+
+
 def test_workers_end_at_the_word_of_the_main_process(tmp_path, div2k, make_options):
     div2k(tmp_path)
     loader = build_train_loader(make_options(n_threads=1))
@@ -250,7 +355,7 @@ def test_benchmark_sets_of_any_name(tmp_path, add_images, make_options, ext):
         root = tmp_path / "benchmark" / name
         pixels |= add_images(root / "HR", root / "LR_bicubic", images)
         (root / "HR" / "Thumbs.db").write_text("not an image")
-    set5, demo_set = build_test_sets(make_options(data_test=["Set5", "DemoSet"], ext=ext))
+    set5, demo_set = build_test_sets(make_options(data_test=["Set5", "DemoSet"], ext=ext, test_only=True))
     assert (set5.name, set5.has_hr, set5.luma, len(set5)) == ("Set5", True, True, 2)
     assert [name for *_, name in set5] == ["baby", "bird"] and [name for *_, name in demo_set] == ["cat.1"]
     for lr, hr, name in set5:
@@ -263,7 +368,7 @@ def test_hr_is_cut_to_a_multiple_of_lr(tmp_path, add_images, make_options):
     add_images(root / "HR", root / "LR_bicubic", ["baby"])
     hr = read_image(root / "HR/baby.png")
     write_png(root / "HR/baby.png", np.pad(hr, ((0, 1), (0, 1), (0, 0)), mode="edge"))
-    assert torch.equal(build_test_sets(make_options(data_test=["Set5"]))[0][0][1], to_tensor(hr))
+    assert torch.equal(build_test_sets(make_options(data_test=["Set5"], test_only=True))[0][0][1], to_tensor(hr))
 
 
 def test_div2k_takes_the_second_range_on_rgb(tmp_path, div2k, make_options):
@@ -282,7 +387,7 @@ def test_demo_is_a_folder_of_any_images_without_hr(tmp_path, make_options):
     Image.new("RGB", (5, 4)).save(folder / "a\\..\\up.jpg")
     (folder / "notes.txt").write_text("ignored")
     (folder / "link.png").symlink_to(folder / "alpha.png")
-    (demo,) = build_test_sets(make_options(data_test=["Demo"], ext="sep"))
+    (demo,) = build_test_sets(make_options(data_test=["Demo"], ext="sep", test_only=True))
     assert (demo.name, demo.has_hr, len(demo)) == ("Demo", False, 4)
     assert [name for *_, name in demo] == ["a_.._up", "alpha", "grey", "link"]
     assert demo[1][0][:, 0, 0].tolist() == [1, 2, 3] and demo[1][1] is None and demo[2][0].shape == (3, 4, 5)

@@ -1,5 +1,9 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +256,76 @@ def test_mistakes_are_user_errors(hr, out, tmp_path):
     (out / "prepare.json").write_text("{")
     with pytest.raises(UserError, match="prepare.json"):
         run(hr, out)
+
+
+@pytest.mark.parametrize("number", ["../../../elsewhere", "/tmp/elsewhere", "1", "²²²²", "0001/../x", ""])
+def test_numbers_from_a_file_never_lead_elsewhere(hr, out, tmp_path, number):
+    (hr / "0001.png").rename(hr / "bird.png")
+    run(hr, out, "--scales", "4")
+    names = json.loads((out / "names.json").read_text())
+    changed = {number if name == "bird.png" else key: name for key, name in names.items()}
+    (out / "names.json").write_text(json.dumps(changed))
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"names\.json: .* is no number with a file name"):
+        run(hr, out, "--scales", "4")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "[" * 100000, '{"0001": 3}', b"\xff\xfe{}", None])
+def test_a_names_file_that_is_no_such_thing_is_told(hr, out, content):
+    out.mkdir(parents=True)
+    if content is None:
+        os.mkfifo(out / "names.json")
+    else:
+        (out / "names.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"\A[^\n]*names\.json: [^\n]*restore it"):
+        run(hr, out)
+
+
+def test_a_pipe_in_an_images_place_differs_and_is_not_waited_for(hr, out, capsys):
+    run(hr, out, "--scales", "4")
+    place = out / "DIV2K_train_LR_bicubic/X4/0002x4.png"
+    place.unlink()
+    os.mkfifo(place)
+    assert run(hr, out, "--scales", "4") == 1
+    assert "0002x4.png: differs" in capsys.readouterr().err
+
+
+def test_a_file_in_the_way_is_one_line(hr, out):
+    out.parent.mkdir()
+    out.write_text("")
+    with pytest.raises(UserError, match=r"\A--out [^\n]*DIV2K[^\n]* run the same command again to go on\Z"):
+        run(hr, out)
+
+
+def test_what_a_killed_process_left_is_removed(hr, out):
+    run(hr, out, "--scales", "4")
+    left = out / "DIV2K_train_HR" / ".part-0001.x.png"
+    left.write_bytes(b"")
+    os.utime(left, (0, 0))
+    assert run(hr, out, "--scales", "4") == 0 and not left.exists()
+
+
+KILLED_PARENT = """
+import os, sys, time
+from data import prepare
+def work(_):
+    print(os.getpid(), flush=True)
+    time.sleep(100)
+if __name__ == "__main__":
+    list(prepare._in_processes(work, [1, 2], 2))
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(KILLED_PARENT)
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONPATH": str(root)})
+    with parent:
+        assert int(parent.stdout.readline()) and int(parent.stdout.readline())
+        parent.kill()
+        assert parent.stdout.read() == ""  # its end: every process that had the pipe has ended
 
 
 def test_processes_give_the_same_files(hr, out, tmp_path):

@@ -8,8 +8,8 @@ import model
 from engine.precision import Precision
 from model.common import MeanShift
 from quant import QuantConfig, Schedule, quantize
-from quant.activation import DualBoundQuantizer
 from quant.distill import Distillation
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_a_run_continues_in_another_precision(begun, continued):
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_half_precision_tests_come_close(quantized, launch, experiments, capsys):
-    assert launch("--save run", quantized=quantized) == 0
+    assert launch("--save run --epochs 2", quantized=quantized) == 0
     found = []
     for precision in ("single", "half"):
         assert launch(f"--save run --test_only --precision {precision}", quantized=quantized) == 0

@@ -1,10 +1,12 @@
 import logging
 import resource
+from pathlib import Path
 
 import pytest
 
-from engine.run_folder import RunFolder, logging_to_stdout
-from utility import UserError
+from engine.run import logging_to_stdout
+from engine.run_folder import RunFolder
+from utility import UNFINISHED, UserError
 
 
 def test_the_log_file_has_the_lines_from_before_there_was_one(tmp_path, capsys):
@@ -31,16 +33,95 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
     assert (tmp_path / "log.txt").read_text() == "l"
 
 
+def finished(path):
+    """A run's folder with a file of every kind that a run writes."""
+    run = RunFolder(path)
+    run.start()
+    run.describe("epochs: 1")
+    for name in ("log.txt", "eval.txt", "loss_L1.png", "psnr_Set5.png", "run/events.out.tfevents.1.host.2.0",
+                 "results-Set5/4bit_a b[1]_x4_SR.png", "model/checkpoint.pth.tar", "model/model_best.pth.tar",
+                 "model/model_12.pth.tar", f"model/{UNFINISHED}checkpoint.pth.x.tar"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(name)
+    return run
+
+
+def names(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def test_reset_deletes_runs_alone(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start()
     with pytest.raises(UserError, match="is not a run of this program"):
         run.start(reset=True)
-    run.describe("epochs: 1")
-    (run.path / "note.txt").write_text("")
-    run.start(reset=True)
+    finished(run.path).start(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert [path.name for path in run.path.iterdir()] == ["model"]
+    assert {path.name for path in run.path.rglob("*")} == {"model", ".lock"}
+
+
+NESTED = ("below", "model", "run", "results-Set5", "model/deeper")
+
+
+@pytest.mark.parametrize("nested", NESTED)
+@pytest.mark.parametrize("how", ["reset", "archive"])
+def test_a_run_below_and_files_of_others_stay_where_they_are(tmp_path, nested, how):
+    run = finished(tmp_path / "run")
+    own = {run.path / name for name in names(run.path)}
+    inner = finished(tmp_path / "run" / nested)
+    (run.path / "thesis.tex").write_text("mine")
+    (run.path / "results-Set5" / "crop.png").write_text("mine")
+    kept = {name for name in names(inner.path) if inner.path / name not in own}
+    before = {path: (inner.path / path).read_text() for path in kept}
+    run.start(**{how: True})
+    assert names(inner.path) >= kept
+    assert all((inner.path / path).read_text() == text for path, text in before.items())
+    assert (run.path / "thesis.tex").exists() and (run.path / "results-Set5" / "crop.png").exists()
+    assert not run.checkpoint.exists() and not (run.path / "results-Set5" / "4bit_a b[1]_x4_SR.png").exists()
+    assert (tmp_path / "run.old-1" / "model" / "model_12.pth.tar").exists() == (how == "archive")
+
+
+@pytest.mark.parametrize("text", ["x", "2020-01-01-00:00:00\n\nepochs: 1\n", "epochs: 1\nsave: run\n"])
+def test_a_folder_with_a_config_of_another_program_is_no_run(tmp_path, text):
+    (tmp_path / "config.txt").write_text(text)
+    with pytest.raises(UserError, match="is not a run of this program"):
+        RunFolder(tmp_path).check_writable()
+    with pytest.raises(UserError, match="is not a run of this program"):
+        RunFolder(tmp_path).start(reset=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.txt"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, -1])
+def test_a_reset_that_cannot_delete_says_where_the_rest_is(tmp_path, monkeypatch, number):
+    run = finished(tmp_path / "run")
+    stuck, unlink = run.own_files()[number], Path.unlink
+
+    def refuse(path, **more):
+        if path == stuck and not more:
+            raise PermissionError(13, "Permission denied")
+        unlink(path, **more)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (run.path / "model" / f"{UNFINISHED}checkpoint.pth.x.tar").touch()
+    with pytest.raises(UserError, match=f"{stuck} can't be deleted .Permission denied.; what is left .* {run.path}$"):
+        run.start(reset=True)
+    assert stuck.exists() and run.is_run()
+
+
+@pytest.mark.parametrize("left", ["model/model_best.pth.tar", "model/model_3.pth.tar", "eval.txt"])
+def test_results_without_a_checkpoint_are_not_begun_anew(tmp_path, left):
+    (tmp_path / "model").mkdir()
+    RunFolder(tmp_path).check_continuable()
+    (tmp_path / left).write_text("")
+    with pytest.raises(UserError, match=f"has results .{Path(left).name}. and no checkpoint"):
+        RunFolder(tmp_path).check_continuable()
+
+
+def test_a_dangling_checkpoint_is_not_begun_anew(tmp_path):
+    (tmp_path / "model").mkdir()
+    RunFolder(tmp_path).checkpoint.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no checkpoint.pth.tar that can be read"):
+        RunFolder(tmp_path).check_continuable()
 
 
 def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Kill a tiny run at random moments, continue it each time, and compare its end with that of an undisturbed run.
 
-    python tests/helpers/kill_resume.py [--kills 20] [--batches 12] [--seed 0] [--full_precision]
+    python tests/helpers/kill_resume.py [--kills 20] [--batches 12] [--checkpoint_every 1] [--full_precision]
 
 Every attempt is a process that ends by SIGKILL wherever it happens to be: in a step, a checkpoint's write, a test, an
 image's save. The exit code is 1 unless weights, optimizer, schedule, random state and curves are the same to the bit.
@@ -47,6 +47,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="how often to kill (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=12, help="batches in an epoch (default: %(default)s)")
+    parser.add_argument("--checkpoint_every", type=int, default=1, help="batches between saves (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     parser.add_argument("--n_threads", type=int, default=1, help="loader workers (default: %(default)s)")
     parser.add_argument("--full_precision", action="store_true", help="kill main_ori.py, not the quantizing program")
@@ -60,7 +61,7 @@ def compare(options):
     if wait(launch("whole", options, quantized)) != 0:
         return 1
     seconds = time.perf_counter() - start
-    saves = EPOCHS[quantized] * (options.batches + 2)
+    saves = EPOCHS[quantized] * (options.batches // options.checkpoint_every + 2)
     print(f"undisturbed: {EPOCHS[quantized]} epochs, {saves} saves in {seconds:.1f}s", flush=True)
     moments = random.Random(options.seed)
     for number in range(1, options.kills + 1):
@@ -87,8 +88,8 @@ def launch(name, options, quantized):
     argv = ["--cpu", "--n_threads", options.n_threads, "--scale", 2, "--n_feats", 8, "--n_resblocks", 1,
             "--patch_size", 16, "--batch_size", 2, "--test_every", options.batches, "--epochs", EPOCHS[quantized],
             "--dir_data", "data", "--data_range", "1-5/6-6", "--data_test", "DIV2K", "--ext", "img", "--save_results",
-            "--dynamic_ratio", 0.5, "--k_bits", 4 if quantized else 32, "--checkpoint_every", 1, "--save", name,
-            "--load", name]
+            "--dynamic_ratio", 0.5, "--k_bits", 4 if quantized else 32, "--checkpoint_every", options.checkpoint_every,
+            "--save", name, "--load", name]
     program = main_limitrange_incremental if quantized else main_ori
     child = os.fork()
     if child:

@@ -18,13 +18,13 @@ def small_network(monkeypatch):
     """
     monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
 
-    def build(name, scale=2, k_bits=4, dynamic=0.5, **settings):
+    def build(name, scale=2, k_bits=4, dynamic=0.5, skip_bits=0, **settings):
         torch.manual_seed(scale + 10 * k_bits)
         network = NETWORKS[name](scale=scale, **{**SMALL[name], **settings})
         _wake_up(network)
         if k_bits == 32:
             return network.eval()
-        quantize(network, QuantConfig(k_bits)).train()
+        quantize(network, QuantConfig(k_bits, skip_bits=skip_bits)).train()
         with torch.no_grad():
             image = smooth_image(16, 16, count=2, channels=network.settings["n_colors"])
             network(image * (network.settings.get("rgb_range", 255) / 255))

@@ -7,8 +7,9 @@ from percentiles import numpy_percentile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant import Phase, set_phase
-from quant.activation import DualBoundQuantizer, collapsed, quantizers
+from quant.activation import collapsed, quantizers
 from quant.functional import fake_quantize
+from quant.methods.ddtb import DualBoundQuantizer
 
 
 def feature(n=2, channels=6, seed=0):

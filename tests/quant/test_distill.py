@@ -79,7 +79,7 @@ def test_the_checkpoint_says_bits_and_phase(pair):
     student, distillation = pair
     calibrate(student, distillation)
     distillation.start_epoch(student, 2)
-    quant = {"k_bits": 4, "init_bounds": "percentile", "quantizer": "ddtb", "bounds": "dual"}
+    quant = {"k_bits": 4, "quantizer": "ddtb", "skip_bits": 0, "init_bounds": "percentile", "bounds": "dual"}
     expected = {"quant": quant, "phase": Phase.STATIC.value}
     assert distillation.checkpoint(student) == expected
 

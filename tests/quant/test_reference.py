@@ -1,7 +1,6 @@
 """Every array of shared/reference/<net>_x<scale>_<k>bit.npz, measured on the release, against this program."""
 
 import copy
-from argparse import Namespace
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +10,13 @@ from filling import batch, filled
 from former_adam import FormerAdam
 from summation import agreeing
 
+from engine.optimizer import build_optimizer
 from loss.attention_transfer import attention_transfer
 from model import NETWORKS
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
 from quant.released_keys import from_released, to_released
-from trainer import build_optimizer
 
 PHASES = {"s1": Phase.STATIC, "s2": Phase.DYNAMIC}
 PICTURE = 1e-3  # grey levels; convolutions sum in another order here than where the numbers were measured
@@ -238,8 +237,7 @@ def test_optimizer_differs_from_the_references_in_last_bits_only():
     torch.manual_seed(0)  # gradients that do not cancel
     network = quantize(NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), QuantConfig(4))
     copied = copy.deepcopy(network)
-    options = Namespace(optimizer="ADAM", lr=1e-4, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0)
-    optimizers = [build_optimizer(parameter_groups(network), options), FormerAdam(parameter_groups(copied), lr=1e-4)]
+    optimizers = [build_optimizer(parameter_groups(network)), FormerAdam(parameter_groups(copied), lr=1e-4)]
     for _ in range(5):
         for ours, theirs in zip(network.parameters(), copied.parameters(), strict=True):
             ours.grad = torch.randn_like(ours)

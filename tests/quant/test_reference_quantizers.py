@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from quant.activation import DualBoundQuantizer
 from quant.functional import fake_quantize
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import quantize_minmax, quantize_percentile, quantize_symmetric
 
 BITS = (2, 3, 4, 6, 8)

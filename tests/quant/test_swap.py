@@ -236,3 +236,24 @@ def test_kept_weights_change_nothing(small_network, name):
     expected = network(image()).detach()
     with torch.no_grad():
         assert torch.equal(network(image()), expected) and torch.equal(network(image()), expected)
+
+
+def bits_of_features(network):
+    return {name: quantizer.k_bits for name, quantizer in quantizers(network).items()}
+
+
+def test_features_that_feed_sums_can_have_other_bits():
+    config = QuantConfig(2, skip_bits=8)
+    edsr = bits_of_features(quantize(model.NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), config))
+    assert edsr == {"body.0.act1": 8, "body.0.act2": 2, "body.0.act3": 8}
+    rdn = bits_of_features(quantize(model.NETWORKS["rdn"](scale=2, RDNconfig="A", G0=4), config))
+    assert {name for name, bits in rdn.items() if bits == 8} == {f"RDBs.{i}.skip" for i in range(20)}
+    srresnet = bits_of_features(quantize(model.NETWORKS["srresnet"](scale=2, n_resblocks=1, n_feats=4), config))
+    assert set(srresnet.values()) == {2}
+
+
+@pytest.mark.parametrize("name", ["edsr", "rdn"])
+def test_sums_of_other_bits_train(name):
+    torch.manual_seed(0)
+    network = model.NETWORKS[name](scale=2, **{"edsr": {"n_resblocks": 1, "n_feats": 4}, "rdn": {"G0": 4}}[name])
+    assert_trains(quantize(network, QuantConfig(2, skip_bits=8)))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.srresnet import SRResNet
-from quant.activation import DualBoundQuantizer
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 RECORDED = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU, DualBoundQuantizer)

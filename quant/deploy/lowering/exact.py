@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from quant.activation import DualBoundQuantizer
 from quant.blocks import QuantBNResBlock, QuantDenseBlock, QuantGlobalFusion, QuantResBlock
 from quant.deploy.lowering.convs import exact_code_conv, float_conv, integer_conv
 from quant.deploy.lowering.floats import array, norm_factors, prelu
 from quant.deploy.lowering.gate import runtime_grid
 from quant.deploy.lowering.layers import Codes, byte, concat, dequantize, float_mean, mean_of, quantize, requantize
 from quant.deploy.lowering.levels import quantized_weight, static_grid
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.phase import Phase
 
 
@@ -136,7 +136,8 @@ def dense_block(graph, block, x):
     quantizers = [part.act for part in block.convs[1:]] + [block.act2]
     for part, quantizer in zip(block.convs, quantizers, strict=True):
         dense = _grow(graph, part.conv[0], quantizer, dense)
-    return graph.op("Add", on_codes(graph, block.LFF, dense), dequantize(graph, first))
+    kept = first if block.skip is None else activate(graph, block.skip, x)
+    return graph.op("Add", on_codes(graph, block.LFF, dense), dequantize(graph, kept))
 
 
 def _grow(graph, conv, quantizer, dense):

@@ -160,8 +160,9 @@ def dense_block(int8, block, x):
     quantizers = [part.act for part in block.convs[1:]] + [block.act2]
     for part, quantizer in zip(block.convs, quantizers, strict=True):
         dense = _grow(int8, part.conv[0], quantizer, dense)
-    fused, kept = term_grids(int8.seen.range(block.LFF), int8.range_of(first, block.act1))
-    return int8.add(int8.conv(dense, block.LFF, fused), requantize(int8.graph, first, kept))
+    skip = first if block.skip is None else int8.activate(block.skip, x)
+    fused, kept = term_grids(int8.seen.range(block.LFF), int8.range_of(skip, block.skip or block.act1))
+    return int8.add(int8.conv(dense, block.LFF, fused), requantize(int8.graph, skip, kept))
 
 
 def _grow(int8, conv, quantizer, dense):

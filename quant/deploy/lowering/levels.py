@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from quant.functional import integer_levels
-from quant.weight import minmax_bounds, percentile_bounds
 from utility import UserError
 
-WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 UINT8_MAX = 255
 INT32_MAX = 2**31 - 1
 INT8_MAX = 127
@@ -106,9 +104,7 @@ class IntegerWeight:
 
 def quantized_weight(name, conv):
     """The integers behind a QuantConv2d's weight. Raises UserError where int8 does not hold them."""
-    weight = conv.weight.detach()
-    bounds = WEIGHT_BOUNDS[conv.weight_quantizer](weight)
-    levels, scale = integer_levels(weight, *bounds, conv.k_bits)
+    levels, scale = conv.integer_weight()
     levels = levels.numpy().astype(np.int64)
     if np.abs(levels).max() > INT8_MAX:
         raise UserError(f"{name}: weights at {conv.k_bits} bits reach level {np.abs(levels).max()}, which int8 does "

@@ -62,6 +62,12 @@ def test_fp32_is_what_torch_computes(small_network, smooth_image, name, scale, k
     assert_same(network, export.export(network), smooth_image(13, 10))
 
 
+@pytest.mark.parametrize(("name", "skip_bits"), [("edsr", 7), ("edsr", 5), ("rdn", 7)])
+def test_sums_of_their_own_bits(small_network, smooth_image, name, skip_bits):
+    network = small_network(name, k_bits=2, skip_bits=skip_bits)
+    assert_same(network, export.export(network), smooth_image(13, 10))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dynamic", [0, 1])
 def test_any_batch_and_size(small_network, smooth_image, name, dynamic):
@@ -147,7 +153,7 @@ def test_int8_is_close(small_network, smooth_image, name, scale, k_bits, dynamic
 def test_int8_of_one_colour_and_another_range(small_network, smooth_image):
     network = small_network("edsr", n_colors=1, rgb_range=1)
     lr = smooth_image(16, 16, channels=1) / 255
-    exported = export.export(network, rest="int8", images=[lr], rgb_range=1)
+    exported = export.export(network, rest="int8", images=[lr])
     expected, found = torch_run(network, lr).clamp(0, 1), run(exported, lr)
     torch.testing.assert_close((found * 255).round() / 255, found)
     assert (found - expected).abs().mean() < 0.02
@@ -173,7 +179,7 @@ def test_metadata_and_backend(small_network, smooth_image, tmp_path):
 
 def test_backend_refuses_other_files(tmp_path):
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(UserError, match="ONNX Runtime can't load it"):
+    with pytest.raises(UserError, match="is no ONNX file that can be read"):
         OnnxNetwork(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="no such file"):
         OnnxNetwork(tmp_path / "none.onnx")

@@ -11,6 +11,8 @@ from quant.methods.pams import DECAY, PamsQuantizer
 from quant.phase import Phase
 from quant.weight import quantize_dorefa
 
+COMPARED = {name: method for name, method in METHODS.items() if name != "ddtb"}
+
 
 def started(kind, k_bits, *, high, low):
     """A quantizer that has seen one calibration batch with these extremes."""
@@ -91,7 +93,7 @@ def test_moving_range_may_go_back_after_it_moved():
     assert x.grad.flatten().tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", COMPARED.values(), ids=COMPARED)
 def test_without_calibration_the_first_training_batch_starts_it(method):
     quantizer = method.activation(4)
     x = torch.linspace(-2, 6, 64).view(1, 4, 4, 4)
@@ -105,7 +107,7 @@ def test_without_calibration_the_first_training_batch_starts_it(method):
     assert (lower, upper) == pytest.approx(expected[:2], abs=expected[2])
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", COMPARED.values(), ids=COMPARED)
 @pytest.mark.parametrize("k_bits", [2, 4, 8])
 def test_many_bits_are_close_and_few_levels_are_few(method, k_bits):
     quantizer = started(method.activation, k_bits, high=1.0, low=-1.0)
@@ -115,7 +117,7 @@ def test_many_bits_are_close_and_few_levels_are_few(method, k_bits):
     assert (y - x).abs().max() <= 1 / (2 ** (k_bits - 1) - 1)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", COMPARED.values(), ids=COMPARED)
 def test_a_constant_feature_gives_no_nan(method):
     quantizer = method.activation(2)
     x = torch.zeros(1, 2, 3, 3, requires_grad=True)
@@ -124,7 +126,7 @@ def test_a_constant_feature_gives_no_nan(method):
     assert torch.isfinite(y).all() and torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", COMPARED.values(), ids=COMPARED)
 def test_calibration_passes_features_and_records_them(method):
     quantizer = method.activation(2)
     quantizer.phase = Phase.CALIBRATE

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from quant.activation import DualBoundQuantizer
 from quant.deploy.lowering.levels import (
     Grid,
     IntegerWeight,
@@ -13,6 +12,7 @@ from quant.deploy.lowering.levels import (
 )
 from quant.deploy.lowering.rounding import rounded_weight
 from quant.functional import integer_levels
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 from utility import UserError
 

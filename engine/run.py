@@ -1,0 +1,100 @@
+"""What every run begins with: its log, its folder, seeds and device."""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+
+from engine.device import choose_device, set_seed, use_deterministic_algorithms
+from engine.run_folder import RunFolder
+from utility import Stopped, UserError, append_text
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def logging_to_stdout():
+    """Send the log to stdout while the block runs. Gives a function that sends it to a file too, from its beginning."""
+    root = logging.getLogger()
+    kept = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
+    handlers = [logging.StreamHandler(sys.stdout), kept]
+    level = root.level
+    root.setLevel(logging.INFO)
+
+    def add(path):
+        append_text(path, "")
+        handlers.append(_outlived(logging.FileHandler(path)))
+        kept.setTarget(handlers[-1])
+        kept.flush()
+        kept.capacity = 0
+
+    for handler in handlers:
+        root.addHandler(_outlived(handler))
+    try:
+        yield add
+    except (UserError, Stopped) as error:
+        told = f"error: {error}" if isinstance(error, UserError) else str(error)
+        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
+        raise
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            with contextlib.suppress(OSError):  # a full disk again
+                handler.close()
+
+
+def _outlived(handler):
+    """The handler, set so that a full disk or closed terminal costs lines of the log, not the run."""
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.handleError = lambda record: None
+    return handler
+
+
+@contextlib.contextmanager
+def open_run(path, *, ranks, config_text, notes=(), test_only=False, load=False, resume="", reset=False, seed=1,
+             deterministic=False, cpu=False, gpu_id=0):
+    """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
+
+    Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A training
+    run that does not continue the folder's last checkpoint then keeps the run that is there aside, or deletes it with
+    `reset`. config_text: a function, called when config.txt is written. load: continue the folder's checkpoint; resume:
+    this file. notes: lines that the log begins with. ranks: which of the run's processes this is (engine.ranks.Ranks);
+    the first one alone writes.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
+        continues = load and not resume or bool(resume) and _same(resume, folder.checkpoint)
+        if ranks.rank == 0:
+            log_to_file = stack.enter_context(logging_to_stdout())
+            for note in notes:
+                log.info("%s", note)
+
+            def prepare():
+                if test_only or not continues:
+                    begins = not (test_only or resume)
+                    folder.start(reset=reset and begins, archive=not test_only)
+                    if not test_only:
+                        stack.enter_context(folder.claimed())
+                folder.describe(config_text())
+                log_to_file(folder.path / "log.txt")
+
+            folder.prepare = prepare
+            folder.check_writable()
+            if continues and not test_only:  # before the checkpoint is read, which another process may be writing
+                if not resume:
+                    folder.check_continuable()
+                folder.start()
+                stack.enter_context(folder.claimed())
+        else:
+            logging.getLogger().addHandler(logging.NullHandler())  # or each would print the first one's warnings
+        set_seed(seed)
+        if deterministic:
+            use_deterministic_algorithms()
+        yield folder, choose_device(ranks, cpu=cpu, gpu_id=gpu_id)
+
+
+def _same(file, other):
+    return os.path.realpath(file) == os.path.realpath(other)

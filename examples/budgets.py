@@ -1,0 +1,109 @@
+"""What `make networks` trains, in which order and with how many steps: the one table to read or change.
+
+`short` is what one core of a CPU can do in some 35 hours; `paper` has no table, it is baseline.sh and run.sh.
+"""
+
+from dataclasses import dataclass
+
+EPOCH, LOW_EPOCH = 500, 150  # steps between two tests on the validation images: full precision, quantized
+# each of a run's last steps counts less: from 2/5 of the epochs on the rate falls by GAMMA at every share named here
+GAMMA, DECAY = 0.7, (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+# photographs kept from training, the last ones of a folder: the first VALIDATED of them choose the best epoch
+HELD_OUT = {"CID22": 25, "CLIC2025_half": 5}
+VALIDATED = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of full-precision training: steps, LR pixels a side, learning rate."""
+
+    steps: int
+    patch: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class Full:
+    """Full precision. start: the network whose head and body it begins with. seconds: of a step of part 1, one core."""
+
+    network: str
+    parts: tuple
+    seconds: float
+    batch: int = 16
+    start: str = ""
+
+    @property
+    def name(self):
+        """What its runs and its file are called."""
+        model, _, scale = self.network.partition("_")
+        return f"{model}_baseline_{scale}"
+
+
+@dataclass(frozen=True)
+class Low:
+    """A quantized network: k_bits wide, from the full-precision one. Gates by the network's published ratio.
+
+    init_bounds, skip_bits, quantizer, seed: the flags. shipped: whether its file goes into pretrained/.
+    """
+
+    network: str
+    k_bits: int
+    steps: int
+    seconds: float
+    batch: int = 8
+    patch: int = 24
+    lr: float = 4e-4
+    init_bounds: str = "calibrated"
+    skip_bits: int = 0
+    quantizer: str = "ddtb"
+    seed: int = 1
+    shipped: bool = True
+
+    @property
+    def name(self):
+        """What its run and its file are called."""
+        marks = (self.quantizer if self.quantizer != "ddtb" else "",
+                 "percentile" if self.quantizer == "ddtb" and self.init_bounds == "percentile" else "",
+                 f"skip{self.skip_bits}" if self.skip_bits else "", f"seed{self.seed}" if self.seed != 1 else "")
+        return "_".join((f"{self.network}_{self.k_bits}bit", *filter(None, marks)))
+
+
+RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}  # of run.sh
+SMALL, LARGE = Part(10_000, 24, 4e-4), Part(1_000, 48, 5e-5)
+WIDTHS = (4, 3, 2)
+
+
+def _widths(network, steps, seconds, **settings):
+    return [Low(network, k_bits, steps, seconds, **settings) for k_bits in WIDTHS]
+
+
+def _others(network, seconds):
+    """The compared methods at 4 and 2 bits."""
+    return [Low(network, k_bits, 3_000, seconds, quantizer=name, shipped=False)
+            for name in ("pams", "pact", "dorefa", "minmax") for k_bits in (4, 2)]
+
+
+# in the order of work: what is cheapest and what others start from first
+SHORT = [
+    Full("edsr_x2", (SMALL, LARGE), 0.41),
+    Full("srresnet_x2", (SMALL, LARGE), 0.56),
+    Full("edsr_x4", (SMALL, LARGE), 0.60, start="edsr_x2"),
+    *_widths("edsr_x4", 3_000, 0.5),
+    *_widths("edsr_x4", 3_000, 0.5, skip_bits=8),
+    *_widths("edsr_x2", 3_000, 0.4),
+    Full("srresnet_x4", (SMALL, LARGE), 0.98, start="srresnet_x2"),
+    *_widths("srresnet_x4", 3_000, 0.7),
+    *_widths("srresnet_x2", 3_000, 0.5),
+    Low("edsr_x4", 2, 3_000, 0.5, init_bounds="percentile"),
+    Low("edsr_x4", 4, 3_000, 0.5, init_bounds="percentile"),
+    Low("edsr_x4", 3, 3_000, 0.5, init_bounds="percentile"),
+    *_others("edsr_x4", 0.5),
+    Low("edsr_x4", 2, 3_000, 0.5, seed=2, shipped=False),
+    Low("edsr_x4", 4, 3_000, 0.5, seed=2, shipped=False),
+    Full("rdn_x2", (Part(5_000, 24, 2e-4), Part(300, 32, 5e-5)), 3.2, batch=8),
+    Full("rdn_x4", (Part(4_000, 24, 2e-4), Part(300, 32, 5e-5)), 3.2, batch=8, start="rdn_x2"),
+    *_widths("rdn_x4", 1_000, 4.5),
+    *_widths("rdn_x2", 1_000, 4.5),
+    *_widths("rdn_x4", 1_000, 4.5, skip_bits=8),
+    *_others("srresnet_x4", 0.7),
+]

@@ -1,0 +1,202 @@
+"""A stage of `make networks`: the command lines that make one network, the file they give, its entry in models.json."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from data.images import image_files
+from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
+from examples.results import SETS, available, scores
+from option import EXPERIMENT_ROOT
+from quant.deploy.packed import file_hash
+from utility import UserError, atomic_path, read_torch_file, save_torch_file
+
+ROOT = Path(__file__).resolve().parents[1]
+PRETRAINED = ROOT / "pretrained"
+RUNS = "networks"  # below the experiments' folder
+
+
+class DataFlags:
+    """The flags that name data; validation images are those kept from training, no test set chooses anything."""
+
+    def __init__(self, dir_data):
+        hr = dir_data / "DIV2K" / "DIV2K_train_HR"
+        if not hr.is_dir():
+            raise UserError(f"--dir_data {dir_data}: no {hr}; add --photos FOLDER_OF_FOLDERS to make it")
+        self.dir_data = dir_data
+        train = len(image_files(hr)) - sum(HELD_OUT.values())
+        self.training = ["--dir_data", str(dir_data), "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED}",
+                         "--data_test", "DIV2K"]
+
+
+def commands(stage, data, device):
+    """The command lines of a stage, made one by one: each looks at what is there when its turn comes."""
+    programs = full_commands(stage, data) if isinstance(stage, Full) else low_commands(stage, data)
+    for program, *flags in programs:
+        if program.endswith(".py"):
+            yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
+        else:
+            yield [sys.executable, "-m", program, *map(str, flags)]
+    publish(stage)
+
+
+def full_commands(stage, data):
+    """Training of each part, then the tests."""
+    model, scale = stage.network.split("_x")
+    start = full_precision(stage.start) if stage.start else ""
+    for index, part in enumerate(stage.parts):
+        run = f"{RUNS}/{stage.name}.{index + 1}"
+        done, parked = read_parked(run)
+        epochs = part.steps // EPOCH
+        if not checkpoint_of(run).is_file() and parked:
+            start = parked
+        else:
+            done = 0
+        yield ["main_ori.py", "--model", model, "--scale", scale, *training_flags(run, stage.batch, data),
+               "--patch_size", part.patch * int(scale), "--test_every", EPOCH, *schedule(epochs, part.lr, done),
+               *(["--pre_train", start] if start else [])]
+        start = EXPERIMENT_ROOT / run
+    save_torch_file(read_torch_file(best_of(run))["state_dict"], product(stage))
+    yield ["main_ori.py", "--test_only", "--model", model, "--scale", scale, *test_flags(stage, data)]
+
+
+def schedule(epochs, lr, done=0):
+    """Flags of epochs, rate and decay, for the epochs after `done`."""
+    decay = [max(1, round(share * epochs)) for share in DECAY]
+    left = sorted({epoch - done for epoch in decay if epoch > done})
+    lr *= GAMMA ** sum(epoch <= done for epoch in set(decay))
+    return ["--epochs", epochs - done, "--lr", f"{lr:.3g}", "--gamma", GAMMA, "--decay",
+            "-".join(map(str, left or [epochs]))]
+
+
+def low_commands(stage, data):
+    """Training, packing and the tests."""
+    model, scale = stage.network.split("_x")
+    network = ["--model", model, "--scale", scale, "--k_bits", stage.k_bits, "--quantizer", stage.quantizer,
+               *(["--skip_bits", stage.skip_bits] if stage.skip_bits else [])]
+    run = f"{RUNS}/{stage.name}"
+    epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
+    yield ["main_limitrange_incremental.py", *network, *training_flags(run, stage.batch, data),
+           "--pre_train", full_precision(stage.network), "--seed", stage.seed,
+           "--init_bounds", stage.init_bounds, "--dynamic_ratio", RATIOS[model], "--patch_size",
+           stage.patch * int(scale), "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
+    if stage.shipped:
+        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage), "--model", model,
+               "--scale", scale, "--k_bits", stage.k_bits,
+               *(["--skip_bits", stage.skip_bits] if stage.skip_bits else [])]
+    else:
+        shutil.copy(best_of(run), product(stage))
+    yield ["main_limitrange_incremental.py", "--test_only", *network, *test_flags(stage, data)]
+
+
+def training_flags(run, batch, data):
+    """What all training has in common."""
+    resumed = ["--resume"] if checkpoint_of(run).is_file() else []
+    return ["--save", run, *resumed, "--batch_size", batch, "--amp", "bf16", "--n_threads", 0, "--checkpoint_every",
+            100, *data.training]
+
+
+def test_flags(stage, data):
+    """A test of the stage's file on every benchmark set."""
+    scale = int(stage.network.split("_x")[1])
+    return ["--refine", product(stage), "--save", f"results/{stage.name}", "--save_results", "--dir_data",
+            data.dir_data, "--data_test", "+".join(available(data.dir_data, scale))]
+
+
+def checkpoint_of(run):
+    """A run's last checkpoint."""
+    return EXPERIMENT_ROOT / run / "model" / "checkpoint.pth.tar"
+
+
+def best_of(run):
+    """A run's best network."""
+    return EXPERIMENT_ROOT / run / "model" / "model_best.pth.tar"
+
+
+def full_precision(network):
+    """The file of a network, as edsr_x4, in full precision."""
+    return PRETRAINED / f"{network.replace('_x', '_baseline_x')}.pt"
+
+
+def product(stage):
+    """The file that a stage makes: in pretrained/, or, for comparison only, beside the journal."""
+    if isinstance(stage, Full):
+        return PRETRAINED / f"{stage.name}.pt"
+    if stage.shipped:
+        return PRETRAINED / f"{stage.name}.safetensors"
+    return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
+
+
+def finished(stage):
+    """Whether a stage's file is there, as models.json lists it, and was made by the budget's present numbers."""
+    entry = next((entry for entry in read_index() if entry["file"] == product(stage).name), {})
+    if entry.get("recipe") != recipe(stage):
+        return False
+    return not shipped(stage) or product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
+
+
+def recipe(stage):
+    """The budget's numbers as models.json keeps them."""
+    return json.loads(json.dumps({name: value for name, value in asdict(stage).items() if name != "seconds"}))
+
+
+def shipped(stage):
+    """Whether the stage's file comes with the code."""
+    return isinstance(stage, Full) or stage.shipped
+
+
+def read_index():
+    """models.json's entries."""
+    return json.loads((PRETRAINED / "models.json").read_text())
+
+
+def publish(stage):
+    """List the stage's file with its hash, figures and recipe in models.json."""
+    model, scale = stage.network.split("_x")
+    found = scores(f"results/{stage.name}", (model, int(scale)))
+    entry = {"file": product(stage).name, "model": model, "scale": int(scale),
+             "k_bits": 32 if isinstance(stage, Full) else stage.k_bits, "sha256": file_hash(product(stage)),
+             "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
+             "variant": "" if isinstance(stage, Full) else variant(stage), "shipped": shipped(stage),
+             "recipe": recipe(stage)}
+    entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
+    with atomic_path(PRETRAINED / "models.json") as path:
+        path.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def variant(stage):
+    """What a row of the table says besides the bits."""
+    marks = ("calibrated bounds" if stage.quantizer == "ddtb" and stage.init_bounds == "calibrated" else "",
+             f"sums in {stage.skip_bits} bits" if stage.skip_bits else "",
+             f"seed {stage.seed}" if stage.seed != 1 else "")
+    return ", ".join(filter(None, marks))
+
+
+def park(chosen):
+    """Copy the last weights of unfinished full-precision runs to pretrained/unfinished/; yields (file, epochs)."""
+    for stage in (stage for stage in chosen if isinstance(stage, Full) and not finished(stage)):
+        for index in range(len(stage.parts)):
+            run = f"{RUNS}/{stage.name}.{index + 1}"
+            if checkpoint_of(run).is_file():
+                state = read_torch_file(checkpoint_of(run))
+                kept = {"epochs": state["epoch"], "state_dict": state["state_dict"]}
+                save_torch_file(kept, parked_file(run))
+                yield parked_file(run), state["epoch"]
+
+
+def parked_file(run):
+    """Where --park keeps a run's weights."""
+    return PRETRAINED / "unfinished" / f"{Path(run).name}.pt"
+
+
+def read_parked(run):
+    """(epochs that were trained, file of the weights) of a parked run, or (0, '')."""
+    path = parked_file(run)
+    return (read_torch_file(path)["epochs"], str(path)) if path.is_file() else (0, "")
+
+
+def resumed(run):
+    """The flag that continues a run, where it has begun."""
+    return ["--resume"] if checkpoint_of(run).is_file() else []

@@ -1,0 +1,105 @@
+"""The settings that networks are built with: what each may be, and how a file's record of them is checked."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from utility import UserError
+
+LARGEST = 2**63
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, a flag of the same name: its type, its help, and either its values or the range it lies in."""
+
+    kind: type
+    help: str
+    values: tuple = ()
+    least: float = -math.inf
+    most: float = math.inf
+    odd: bool = False
+
+    def problem(self, value: Any) -> str:
+        """What to give instead of `value`, in words; empty where it can work."""
+        if self.values:
+            return "" if value in self.values else f"choose {', '.join(map(str, self.values))}"
+        if not is_of(value, self.kind):
+            return "give a whole number" if self.kind is int else "give a finite number"
+        if self.kind is float and self.least == 0 and value <= 0:
+            return "give a finite number above 0"
+        if not self.least <= value <= self.most:
+            return f"give {self.least} or more" if value < self.least else f"give {self.most} or less"
+        return "give an odd number" if self.odd and value % 2 == 0 else ""
+
+
+# the largest are beyond what any machine trains; more would bring it down before anything can fail
+SETTINGS = {
+    "scale": Setting(int, "magnification: 2, 3 or 4", values=(2, 3, 4)),
+    "n_colors": Setting(int, "colour channels: 3, or 1 for luma alone", values=(3, 1)),
+    "rgb_range": Setting(float, "largest pixel value inside the program", least=0),
+    "n_resblocks": Setting(int, "residual blocks (EDSR, SRResNet)", least=1, most=1000),
+    "n_feats": Setting(int, "feature channels (EDSR, SRResNet)", least=1, most=2**14),
+    "res_scale": Setting(float, "factor on each residual (EDSR)", least=0),
+    "G0": Setting(int, "feature channels (RDN)", least=1, most=2**14),
+    "RDNkSize": Setting(int, "kernel size (RDN)", least=1, most=99, odd=True),
+    "RDNconfig": Setting(str, "blocks, convolutions, growth (RDN)", values=("A", "B")),
+}
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise ValueError for the first setting whose value can't work. Settings that SETTINGS lacks are not looked at."""
+    for name, value in settings.items():
+        if name in SETTINGS and (problem := SETTINGS[name].problem(value)):
+            raise ValueError(f"{name} {value!r:.40}: {problem}")
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value that a file holds is of a type: int, float (whole numbers too), bool, str, list, dict."""
+    if kind in (int, float):
+        kinds = (int, float) if kind is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return isinstance(value, kind)
+
+
+def made_from(record: Any, make: Callable, where: str) -> Any:
+    """`make(**record)` for a record that a file holds: the one way from a file's metadata to anything built of it.
+
+    record: {name: value}, of which nothing is known yet. Each has to be a parameter of `make`, of the type that it is
+    annotated with (else of its default's), none may be missing; what `make` raises as ValueError counts as well.
+    Raises UserError, beginning with `where`: the file, and which part of it.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where} {_shown(record)}: is no record of names and values; give a whole file")
+    parameters = inspect.signature(make).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in record if name not in parameters and not (open_ended and isinstance(name, str))]
+    if unknown:
+        raise UserError(f"{where} has {_shown(unknown[0])}, unknown to this version; use the one that wrote it")
+    for name, parameter in parameters.items():
+        if name not in record:
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+                raise UserError(f"{where} lacks {name}; give a whole file")
+            continue
+        kind = parameter.annotation if parameter.annotation is not parameter.empty else type(parameter.default)
+        if isinstance(kind, type) and kind is not type and not is_of(record[name], kind):
+            raise UserError(f"{where}: {name} {_shown(record[name])} is not of the type {kind.__name__}")
+    try:
+        return make(**record)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def read_json(text: str, where: str) -> Any:
+    """The value that JSON text of a file holds. Raises UserError, beginning with `where`, for text that is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} can't be read ({str(error):.60}); give a whole file") from error
+
+
+def _shown(value):
+    return f"{value!r:.40}" if not isinstance(value, int) or abs(value) < LARGEST else "a huge number"

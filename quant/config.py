@@ -1,0 +1,64 @@
+"""What a quantized network is: bits, method, and the method's own settings."""
+
+from quant.functional import check_bits
+from quant.methods import METHODS, setting_names
+
+
+def quant_flags() -> tuple[str, ...]:
+    """The names of all that a QuantConfig is made of, each a flag of the same name."""
+    return ("k_bits", "quantizer", "skip_bits", *sorted(setting_names()))
+
+
+class QuantConfig:
+    """k_bits: 2..8, for weights and features. quantizer: a name in quant.methods.METHODS.
+
+    skip_bits: 2..8, for features that feed a sum and no convolution; 0: k_bits, as published. settings: the method's
+    own, by name; those not given have their default, those of another method are left out. Raises ValueError for a
+    value that can't be, and for a name that no method knows.
+    """
+
+    def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str):
+        if quantizer not in METHODS:
+            raise ValueError(f"quantizer {quantizer}: choose {', '.join(METHODS)}")
+        check_bits(k_bits)
+        check_bits(skip_bits or k_bits)
+        if unknown := settings.keys() - setting_names():
+            raise ValueError(f"{', '.join(sorted(unknown))}: unknown to this version")
+        self.k_bits = k_bits
+        self.quantizer = quantizer
+        self.skip_bits = 0 if skip_bits == k_bits else skip_bits
+        self.settings = {}
+        for name, values in self.method.settings.items():
+            self.settings[name] = settings.get(name, values[0])
+            if self.settings[name] not in values:
+                raise ValueError(f"{name} {self.settings[name]}: choose {', '.join(values)}")
+
+    @classmethod
+    def of(cls, options) -> "QuantConfig":
+        """The configuration that parsed options name."""
+        own = {name: getattr(options, name) for name in METHODS[options.quantizer].settings}
+        return cls(options.k_bits, options.quantizer, options.skip_bits, **own)
+
+    @property
+    def method(self):
+        """The quantizer's Method."""
+        return METHODS[self.quantizer]
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the features that feed a sum."""
+        return self.skip_bits or self.k_bits
+
+    def to_dict(self) -> dict:
+        """What the constructor takes, as files keep it."""
+        return {"k_bits": self.k_bits, "quantizer": self.quantizer, "skip_bits": self.skip_bits, **self.settings}
+
+    def trained(self) -> dict:
+        """`to_dict` without what means nothing to a trained network."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.method.start_settings}
+
+    def __eq__(self, other):
+        return isinstance(other, QuantConfig) and self.to_dict() == other.to_dict()
+
+    def __repr__(self):
+        return f"QuantConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"

@@ -1,0 +1,70 @@
+"""An exported file as it lies on the disk: what its graph holds, and what it needs of the runtime."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utility import UserError
+
+# before, QLinearConv gets biases wrong that are computed at run time, as --rest int8 does behind gates, in silence
+OLDEST_RUNTIME = (1, 29)
+
+
+def read_graph(content: bytes, path: Path) -> Any:
+    """The onnx.GraphProto in a file's bytes. Raises UserError where it can't be had."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(f"{path}: needs onnx and ONNX Runtime; pip install onnx onnxruntime") from error
+    try:
+        return onnx.load_model_from_string(content).graph
+    except Exception as error:  # protobuf's own exceptions have no common base besides this
+        raise UserError(f"{path}: is no ONNX file that can be read, or is cut short; export it again") from error
+
+
+def check_finite(graph: Any, path: Path) -> None:
+    """Raise UserError, naming the tensor, where a constant is not finite or lies in another file.
+
+    Integer operators would make plausible numbers of a NaN.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    for name, tensor in _constants(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(f"{path}: {name} lies in another file; export the network again")
+        if tensor.data_type in floats and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise UserError(f"{path}: {name} is not finite; export the network again")
+
+
+def check_runtime(graph: Any, path: Path, rest: str, version: str) -> None:
+    """Raise UserError for an ONNX Runtime, of that version, that would compute this file wrongly, without a word."""
+    if rest != "int8" or tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_RUNTIME:
+        return
+    for one in _graphs(graph):
+        constants = {tensor.name for tensor in one.initializer}
+        if any(node.op_type == "QLinearConv" and len(node.input) > 8 and node.input[8] not in constants
+               for node in one.node):
+            raise UserError(f"{path}: ONNX Runtime {version} computes its integer convolutions wrongly; install "
+                            f"{OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
+
+
+def _graphs(graph) -> Iterator[Any]:
+    """A graph and the graphs in its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                yield from _graphs(body)
+
+
+def _constants(graph):
+    """(name, tensor) of every constant of a graph and the graphs in its nodes."""
+    for one in _graphs(graph):
+        yield from ((tensor.name, tensor) for tensor in one.initializer)
+        for node in one.node:
+            yield from ((node.name or node.output[0], attribute.t) for attribute in node.attribute
+                        if attribute.HasField("t"))

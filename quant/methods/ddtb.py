@@ -1,0 +1,101 @@
+"""DDTB: dual trainable bounds and, where chosen, a dynamic gate (Zhong et al., "Dynamic Dual Trainable Bounds for
+Ultra-low Precision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). quant/README.md has the equations.
+"""
+
+import torch
+from torch import nn
+
+from model import parallel
+from quant.activation import ActivationQuantizer
+from quant.functional import fake_quantize_parts, percentiles
+from quant.gate import Gate
+from quant.phase import Phase
+
+START_BOUND = 10.0
+
+
+class DualBoundQuantizer(ActivationQuantizer):
+    """2**k_bits levels between two trainable bounds, which a gate may move for each image.
+
+    percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
+    whole batch. init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and else starts from +-10; or
+    'calibrated', the mean of the calibration batches' percentiles: those of a feature that nothing before it quantized.
+    symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
+
+    `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
+    multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
+    """
+
+    def __init__(self, channels, k_bits, *, percentile, init_bounds="percentile", symmetric=False):
+        super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
+        self.starts_calibrated = init_bounds == "calibrated"
+        self.percentile = percentile
+        self.symmetric = symmetric
+        self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
+        if not symmetric:
+            self.alpha_lower = nn.Parameter(torch.tensor([-START_BOUND]))
+        self.register_buffer("is_dynamic", torch.zeros(1))
+        self.gate = Gate(channels)
+
+    @classmethod
+    def for_feature(cls, channels, k_bits, *, percentile, init_bounds, bounds):
+        return cls(channels, k_bits, percentile=percentile, init_bounds=init_bounds, symmetric=bounds == "symmetric")
+
+    def read_flags(self):
+        """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""
+        super().read_flags()
+        self.dynamic = bool(self.is_dynamic.item())
+
+    def set_dynamic(self, dynamic):
+        """Say whether the gate belongs to this quantizer."""
+        self.is_dynamic.fill_(float(dynamic))
+        self.dynamic = bool(dynamic)
+
+    def start_bounds(self, x):
+        """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
+        self._move_bounds(x, 1.0)
+        self.mark_started()
+
+    def end_calibration(self):
+        """Bounds that calibration has set stay."""
+        if self.starts_calibrated and self.observations:
+            self.mark_started()
+        super().end_calibration()
+
+    def _calibrate(self, parts):
+        x = super()._calibrate(parts)
+        if self.starts_calibrated and self._observing and not self._started:
+            self._move_bounds(x, 1 / len(self.observations))
+        return x
+
+    @torch.no_grad()
+    def _move_bounds(self, x, share):
+        """Move the bounds towards the percentiles of x by a share of the way, 1 for all of it."""
+        x = parallel.gathered(x)
+        if self.symmetric:
+            self.alpha_upper.lerp_(percentiles(x.abs(), self.percentile)[0], share)
+        else:
+            high, low = percentiles(x, self.percentile, 100 - self.percentile)
+            self.alpha_upper.lerp_(high, share)
+            self.alpha_lower.lerp_(low, share)
+
+    def static_bounds(self):
+        """(lower, upper) before any gate, [1] each."""
+        return -self.alpha_upper if self.symmetric else self.alpha_lower, self.alpha_upper
+
+    def bounds(self, *parts):
+        """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
+        gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
+        self.logits = self.gate(*parts) if gated else None
+        lower, upper = self.static_bounds()
+        if self.logits is None or self.phase is Phase.STATIC:
+            return lower, upper
+        beta = 2 * torch.sigmoid(self.logits)
+        return beta[:, 1:] * lower, beta[:, :1] * upper
+
+    def quantized(self, *parts):
+        lower, upper = self.bounds(*parts)
+        return fake_quantize_parts(parts, lower, upper, self.k_bits)
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, percentile={self.percentile}, dynamic={self.dynamic}"

@@ -1,0 +1,349 @@
+"""A run's options belong to its checkpoint: what continuing and testing take from there, follow, and refuse."""
+
+import json
+import re
+import shlex
+
+import pytest
+import torch
+from kill_resume import differences
+
+import main_limitrange_incremental
+import main_ori
+from engine.recorder import Recorder
+from engine.run_options import read_options
+from model import NETWORKS
+from model.weights import is_other_scale, load_other_scale
+from utility import UserError, run_main
+
+PROGRAMS = {False: main_ori.main, True: main_limitrange_incremental.main}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    def add_epoch(self, epoch, *, losses, results, rate, scalars):
+        psnr = {name: row["psnr"] for name, row in results.items()}
+        self.history.append({"epoch": epoch, "rate": rate, "losses": losses, "psnr": psnr})
+
+    monkeypatch.setattr(Recorder, "add_epoch", add_epoch)
+
+
+@pytest.fixture
+def bare(experiments):
+    """Function that runs a program with the given flags and no others."""
+    return lambda flags, *, quantized=False: run_main(lambda: PROGRAMS[quantized](shlex.split(flags)))
+
+
+def state_of(experiments, run, name="checkpoint"):
+    return torch.load(experiments / run / "model" / f"{name}.pth.tar", weights_only=True)
+
+
+def change(experiments, run, act):
+    """Let act(checkpoint) change the last checkpoint of a run, in place."""
+    state = state_of(experiments, run)
+    act(state)
+    torch.save(state, experiments / run / "model" / "checkpoint.pth.tar")
+
+
+def last_config(experiments, run):
+    block = (experiments / run / "config.txt").read_text().strip().split("\n\n")[-1]
+    return dict(line.split(": ", 1) for line in block.splitlines()[1:] if ": " in line)
+
+
+def test_a_run_continues_and_is_tested_with_its_name_alone(launch, bare, experiments, capfd):
+    flags = "--lr 3e-4 --betas 0.8,0.99 --dynamic_ratio 0.4 --first_stage_epoch 2 --w_at 7 --decay 1-3 --no_augment"
+    assert launch(f"--save whole --epochs 3 {flags}", quantized=True) == 0
+    assert launch(f"--save run --epochs 2 {flags}", quantized=True) == 0
+    assert bare("--load run --cpu --epochs 3", quantized=True) == 0
+    assert not differences(state_of(experiments, "whole"), state_of(experiments, "run"))
+    config = last_config(experiments, "run")
+    assert (config["lr"], config["decay"], config["w_at"], config["k_bits"]) == ("0.0003", "[1, 3]", "7.0", "4")
+    capfd.readouterr()
+    assert bare("--load run --cpu --test_only", quantized=True) == 0
+    out = capfd.readouterr().out
+    assert "--data_test Tiny" in out and "[Tiny x2]\tPSNR" in out
+    rows = [json.loads(line) for line in (experiments / "run" / "eval.txt").read_text().splitlines()]
+    assert rows[-1]["k_bits"] == 4
+    assert rows[-1]["psnr"] == max(row["psnr"] for row in rows[:-1])
+    assert bare("--save run --cpu --test_only", quantized=True) == 0
+
+
+@pytest.mark.parametrize("flags, rate, ratio", [
+    ("lr 5e-05", 5e-5 / 4, 200), ("bound_lr 0.001", 1e-3 / 4, 1), ("gamma 0.1", 1e-5, 10), ("decay 2-3", 1e-3 / 2, 10),
+    ("decay 50", 1e-3, 10)])
+def test_rates_that_are_given_are_those_of_the_epoch(flags, rate, ratio, launch, bare, experiments, capfd):
+    assert launch("--save run --epochs 2 --lr 1e-3 --decay 1", quantized=True) == 0
+    capfd.readouterr()
+    assert bare(f"--load run --cpu --epochs 3 --{flags}", quantized=True) == 0
+    out = capfd.readouterr().out
+    assert f"--{flags}: followed from now on" in out and f"Learning rate: {rate:.2e}" in out
+    state = state_of(experiments, "run")
+    assert state["history"][-1]["rate"] == pytest.approx(rate)
+    weights, bounds = (group["lr"] for group in state["optimizer"]["param_groups"])
+    assert bounds == pytest.approx(ratio * weights)
+    name, value = flags.split()
+    assert last_config(experiments, "run")[name] == {"2-3": "[2, 3]"}.get(value, value)
+    assert bare("--load run --cpu --epochs 4", quantized=True) == 0  # the new values stay
+    assert f"Learning rate: {weights:.2e}" in capfd.readouterr().out
+
+
+def test_every_factor_that_is_given_reaches_the_optimizer(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    assert launch("--load run --epochs 2 --betas 0.5,0.6 --epsilon 1e-6 --weight_decay 0.25 --batch_size 3") == 0
+    group = state_of(experiments, "run")["optimizer"]["param_groups"][0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.6), 1e-6, 0.25)
+    out = capfd.readouterr().out
+    for flag in ("betas 0.5,0.6", "epsilon 1e-06", "weight_decay 0.25", "batch_size 3", "epochs 2"):
+        assert f"--{flag}: followed from now on" in out
+
+
+@pytest.mark.parametrize("flags", [
+    "--k_bits 3", "--n_feats 16", "--model RDN", "--rgb_range 1", "--n_colors 1", "--seed 2", "--optimizer SGD",
+    "--init_bounds released", "--quantizer pams", "--scale 4", "--bounds symmetric", "--dynamic_ratio 0.2",
+    "--dynamic_choice random"])
+def test_what_would_be_another_training_is_refused(flags, launch, bare, experiments, capfd):
+    assert launch("--save run --epochs 2", quantized=True) == 0
+    before = (experiments / "run" / "config.txt").read_text()
+    assert bare(f"--load run --cpu --epochs 3 {flags}", quantized=True) == 2
+    name, value = flags.split()
+    assert re.fullmatch(rf"error: \S*checkpoint.pth.tar: was trained with {name} \S+; give that instead of "
+                        rf"{value.lower() if name == '--model' else value}, or leave it out\n", capfd.readouterr().err)
+    assert (experiments / "run" / "config.txt").read_text() == before
+
+
+def test_gates_may_change_until_they_are_chosen(launch, experiments, capfd):
+    assert launch("--save run --epochs 1", quantized=True) == 0
+    assert launch("--load run --epochs 2 --dynamic_ratio 1 --first_stage_epoch 2", quantized=True) == 0
+    state = state_of(experiments, "run")
+    assert all(value == 1 for name, value in state["state_dict"].items() if name.endswith("is_dynamic"))
+    assert state["phase"] == "dynamic"
+    assert launch("--load run --epochs 3 --dynamic_ratio 1 --first_stage_epoch 6", quantized=True) == 2
+    assert "was trained with --first_stage_epoch 2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_a_checkpoint_without_options_continues(config, launch, bare, experiments, tiny_data):
+    flags = "--lr 3e-4 --dynamic_ratio 0.4 --first_stage_epoch 2 --epsilon 1e-7 --decay 1-3 --bound_lr 2e-3"
+    assert launch(f"--save whole --epochs 3 {flags}", quantized=True) == 0
+    assert launch(f"--save run --epochs 2 {flags}", quantized=True) == 0
+    assert launch("--save run --test_only --data_test Tiny --lr 1", quantized=True) == 0
+
+    def older(state):
+        del state["options"], state["objective"]["schedule"]["starts_in"]
+        state["quant"] = {name: state["quant"][name] for name in ("k_bits", "init_bounds")}
+        for group in state["optimizer"]["param_groups"]:
+            group.pop("decoupled_weight_decay", None)
+        for kept in state["optimizer"]["state"].values():
+            kept["step"] = int(kept["step"])
+
+    change(experiments, "run", older)
+    more = ""
+    if not config:
+        (experiments / "run" / "config.txt").unlink()
+        more = f"--patch_size 16 --batch_size 2 --test_every 3 --dir_data {tiny_data} --data_range 1-5/6-6 " \
+               "--data_test Tiny --ext img --n_threads 0"
+    assert bare(f"--load run --cpu --epochs 3 {more}", quantized=True) == 0
+    whole, run = (state_of(experiments, name) for name in ("whole", "run"))
+    assert not differences({**whole, "options": 0}, {**run, "options": 0})
+
+
+def test_keys_of_a_newer_torch_are_no_obstacle(launch, experiments):
+    assert launch("--save whole --epochs 2") == 0
+    assert launch("--save run") == 0
+    change(experiments, "run", lambda state: state["optimizer"]["param_groups"][0].update(of_a_newer_torch=True))
+    assert launch("--load run --epochs 2") == 0
+    assert not differences(state_of(experiments, "whole"), state_of(experiments, "run"))
+
+
+@pytest.mark.parametrize("options", [{"lr": "fast"}, {"lr": -1.0}, {"epochs": 2.5}, {"ext": "bin"}, {"data_test": []},
+                                     {"cpu": 3, "betas": (1, 2, 3)}, {"loss": "1*L9"}])
+def test_stored_options_that_no_flag_could_give_are_told(options, launch, experiments, capfd):
+    assert launch("--save run") == 0
+    change(experiments, "run", lambda state: state["options"].update(options))
+    assert launch("--load run --lr 1e-4") == 2
+    assert re.fullmatch(r"error: \S*checkpoint.pth.tar: its options can't be used .*\n", capfd.readouterr().err)
+
+
+BROKEN = {
+    "batch": lambda s: s.update(batch=-3), "epoch": lambda s: s.update(epoch=10**12),
+    "bool": lambda s: s.update(epoch=True),
+    "best": lambda s: s.update(best={}), "best nan": lambda s: s["best"].update(psnr=float("nan")),
+    "history": lambda s: s.update(history=[{"epoch": 1}]), "history text": lambda s: s["history"][0].update(epoch="x"),
+    "history path": lambda s: s["history"][0].update(psnr={"../../x": 1.0}),
+    "scheduler": lambda s: s.update(scheduler={"last_epoch": "x"}), "no scheduler": lambda s: s.pop("scheduler"),
+    "behind": lambda s: s["scheduler"].update(last_epoch=0), "sums": lambda s: s.update(sums={"L1": torch.zeros(3)}),
+    "sums nan": lambda s: s.update(sums={"L1": torch.tensor(float("nan"))}), "sums list": lambda s: s.update(sums=[1]),
+    "shape": lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
+    "text": lambda s: s["optimizer"]["state"][0].update(exp_avg="x"),
+    "nan": lambda s: s["optimizer"]["state"][0]["exp_avg"].fill_(float("nan")),
+    "negative": lambda s: s["optimizer"]["state"][0]["exp_avg_sq"].fill_(-1),
+    "step": lambda s: s["optimizer"]["state"][0].update(step=torch.tensor(-1.0)),
+    "lacks": lambda s: s["optimizer"]["state"][0].pop("exp_avg_sq"),
+    "unknown": lambda s: s["optimizer"]["state"].update({999: {}}),
+    "groups": lambda s: s["optimizer"].update(param_groups=[]), "no random": lambda s: s.pop("random"),
+    "random": lambda s: s["random"].update(torch=torch.zeros(3)),
+    "python": lambda s: s["random"].update(python=[3, [], None]),
+    "precision": lambda s: s.update(precision=[float("nan")]), "objective": lambda s: s.update(objective=None),
+    "teacher": lambda s: next(iter(s["objective"]["teacher"].values())).fill_(float("inf")),
+    "records": lambda s: s["objective"]["schedule"].update(observations={"body.0.act1": torch.zeros(3)}),
+    "records of others": lambda s: s["objective"]["schedule"].update(observations={"x": torch.zeros(3, 2)}),
+    "chosen": lambda s: s["objective"]["schedule"].update(chosen="yes"),
+    "phase": lambda s: s["objective"]["schedule"].update(phase="sideways"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished_low(tmp_path_factory, launch_anywhere):
+    """The checkpoint of a quantized run of two epochs."""
+    root = tmp_path_factory.mktemp("low")
+    (root / "work").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "work")
+        assert launch_anywhere("--save low --epochs 2", quantized=True) == 0
+    return root / "experiment" / "low" / "model" / "checkpoint.pth.tar"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_training_state_that_cannot_be_used_is_told_before_training(name, finished_low, launch, experiments, tmp_path,
+                                                                      capfd):
+    state = torch.load(finished_low, weights_only=True)
+    BROKEN[name](state)
+    torch.save(state, tmp_path / "broken.pt")
+    assert launch(f"--save run --resume {tmp_path / 'broken.pt'} --epochs 3", quantized=True) == 2
+    assert re.fullmatch(r"error: \S*broken.pt: .+\n", capfd.readouterr().err)
+    assert not (experiments / "run").exists()
+
+
+def test_resume_with_a_number_goes_on_after_that_epoch_and_keeps_the_rest(launch, bare, experiments, capfd):
+    assert launch("--save whole --epochs 4 --save_models") == 0
+    assert launch("--save run --epochs 3 --save_models --lr 1e-3") == 0
+    last, best = state_of(experiments, "run"), state_of(experiments, "run", "model_best")
+    capfd.readouterr()
+    assert bare("--load run --resume 2 --epochs 4 --cpu") == 0
+    out = capfd.readouterr().out
+    assert re.findall(r"Epoch \d", out) == ["Epoch 3", "Epoch 4"]
+    assert "is kept in ../experiment/run.old-1" in out
+    assert not differences(last, state_of(experiments, "run.old-1"))
+    assert not differences(best, state_of(experiments, "run.old-1", "model_best"))
+    assert {path.name for path in (experiments / "run" / "model").iterdir()} == {
+        "checkpoint.pth.tar", "model_best.pth.tar", *(f"model_{epoch}.pth.tar" for epoch in (1, 2, 3, 4))}
+    assert state_of(experiments, "run", "model_best")["best"] == state_of(experiments, "run")["best"]
+    assert not differences(state_of(experiments, "run.old-1", "model_3")["state_dict"],
+                           state_of(experiments, "run", "model_3")["state_dict"])  # the same seed, the same way
+    assert bare("--load run --resume 7 --cpu") == 2
+    assert "--resume 7: no such epoch is kept in ../experiment/run/model (it has 1, 2, 3, 4)" in capfd.readouterr().err
+
+
+def test_resume_of_a_file_keeps_the_run_that_was_there_aside_and_brings_its_best(launch, experiments, capfd):
+    assert launch("--save one --epochs 2") == 0
+    assert launch("--save two --seed 3") == 0
+    two = state_of(experiments, "two", "model_best")
+    file = experiments / "one" / "model" / "checkpoint.pth.tar"
+    assert launch(f"--save two --resume {file} --epochs 2") == 0  # nothing is left to train
+    assert not differences(two, state_of(experiments, "two.old-1", "model_best"))
+    assert not differences(state_of(experiments, "one", "model_best"), state_of(experiments, "two", "model_best"))
+    moved = experiments.parent / "moved.pt"
+    file.rename(moved)
+    capfd.readouterr()
+    assert launch(f"--save three --resume {moved} --epochs 3") == 0
+    assert "the best is counted anew" in capfd.readouterr().out
+    best = state_of(experiments, "three", "model_best")
+    assert best["best"]["epoch"] == best["epoch"] == 3
+
+
+def test_a_best_network_of_another_run_is_set_aside(launch, experiments, capfd):
+    assert launch("--save one --epochs 2") == 0
+    assert launch("--save two --seed 3 --epochs 4") == 0
+    foreign = (experiments / "two" / "model" / "model_best.pth.tar").read_bytes()
+    foreign_epoch = state_of(experiments, "two", "model_best")["epoch"]
+    assert foreign_epoch != 3
+    (experiments / "one" / "model" / "model_best.pth.tar").write_bytes(foreign)
+    assert launch("--load one --epochs 3") == 0
+    assert (experiments / "one" / "model" / "model_best.old-1.pth.tar").read_bytes() == foreign
+    assert state_of(experiments, "one", "model_best")["best"] == state_of(experiments, "one")["best"]
+
+
+def test_load_with_reset_is_refused(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    assert launch("--save run --load run --reset") == 2
+    assert "--reset True: begins anew" in capfd.readouterr().err
+
+
+def test_a_network_that_calibrates_is_not_tested_or_kept(launch, experiments, capfd):
+    assert launch("--save run --epochs 1 --save_models --save_results", quantized=True) == 0
+    run = experiments / "run"
+    assert not (run / "eval.txt").exists() and not list(run.glob("results-*"))
+    assert {path.name for path in (run / "model").iterdir()} == {"checkpoint.pth.tar"}
+    assert state_of(experiments, "run")["history"][0]["psnr"] == {}
+    capfd.readouterr()
+    for flags in ("--test_only --load run", f"--test_only --refine {run}", f"--save other --refine {run}"):
+        assert launch(flags, quantized=True) == 2
+        assert "was saved while calibrating, nothing is quantized yet" in capfd.readouterr().err
+    assert launch("--load run --epochs 2", quantized=True) == 0
+    assert [json.loads(line)["epoch"] for line in (run / "eval.txt").read_text().splitlines()] == [2]
+
+
+@pytest.mark.parametrize("flags, phase", [("--first_stage_epoch 2", "dynamic"), ("", "static")])
+def test_refine_keeps_bounds_gates_and_phase(flags, phase, launch, bare, experiments, capfd):
+    assert launch(f"--save run --epochs 2 {flags}", quantized=True) == 0
+    start = state_of(experiments, "run")
+    more = "--lr 1e-30 --bound_lr 1e-30 --init_bounds calibrated --dynamic_ratio 0"
+    file = experiments / "run" / "model" / "checkpoint.pth.tar"
+    assert launch(f"--save fine --refine {file} {more}", quantized=True) == 0
+    fine = state_of(experiments, "fine")
+    assert fine["phase"] == phase and fine["state_dict"].keys() == start["state_dict"].keys()
+    for name, value in start["state_dict"].items():
+        if "alpha" in name or name.endswith(("is_dynamic", "initialised", "body.0.body.0.weight")):
+            assert torch.equal(value, fine["state_dict"][name]), name
+    assert not differences(start["objective"]["teacher"], fine["objective"]["teacher"])
+    assert f"and its phase ({phase}) are kept; nothing is calibrated" in capfd.readouterr().out
+    assert bare("--load fine --epochs 2 --cpu", quantized=True) == 0
+    assert state_of(experiments, "fine")["phase"] == phase
+
+
+SIZES = {"edsr": {"n_feats": 8, "n_resblocks": 1}, "srresnet": {"n_feats": 8, "n_resblocks": 1},
+         "rdn": {"G0": 8, "RDNconfig": "A"}}
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("scales", [(2, 4), (2, 3), (4, 2), (3, 4)])
+def test_head_and_body_of_another_scale_are_taken_and_the_upsampler_begins_anew(name, scales):
+    if name == "rdn" and scales != (2, 4):
+        pytest.skip("large; once is enough")
+    torch.manual_seed(0)
+    source, network = (NETWORKS[name](scale=scale, **SIZES[name]) for scale in scales)
+    fresh = {key: value.clone() for key, value in network.state_dict().items()}
+    state = source.state_dict()
+    assert is_other_scale(network, state) and not is_other_scale(network, fresh)
+    assert "the upsampler begins anew" in load_other_scale(network, state, "x.pt")
+    for key, value in network.state_dict().items():
+        upsampler = key.split(".")[0] in network.UPSAMPLER
+        assert torch.equal(value, fresh[key] if upsampler else state[key])
+    state.pop(next(key for key in state if key.split(".")[0] not in network.UPSAMPLER))
+    with pytest.raises(UserError, match="x.pt: does not fit"):
+        load_other_scale(network, state, "x.pt")
+
+
+def test_another_scale_is_no_teacher(launch, experiments, tmp_path, capfd):
+    torch.save(NETWORKS["edsr"](scale=4, n_feats=8, n_resblocks=1).state_dict(), tmp_path / "x4.pt")
+    assert launch(f"--pre_train {tmp_path / 'x4.pt'}", quantized=True) == 2
+    assert "is of another scale than 2; its upsampler would be random" in capfd.readouterr().err
+    assert launch(f"--pre_train {tmp_path / 'x4.pt'}") == 0
+    assert "the upsampler begins anew" in capfd.readouterr().out
+    for flag in ("--pre_train", "--refine"):
+        assert launch(f"--test_only {flag} {tmp_path / 'x4.pt'}") == 2
+        assert "does not fit this network" in capfd.readouterr().err
+
+
+def test_weights_that_run_sh_lacks_are_named_with_the_way_to_them(launch, experiments, capfd):
+    assert launch("--pre_train ./pretrained/edsr_baseline_x2.pt", quantized=True) == 2
+    told = capfd.readouterr().err
+    assert "edsr_baseline_x2.pt: no such file; `bash baseline.sh edsr_x2`" in told
+    assert "--pre_train ../experiment/edsr_baseline_x2" in told
+
+
+def test_options_of_files_that_have_none(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pt")
+    (tmp_path / "text.pt").write_text("x")
+    for name in ("plain.pt", "text.pt", "nowhere.pt", "."):
+        assert read_options(tmp_path / name) is None
