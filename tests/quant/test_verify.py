@@ -56,13 +56,13 @@ def test_the_first_layer_that_differs_is_named(pair, capsys):
     """A bias that has been tampered with shows in the quantizer behind it, and not before."""
     file, against = pair("srresnet", dynamic=0, weights="plain", operators="qdq")
     exported = onnx.load(file)
-    conv = next(node for node in exported.graph.node if node.name == "residual.1.conv1/Conv")
+    conv = next(node for node in exported.graph.node if node.name == "residual.0.conv1/Conv")
     scale = next(node for node in exported.graph.node if node.output[0] == conv.input[1]).input[1]
     constant = next(one for one in exported.graph.initializer if one.name == scale)
     constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * 3, scale))
     onnx.save(exported, file)
     run((file, against))
-    assert "first layer that differs: residual.1.act2" in capsys.readouterr().out
+    assert "first layer that differs: residual.0.act2" in capsys.readouterr().out
 
 
 def test_a_file_below_its_promise(pair, capsys):
