@@ -1,15 +1,17 @@
 # make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
 # make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
-# VENV, PYTHON: where and with what to install.
+# make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
+# VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.10 to 3.12.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= $(VENV)-oldest
 DIR_DATA ?= datasets
 BIN = $(VENV)/bin
 
 # threads that wait for others sleep: on a busy machine, spinning costs more than all the work
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow results networks lint bench
+.PHONY: demo test test-random test-oldest slow results networks lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
@@ -17,13 +19,22 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+test-random: $(VENV)/.installed-dev
+	for seed in 1 2 3; do $(BIN)/python -m pytest --random-order --random-order-seed=$$seed || exit 1; done
+
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	sed -n 's/>=/==/p' requirements.txt requirements-deploy.txt requirements-dev.txt > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet -r $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pytest
+
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
-results: $(VENV)/.installed
+results: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
 
-networks: $(VENV)/.installed
+networks: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.networks --dir_data $(DIR_DATA) $(if $(PHOTOS),--photos $(PHOTOS)) $(FLAGS)
 
 lint: $(VENV)/.installed-dev
@@ -39,6 +50,10 @@ $(VENV)/.installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-deploy: requirements-deploy.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -r requirements-deploy.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed-deploy
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -r requirements-dev.txt
 	touch $@

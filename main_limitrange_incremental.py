@@ -10,7 +10,7 @@ import main_ori
 import model
 from engine.evaluator import Evaluator
 from model.weights import is_other_scale, load_strictly, read_weights
-from option import parse_options
+from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
@@ -80,4 +80,4 @@ def _load_teacher(teacher, options):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, lighter=main_ori.LIGHTER))
+    sys.exit(run_main(main, lighter=LIGHTER))

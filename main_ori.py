@@ -15,15 +15,13 @@ from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
 from model.weights import is_other_scale, load_other_scale, read_weights
-from option import config_text, experiment_folder, network_flags, parse_options, run_options
+from option import LIGHTER, config_text, experiment_folder, network_flags, parse_options, run_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.open import load_weights, open_network, trained_file, weights_file
 from trainer import Trainer
 from utility import run_main
 
 log = logging.getLogger(__name__)
-
-LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"
 
 
 def main(argv=None):

@@ -17,7 +17,7 @@ from quant.config import quant_flags
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.schedule import FIRST_STAGE_EPOCH
-from utility import UserError
+from utility import UserError, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
@@ -25,13 +25,11 @@ TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feat
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
 COMPATIBILITY = "accepted for compatibility only, no effect"
 # flags of EDSR-PyTorch and of DDTB's release that change nothing in these networks, with their values there
-COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16,
-              "split_batch": "1", "skip_threshold": "1e8", "suffix": "", "ema_epoch": "1", "pix_type": "l1",
-              "conv_idx": "22", "nesterov": "False", "threshld_ratio": "1.0"}
-COMPATIBLE_SWITCHES = ("debug", "dilation", "kl")
+COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16, "split_batch": 1,
+              "skip_threshold": 1e8, "suffix": "", "ema_epoch": 1, "pix_type": "l1", "conv_idx": "22",
+              "nesterov": "False", "threshld_ratio": 1.0, "debug": False, "dilation": False, "kl": False}
 # what a call decides for itself; a run's checkpoint knows the other options
-CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs",
-        *COMPATIBLE, *COMPATIBLE_SWITCHES}
+CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs"}
 # what a trained network is, besides what its record and its quantizer's name: another value is another network
 NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
 # what its training can't change on the way, what has done its work when it begins, what it is tested on
@@ -39,6 +37,7 @@ TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 UNGIVEN = object()
+LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"  # where memory is used up
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -63,8 +62,9 @@ def parse_options(argv=None, *, quantized):
         _settle(options, given, *found, defaults)
     elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
-    options.notes += [f"warning: --{name} {given[name]} has no effect in these networks" for name in
-                      (*COMPATIBLE, *COMPATIBLE_SWITCHES) if name in given and not _same(given[name], defaults[name])]
+    options.notes += [f"warning: {_flag(name, given[name])} has no effect in these networks" for name in COMPATIBLE
+                      if name in given and str(given[name]).lower() != str(defaults[name]).lower()
+                      and name not in _network_options()]
     parse_loss(options.loss)
     check(options, quantized=quantized)
     return options
@@ -105,7 +105,9 @@ def _stored_options(options, parser, *, quantized):
     stored = next(filter(None, map(read_options, paths)), None)
     if stored is None:
         return None
-    actions = {action.dest: action for action in parser._actions if action.dest not in {*CALL, "help"}}
+    method = METHODS.get(str(stored.values.get("quantizer")), METHODS["ddtb"])
+    unused = {"help", *_call_options(), *(setting_names() - method.settings.keys())}  # older runs kept these too
+    actions = {action.dest: action for action in parser._actions if action.dest not in unused}
     _check_stored(stored, actions, parser.parse_args([]))
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
 
@@ -113,6 +115,10 @@ def _stored_options(options, parser, *, quantized):
 def _network_options():
     settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
     return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
+
+
+def _call_options():
+    return (CALL | COMPATIBLE.keys()) - _network_options()
 
 
 def _check_stored(stored, actions, defaults):
@@ -134,8 +140,8 @@ def _fits(value, action):
         return value in (action.default, action.const)
     if action.choices is not None:
         return value in action.choices
-    kinds = {None: str, int: int, float: (int, float), _number: (int, float), _scale: int, _decay: (int, list),
-             _sets: list, _pair: tuple, _network: str}
+    kinds = {None: str, str: str, _network: str, int: int, _scale: int, float: (int, float), _number: (int, float),
+             _decay: (int, list), _sets: list, _pair: tuple}
     items = {_decay: int, _sets: str, _pair: (int, float)}.get(action.type)
     return isinstance(value, kinds[action.type]) and not isinstance(value, bool) and (
         not isinstance(value, (list, tuple)) or bool(value) and all(isinstance(item, items) for item in value))
@@ -165,14 +171,6 @@ def _settle(options, given, stored, names, defaults):
             options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")
 
 
-def _same(text, other):
-    """Whether two values of a flag mean the same: 1e8 and 100000000, true and True."""
-    try:
-        return float(text) == float(other)
-    except ValueError:
-        return str(text).lower() == str(other).lower()
-
-
 def _flag(name, value):
     """A flag as it is typed."""
     name = "compile" if name == "compiler" else name
@@ -189,15 +187,7 @@ def _typed(value):
 
 def run_options(options):
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
-    return {name: value for name, value in vars(options).items() if name not in {*CALL, "given", "notes"}}
-
-
-def _given(argv, quantized):
-    """The names of the flags that `argv` itself sets; the full-precision program stands for --k_bits 32."""
-    parser, untouched = build_parser(quantized=quantized), object()
-    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), untouched))
-    found = {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not untouched}
-    return {*found, *_template(found.get("template", ".")), *([] if quantized else ["k_bits"])}
+    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), "given", "notes"}}
 
 
 def build_parser(*, quantized):
@@ -304,9 +294,8 @@ def _training(parser):
         help="torch.compile the forward and backward passes of training steps: minutes first, for GPUs")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
     for flag, default in COMPATIBLE.items():
-        add(f"--{flag}", type=type(default), default=default, help=COMPATIBILITY)
-    for flag in COMPATIBLE_SWITCHES:
-        add(f"--{flag}", action="store_true", help=COMPATIBILITY)
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        add(f"--{flag}", help=COMPATIBILITY, **kind)
 
 
 def _optimization(parser):
@@ -352,9 +341,9 @@ def _sets(text):
 
 
 def _scale(text):
-    if not text.isdecimal():
-        raise UserError(f"--scale {text}: one whole number is needed; a network is trained for one scale")
-    return int(text)
+    if (number := whole_number(text)) is None:
+        raise UserError(f"--scale {text:.40}: one whole number is needed; a network is trained for one scale")
+    return number
 
 
 def _number(text):
@@ -384,8 +373,8 @@ def _network(text):
 
 
 def _decay(text):
-    epochs = [int(part) for part in text.split("-") if part.isdecimal()]
-    if len(epochs) != len(text.split("-")) or epochs != sorted(set(epochs)) or epochs[0] < 1:
+    epochs = [whole_number(part) for part in text.split("-")]
+    if None in epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
         raise UserError(f"--decay {text}: give a number of epochs, as 200, or rising epochs joined with -, as 200-400")
     return epochs[0] if len(epochs) == 1 else epochs
 

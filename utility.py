@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import select
 import signal
 import stat
 import sys
@@ -54,7 +55,7 @@ def run_main(main, *, lighter=""):
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
-    code, told, lost = 0, "", None
+    code, told = 0, ""
     try:
         with answering_signals(_stop):
             code = main() or 0
@@ -63,8 +64,7 @@ def run_main(main, *, lighter=""):
     except Stopped as stop:
         told, code = str(stop), 128 + stop.number
     except (MemoryError, OSError, RuntimeError) as error:
-        lost = _finish_stdout() if isinstance(error, OSError) and error.filename is None else None
-        if isinstance(lost, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
             code = 128 + signal.SIGPIPE
         elif lack := _what_lacks(error, lighter):
             told, code = f"error: {lack}", 1
@@ -78,6 +78,16 @@ def run_main(main, *, lighter=""):
         if told:
             print(told, file=sys.stderr)
     return code
+
+
+def _nobody_reads_stdout():
+    """Whether stdout is a pipe whose other end is closed."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (OSError, ValueError):  # no file at all
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _finish_stdout():

@@ -25,7 +25,7 @@ from quant.deploy.onnx_backend import OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import calibration_images, export  # noqa: E402
 from quant.open import open_network  # noqa: E402
-from utility import run_main  # noqa: E402
+from utility import run_main, summary  # noqa: E402
 
 FORMS = ("PyTorch", "packed", "fp32", "int8")
 
@@ -44,7 +44,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     add = parser.add_argument
     add("networks", nargs="+", type=Path, help="quantized networks: runs' folders or files")
     add("--dir_data", required=True, help="data root")

@@ -1,18 +1,23 @@
 """Tell what a data root holds, what is missing and what does not fit together, in one table.
 
 python -m data.check --dir_data datasets
+python -m data.check --dir_data datasets --against Set5+Set14    or: --hr photographs --against datasets/benchmark
 
-Reads names and sizes only; that the pixels are right is checked by running `python -m data.prepare` again.
+Reads names and sizes only; that the pixels are right is checked by running `python -m data.prepare` again. With
+--against it looks for training pictures that are test pictures too (data/twins.py), and does nothing else.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.images import image_shape
-from data.layout import LAYOUTS, images_in, scale_folders
-from utility import UserError, run_main
+from data.layout import LAYOUTS, folders_in, images_in, scale_folders
+from data.pair_check import too_small_to_test
+from data.twins import find_twins, pictures_in
+from utility import UserError, run_main, summary
 
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
 DIV2K_COUNTS = (800, 900)
@@ -36,27 +41,83 @@ class Row:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dir_data", type=Path, required=True, help="root of the data sets, such as datasets")
-    dir_data = parser.parse_args(argv).dir_data
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
+    parser.add_argument("--dir_data", type=Path, help="root of the data sets, such as datasets")
+    parser.add_argument(
+        "--against",
+        metavar="SETS",
+        help="look for training pictures that these test pictures show too: names of sets joined with +, or a folder",
+    )
+    parser.add_argument(
+        "--hr",
+        type=Path,
+        nargs="+",
+        help="with --against: folders of training pictures (default: all sets in --dir_data that are no benchmark)",
+    )
+    args = parser.parse_args(argv)
+    if args.hr and not args.against:
+        parser.error("--hr: goes with --against")
+    if not (args.dir_data or args.hr):
+        parser.error("--dir_data: give the root of the data sets" + (", or --hr" if args.against else ""))
+    return report_twins(args) if args.against else report_check(args.dir_data)
+
+
+def report_check(dir_data: Path) -> int:
+    """Print the table of `check`; returns the exit code."""
     rows = check(dir_data)
-    print(format_table(rows))
+    print(format_table([HEADINGS, *(row.cells() for row in rows)]))
     count = sum(len(row.problems) for row in rows)
     print(f"\n{dir_data}: {count or 'no'} problem{'' if count == 1 else 's'}")
     return 1 if count else 0
 
 
-def check(dir_data):
+def report_twins(args: argparse.Namespace) -> int:
+    """Print a table of the twins between training and test pictures; returns the exit code, 1 when there are any."""
+    folders = args.hr or [folder for folder in folders_in(args.dir_data) if folder.name != "benchmark"]
+    training = _pictures(folders, f"--hr {' '.join(map(str, args.hr))}" if args.hr else f"--dir_data {args.dir_data}")
+    testing = _pictures(_test_folders(args.against, args.dir_data), f"--against {args.against}")
+    twins, problems = find_twins(training, testing)
+    if twins:
+        cells = [(str(twin.training), str(twin.testing), f"{twin.likeness:.2f}") for twin in twins]
+        print(format_table([("training picture", "test picture", "likeness"), *cells]) + "\n")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    count = f"{len(twins) or 'no'} twin{'' if len(twins) == 1 else 's'}"
+    print(f"{len(training)} training pictures, {len(testing)} test pictures: {count}")
+    return 1 if twins or problems else 0
+
+
+def _pictures(folders, flag):
+    pictures = [path for folder in folders for path in pictures_in(folder)]
+    if not pictures:
+        raise UserError(f"{flag}: no pictures in it; give a folder that holds some")
+    return pictures
+
+
+def _test_folders(against, dir_data):
+    if os.path.isdir(against):
+        return [Path(against)]
+    roots = [Path()] + ([dir_data / "benchmark", dir_data] if dir_data else [])
+    folders = []
+    for name in against.split("+"):
+        there = [root / name for root in roots if name and os.path.isdir(root / name)]
+        if not there:
+            raise UserError(f"--against {against}: there is no folder or test set {name!r}; give --dir_data with names")
+        folders.append(there[0])
+    return folders
+
+
+def check(dir_data: Path) -> list["Row"]:
     """The rows of the table for a data root. A published set that is not there gets a row, but is no problem.
 
     Raises UserError where there is no data set at all.
     """
     dir_data = Path(dir_data)
     rows = []
-    for root in _folders(dir_data):
-        if any((root / part).is_dir() for part in (LAYOUTS["div2k"].hr, LAYOUTS["div2k"].lr)):
+    for root in folders_in(dir_data):
+        if any(os.path.isdir(root / part) for part in (LAYOUTS["div2k"].hr, LAYOUTS["div2k"].lr)):
             rows += check_set(root, LAYOUTS["div2k"])
-    for root in _folders(dir_data / "benchmark"):
+    for root in folders_in(dir_data / "benchmark"):
         rows += check_set(root, LAYOUTS["benchmark"])
     if not rows:
         raise UserError(f"--dir_data {dir_data}: no DIV2K and no benchmark set in it; see datasets/README.md")
@@ -77,14 +138,15 @@ def check_set(root, layout):
 
     for kind in (layout.lr, *sorted(folder.name for folder in root.glob("DIV2K_Q*"))):
         name = root.name if kind == layout.lr else kind.replace("_", "-", 1)
-        rows += [check_scale(name, folder, scale, hr_shapes) for scale, folder in scale_folders(root / kind).items()]
+        for scale, folder in scale_folders(root / kind).items():
+            rows.append(check_scale(name, folder, scale, hr_shapes, tested=layout.name == "benchmark"))
     if len(rows) == 1:
         rows.append(Row(root.name, "LR", 0, ["no LR images: make them with python -m data.prepare"]))
     return rows
 
 
-def check_scale(data_set, folder, scale, hr_shapes):
-    """The row of one LR folder. hr_shapes: dict name -> (height, width) of the HR images."""
+def check_scale(data_set, folder, scale, hr_shapes, *, tested):
+    """The row of one LR folder. hr_shapes: dict name -> (height, width) of the HR images. tested: whether all are."""
     lr_shapes, problems = _shapes(folder, suffix=f"x{scale}")
     for what, names in (
         ("no LR image for", hr_shapes.keys() - lr_shapes.keys()),
@@ -99,12 +161,15 @@ def check_scale(data_set, folder, scale, hr_shapes):
     ]
     if wrong:
         problems.append(f"wrong size: {_some(wrong)}")
+    small = [name for name, shape in sorted(lr_shapes.items()) if tested and too_small_to_test(shape, scale, scale)]
+    if small:
+        problems.append(f"too small to test with: {_some(small)}")
     return Row(data_set, f"X{scale}", len(lr_shapes), problems)
 
 
-def format_table(rows):
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+def format_table(lines: list[tuple[str, ...]]) -> str:
+    """Lines of cells, the headings first, as text in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
@@ -131,10 +196,6 @@ def _some(items):
 def _size(shape):
     height, width = shape
     return f"{width}x{height}"
-
-
-def _folders(parent):
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
 
 if __name__ == "__main__":

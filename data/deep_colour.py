@@ -1,4 +1,4 @@
-"""16-bit images in 8 bits. Pillow keeps the high byte of 16-bit colour: a quarter of the values are off by 1."""
+"""16-bit images as 8 bits, rounded. Pillow keeps 16-bit colour's high byte: a quarter of the values are off by 1."""
 
 import numpy as np
 import torch

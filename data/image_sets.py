@@ -187,7 +187,7 @@ def _check_name(flag, name):
 
 def _base_and_quality(name):
     """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
-    return re.fullmatch(r"(.+?)(?:-Q(\d+))?", name).groups(default="")
+    return re.fullmatch(r"(.+?)(?:-Q([0-9]+))?", name).groups(default="")
 
 
 def _entries(folder):

@@ -47,7 +47,7 @@ def rgb(image):
 
 @contextlib.contextmanager
 def decoded(path, *, max_pixels=MAX_PIXELS):
-    """Give the Pillow image in a file, in 8 bits, upright. What goes wrong is a UserError, as `read_image`'s."""
+    """Give the Pillow image in a file, decoded to 8 bits, upright. Raises UserError as `read_image`."""
     with _opened(path, max_pixels) as image:
         turns = _orientation(image)
         deep = read_deep(image, path)

@@ -1,14 +1,11 @@
 """Where the images of a data set lie: one HR folder, and one LR folder per scale."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import image_files
-from utility import UserError
-
-SCALE_FOLDER = re.compile(r"X[1-9][0-9]{0,3}")
+from utility import UserError, whole_number
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ def images_in(folder):
 
 def scale_folders(folder):
     """dict scale -> path of the folders X2, X3, X4 ... in `folder` that hold images, by rising scale."""
-    folders = {int(path.name[1:]): path for path in folders_in(folder) if SCALE_FOLDER.fullmatch(path.name)}
+    folders = {number: path for path in folders_in(folder) if path.name.startswith("X")
+               and (number := whole_number(path.name[1:]))}
     return {scale: folders[scale] for scale in sorted(folders) if images_in(folders[scale])}
 
 

@@ -1,6 +1,6 @@
 """A DataLoader whose workers write into shared memory that stays, and leave errors and signals to the main process.
 
-A plain DataLoader over the same memory-mapped cache takes 2.4 to 2.9 times as long for a patch with one worker
+A plain DataLoader over the same memory-mapped cache takes 2.4 to 3.1 times as long for a patch with one worker
 (benchmarks/data_loading.py): it makes new shared memory, or sends the bytes through a pipe, for each batch.
 """
 

@@ -41,7 +41,7 @@ class Picture:
         return to_values(to_planes(self.colours), rgb_range=rgb_range, n_colors=n_colors)[None]
 
     def enlarged(self, sr: torch.Tensor, *, scale: int) -> "Picture":
-        """This picture as a network enlarges it. sr: uint8 or float32 [n_colors, s*h, s*w] in 0..255, the output."""
+        """This picture as a network has enlarged it. sr: [n_colors, s*h, s*w] in 0..255, float32 or uint8."""
         planes = sr.permute(1, 2, 0).cpu().numpy()
         if planes.shape[2] == 3:
             colours = _rounded(planes @ TO_GREY)[..., None] if self.grey else _rounded(planes)

@@ -25,15 +25,16 @@ from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, remove_unfinished, run_main
+from utility import UserError, add_force, check_output, remove_unfinished, run_main, summary, whole_number
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
 SHOWN = 10
+MOST = 1024  # scales and processes
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=summary(__doc__))
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
     parser.add_argument("--scales", type=_whole(2, 1000), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
@@ -51,25 +52,27 @@ def parse(argv=None):
         help="what lies outside an image: symmetric (default), as in today's MATLAB and the published data sets, or "
         "replicate, as in old MATLAB",
     )
-    parser.add_argument(
-        "--workers", type=_whole(1, 1024), default=os.cpu_count(), help="processes (default: one per core)"
-    )
+    parser.add_argument("--workers", type=_whole(1, MOST), default=os.cpu_count(),
+                        help="processes (default: one per core)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
 def _whole(least, most):
-    def whole_number(text):
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not in {least} to {most}")
-        return int(text)
+    def parsed(text):
+        number = whole_number(text)
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text:.40} is no whole number from {least} to {most}")
+        return number
 
-    return whole_number
+    return parsed
 
 
 def main(argv=None):
     args = parse(argv)
     scales = sorted(set(args.scales))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_output(args.out / SETTINGS_FILE, flag="--out", mark=b'"method"', force=args.force)
     settings = {"layout": args.layout, "border": args.border, "scales": scales, "method": METHOD}
     try:
         jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)

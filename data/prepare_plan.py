@@ -8,7 +8,7 @@ from pathlib import Path
 from data.images import image_files, images_by_name
 from data.layout import images_in
 from data.prepare_image import Job
-from utility import UserError, atomic_path
+from utility import UserError, atomic_path, check_file, whole_number
 
 SETTINGS_FILE = "prepare.json"
 NAMES_FILE = "names.json"
@@ -49,6 +49,7 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file, {} where there is nothing. Raises UserError when it is no JSON object."""
     if not os.path.lexists(path):
         return {}
+    check_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (ValueError, RecursionError):
@@ -82,13 +83,13 @@ def _all_png(sources):
 
 def _numbers(sources, numbers, above):
     """dict number -> file name with the sources that have no number yet added, in order, after all numbers in use."""
-    first = max([above, *map(int, numbers)]) + 1
+    first = max([above, *(whole_number(number) or 0 for number in numbers)]) + 1
     new = [path.name for path in sources if path.name not in numbers.values()]
     return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}
 
 
 def _highest_number(folder):
-    return max((int(path.stem) for path in images_in(folder) if GIVEN_NUMBER.fullmatch(path.stem)), default=0)
+    return max((whole_number(path.stem) or 0 for path in images_in(folder)), default=0)
 
 
 def _check_settings(out, layout, border):

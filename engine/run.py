@@ -25,7 +25,7 @@ def logging_to_stdout():
 
     def add(path):
         append_text(path, "")
-        handlers.append(_outlived(logging.FileHandler(path)))
+        handlers.append(_outlived(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")))
         kept.setTarget(handlers[-1])
         kept.flush()
         kept.capacity = 0

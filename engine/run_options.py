@@ -59,7 +59,8 @@ def _told_by(state):
         told |= _told_by_group(first) | {"bound_lr": others[0].get("initial_lr") if others else None}
     scheduler, schedule = _part(state, "scheduler") or {}, _part(state, "objective", "schedule") or {}
     told["gamma"] = scheduler.get("gamma")
-    told["decay"] = scheduler.get("step_size") or sorted(scheduler.get("milestones", ())) or None
+    with contextlib.suppress(TypeError):
+        told["decay"] = scheduler.get("step_size") or sorted(scheduler.get("milestones", ())) or None
     told |= {name: schedule.get(name) for name in ("dynamic_ratio", "first_stage_epoch")}
     return {name: value for name, value in told.items() if value is not None}
 

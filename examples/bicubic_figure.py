@@ -4,6 +4,7 @@ A photograph that scikit-image ships, 4 times smaller; each map shows the values
 """
 
 import argparse
+import sys
 
 import numpy as np
 import skimage.data
@@ -12,16 +13,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.imresize import imresize
-from utility import atomic_path
+from metrics.figure import save_figure
+from utility import MAKER, add_force, check_output, run_main, summary
 
 SCALE = 4
 
 
 def main():
     """Write the figure and print each share."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("--out", default="examples/figures/bicubic.png", help="picture to write (%(default)s)")
-    out = parser.parse_args().out
+    add_force(parser)
+    options = parser.parse_args()
+    out = options.out
+    check_output(out, flag="--out", mark=MAKER.encode(), force=options.force)
     hr = skimage.data.astronaut()
     exact = imresize(hr, 1 / SCALE)
     differing = {name: np.abs(exact.astype(int) - lr) > 0 for name, lr in others(hr).items()}
@@ -31,8 +36,7 @@ def main():
         show(figure.add_subplot(1, 4, place), differs.any(2), f"{name}\n{differs.mean():.1%} of the values differ")
         print(f"{name:30}{differs.mean():8.1%}")
     figure.tight_layout()
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save_figure(figure, out, dpi=150)
 
 
 def others(hr):
@@ -59,4 +63,4 @@ def show(axes, image, title):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

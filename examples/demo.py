@@ -4,7 +4,6 @@ Everything is done by the project's own programs, with small numbers; each comma
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -17,11 +16,12 @@ from data.images import read_image
 from data.imresize import imresize
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
+from metrics.report import result_lines
 from option import EXPERIMENT_ROOT
 from quant import open_network
 from quant.activation import quantizers
 from quant.weight import QuantConv2d
-from utility import run_main
+from utility import run_main, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
@@ -47,7 +47,7 @@ def main(argv=None):
 
 def parse(argv):
     """The demo's own few flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets/demo"), help="data root, made where missing")
     parser.add_argument("--pre_train", type=Path, default=SHIPPED, help="full-precision EDSR x4 to start from")
     parser.add_argument("--n_resblocks", type=int, default=16, help="its residual blocks")
@@ -94,7 +94,7 @@ def print_table(hr_paths, network):
 
 def scores(folder):
     """(PSNR, SSIM, seconds) of a run's last test."""
-    last = json.loads((folder / "eval.txt").read_text().splitlines()[-1])
+    *_, (_, last) = result_lines(folder / "eval.txt")
     return last["psnr"], last["ssim"], last["seconds"]
 
 

@@ -7,7 +7,6 @@ Runs are folders or names below ../experiment. Crops need results saved by --sav
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from matplotlib.patches import Rectangle
 from data.images import read_image
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
-from metrics.report import EXPERIMENTS
+from metrics.report import EXPERIMENTS, result_lines
 from quant import open_network
 from quant.activation import gated_quantizers
-from utility import UserError, run_main
+from utility import MAKER, UserError, add_force, check_output, run_main, summary, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = 4
@@ -33,20 +32,22 @@ def main(argv=None):
     options = parse(argv)
     out = options.out
     written = [crops(image, options, out) for image in options.images]
-    written.append(written_to(draw_psnr(options.runs, options.curve), out / "psnr_over_epochs.png"))
+    written.append(written_to(draw_psnr(options.runs, options.curve), out / "psnr_over_epochs.png",
+                              options.force))
     chosen = options.bounds_of or options.runs[0]
-    written.append(written_to(draw_bounds(read_bounds(folder(chosen)), chosen), out / "bounds_over_training.png"))
+    written.append(written_to(draw_bounds(read_bounds(folder(chosen)), chosen), out / "bounds_over_training.png",
+                              options.force))
     gates = {run: read_gates(folder(run)) for run in options.runs}
     gates = {run: found for run, found in gates.items() if any(found.values())}
     if gates:
-        written.append(written_to(draw_gates(gates), out / "gate_places.png"))
+        written.append(written_to(draw_gates(gates), out / "gate_places.png", options.force))
     print("\n".join(map(str, written)))
     return 0
 
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     add = parser.add_argument
     add("--full", required=True, help="full-precision run, for the crops")
     add("--runs", nargs="+", required=True, help="quantized runs, for the curves and the gates")
@@ -55,7 +56,8 @@ def parse(argv):
     add("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
     add("--curve", default="DIV2K", help="set whose PSNR is drawn over epochs (default: %(default)s)")
     add("--bounds_of", help="run whose bounds are drawn (default: the first of --runs)")
-    add("--out", type=Path, default=ROOT / "benchmarks" / "figures", help="folder (default: %(default)s)")
+    add("--out", type=Path, default=ROOT / "examples" / "figures", help="folder (default: %(default)s)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -79,7 +81,8 @@ def crops(image, options, out):
     results = {label(run) if run != options.full else "full precision": saved_result(run, set_name, name)
                for run in (options.full, *options.shown)}
     hr = crop_to(hr, next(iter(results.values())), scale=SCALE)
-    return written_to(crop_figure(hr, results, border=SCALE, title=name), out / f"crops_{name}.png")
+    return written_to(crop_figure(hr, results, border=SCALE, title=name), out / f"crops_{name}.png",
+                      options.force)
 
 
 def saved_result(run, set_name, name):
@@ -104,7 +107,7 @@ def draw_psnr(runs, set_name):
 
 def read_curve(path, set_name):
     """[(epoch, PSNR)] that training wrote, calibration's epoch left out; the last line of an epoch counts."""
-    lines = [json.loads(line) for line in (path / "eval.txt").read_text().splitlines() if line]
+    lines = [line for _, line in result_lines(path / "eval.txt")]
     points = {line["epoch"]: line["psnr"] for line in lines if line["set"] == set_name and line["epoch"] > 1}
     if not points:
         raise UserError(f"{path}: its eval.txt has no {set_name} by epoch; --curve names a set tested in training")
@@ -147,7 +150,7 @@ def draw_bounds(bounds, run):
 
 
 def _depth(name):
-    return [int(part) if part.isdigit() else part for part in name.split(".")][1:]
+    return [part if whole_number(part) is None else int(part) for part in name.split(".")][1:]
 
 
 def read_gates(path):
@@ -175,8 +178,9 @@ def draw_gates(gates):
     return figure
 
 
-def written_to(figure, path):
-    """Save a figure; returns its path."""
+def written_to(figure, path, force):
+    """Save a figure; returns its path. Raises UserError where another tool's file would be lost."""
+    check_output(path, flag="--out", mark=MAKER.encode(), force=force)
     save_figure(figure, path, dpi=150)
     return path
 

@@ -18,7 +18,7 @@ from data.image_sets import find_test_sets
 from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
-from utility import UserError, run_main
+from utility import UserError, run_main, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("Set5", "Set14", "B100", "Urban100")
@@ -97,7 +97,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
     parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")
     parser.add_argument("--runs", nargs="*", default=[], help="runs of your own to list beside, tested before")

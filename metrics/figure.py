@@ -13,17 +13,21 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
+from PIL import Image
 
 from data.images import read_image
 from metrics import functional
 from metrics.pairs import RESULT_NAME, crop_to
-from utility import UserError, atomic_path, run_main
+from utility import MAKER, UserError, add_force, atomic_path, check_output, run_main, summary, whole_number
 
 # inches: the text width of a two-column paper, around everything, between pictures, the two lines under each
 WIDTH, MARGIN, GAP, CAPTION = 7.0, 0.02, 0.07, 0.36
 POINTS_PER_INCH = 72
 FONT_SIZE, SMALLEST_FONT_SIZE = 8.0, 5.0
 FRAME = "#e3211c"
+MARKED_BY = {"png": "Software", "pdf": "Creator", "svg": "Creator", "ps": "Creator", "eps": "Creator"}
+MARKED_BY_EXIF, SOFTWARE = ("jpg", "jpeg", "tif", "tiff", "webp"), 0x0131
+LARGEST_DPI = 2400
 
 
 def crop_figure(hr, results, *, crop=None, border=4, psnr_of="image", title="HR image"):
@@ -81,16 +85,28 @@ def worst_crop(hr, images, *, border=0, size=None):
 
 
 def save_figure(figure, path, *, dpi=300):
-    """Write PNG, PDF, SVG or what else the extension of `path` says. Raises UserError for an unknown extension."""
-    known = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix[1:].lower() not in known:
-        raise UserError(f"--out {path}: no known kind of picture; end the name in one of {', '.join(sorted(known))}")
+    """Write the kind of picture that the extension of `path` says, marked as ours. Raises UserError for another one."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+        figure.savefig(temporary, dpi=dpi, **_marked(path))
+
+
+def _marked(path):
+    """savefig's arguments that put MAKER into the file."""
+    kind = Path(path).suffix[1:].lower()
+    if kind in MARKED_BY:
+        return {"metadata": {MARKED_BY[kind]: MAKER}}
+    if kind not in MARKED_BY_EXIF:
+        known = ", ".join((*MARKED_BY, *MARKED_BY_EXIF))
+        raise UserError(f"--out {path}: no known kind of picture; end the name in one of {known}")
+    exif = Image.Exif()
+    exif[SOFTWARE] = MAKER
+    return {"pil_kwargs": {"exif": exif}}
 
 
 def main(argv=None):
     options = _parse_options(argv)
+    _marked(options.out)
+    check_output(options.out, flag="--out", mark=MAKER.encode(), inputs=[options.gt, *options.sr], force=options.force)
     labels = options.labels or _default_labels(options.sr)
     if len(labels) != len(options.sr) or len(set(labels)) != len(labels):
         raise UserError(f"--labels: {len(labels)} for {len(options.sr)} images; give each image in --sr its own label")
@@ -107,7 +123,7 @@ def main(argv=None):
 
 
 def _parse_options(argv):
-    parser = argparse.ArgumentParser(prog="python -m metrics.figure", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m metrics.figure", description=summary(__doc__))
     parser.add_argument("--gt", required=True, metavar="FILE", help="the original HR image")
     parser.add_argument("--sr", required=True, nargs="+", metavar="FILE", help="super-resolved images")
     parser.add_argument("--labels", nargs="+", help="what to write under each of them (default: from their names)")
@@ -117,17 +133,22 @@ def _parse_options(argv):
     parser.add_argument("--title", help="what to write under the full image (default: its file name)")
     parser.add_argument("--out", required=True, metavar="FILE", help="figure to write: .png, .pdf, .svg")
     parser.add_argument("--dpi", type=int, default=300, help="pixels per inch; it is 7 inches wide (default: 300)")
-    return parser.parse_args(argv)
+    add_force(parser)
+    options = parser.parse_args(argv)
+    if not 1 <= options.dpi <= LARGEST_DPI:
+        raise UserError(f"--dpi {options.dpi}: give 1 to {LARGEST_DPI}")
+    if options.scale < 1:
+        raise UserError(f"--scale {options.scale}: no upscaling factor; give 2, 3, 4, ...")
+    return options
 
 
 def _parse_crop(text):
     if text is None:
         return None
-    try:
-        x, y, width, height = (int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError("not four whole numbers") from None
-    return x, y, width, height
+    numbers = [whole_number(part.strip()) for part in text.split(",")]
+    if len(numbers) != 4 or None in numbers:
+        raise ValueError("not four whole numbers, 0 or more")
+    return tuple(numbers)
 
 
 def _read_images(gt, paths, *, scale):
@@ -183,13 +204,19 @@ def _draw(figure, place, image, lines, *, interpolation="nearest", frame=None, b
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=frame is not None, edgecolor=frame, linewidth=1.0)
     for number, line in enumerate(lines):
-        natural = TextPath((0, 0), line, size=FONT_SIZE).get_extents().width
+        line = shown(line)
+        natural = TextPath((0, 0), line, size=FONT_SIZE).get_extents().width if line.strip() else 1.0
         size = FONT_SIZE * min(1.0, max(width * POINTS_PER_INCH / natural, SMALLEST_FONT_SIZE / FONT_SIZE))
         y = bottom - 0.04 - number * 0.145
         weight = "bold" if bold and number else "normal"
         centre = (left + width / 2) / figure_width
         figure.text(centre, y / figure_height, line, ha="center", va="top", fontsize=size, fontweight=weight)
     return axes
+
+
+def shown(text):
+    """Text as matplotlib can draw it: no formulas between dollar signs, no characters that can't be encoded."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 if __name__ == "__main__":

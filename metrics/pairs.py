@@ -8,7 +8,7 @@ from PIL import Image
 from data.images import image_files, read_image
 from utility import UserError
 
-RESULT_NAME = re.compile(r"((?P<bit>\d+)bit_)?(?P<name>.+)_x(?P<scale>\d+)_(?P<kind>SR|LR|HR)")
+RESULT_NAME = re.compile(r"((?P<bit>[0-9]{1,9})bit_)?(?P<name>.+)_x(?P<scale>[0-9]{1,9})_(?P<kind>SR|LR|HR)")
 CHOICE = {"--gt": "keep one of them", "--sr": "choose with --bit, or keep one of them"}
 
 

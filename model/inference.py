@@ -1,9 +1,11 @@
 """From one LR image to its SR image: whole or in tiles, once or averaged over flips and turns."""
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
@@ -13,7 +15,7 @@ BLACK, WHITE = 16, 235  # of luma, the one colour of networks that have one
 
 
 @contextlib.contextmanager
-def constant_weights(network):
+def constant_weights(network: nn.Module) -> Iterator[None]:
     """While the block runs nobody changes the network's weights, so that modules may keep what they make of them.
 
     Nothing else would do: a write through `weight.data`, as averages of weights have it, leaves no trace.
@@ -29,7 +31,8 @@ def constant_weights(network):
             module.set_constant(False)
 
 
-def super_resolve(network, lr, *, scale, chop_size=None, self_ensemble=False):
+def super_resolve(network: nn.Module, lr: Tensor, *, scale: int, chop_size: int | None = None,
+                  self_ensemble: bool = False) -> Tensor:
     """lr [1, C, h, w] to sr [1, C, scale*h, scale*w], both in 0..rgb_range.
 
     chop_size: pass images that are longer or wider than so many LR pixels in tiles of that size, to bound the memory.

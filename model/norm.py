@@ -1,7 +1,7 @@
 """Batch normalisation that sees the whole batch, also where several processes share it."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import parallel
 
@@ -9,11 +9,13 @@ from model import parallel
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's BatchNorm2d; in training with several processes mean and variance are those of all their slices.
 
-    One process and many thus normalise alike, and keep the same running statistics. (torch's SyncBatchNorm does this on
-    GPUs alone.) Arithmetic is float32 under autocast, the result has x's dtype.
+    One process and many thus normalise alike, and keep the same running statistics, by one exchange forward and one
+    back. torch's SyncBatchNorm raises ValueError for tensors on the CPU ("expected input tensor to be on GPU"), where
+    processes have to train too, so that it would be a second way, not the only one. Arithmetic is float32 under
+    autocast, the result has x's dtype.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or parallel.world_size() == 1:
             return super().forward(x)
         y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)

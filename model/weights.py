@@ -155,7 +155,7 @@ def _read_safetensors(path):
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise UserError(f"{path}: is a safetensors file; to read it, pip install safetensors") from error
+        raise UserError(f"{path}: is a safetensors file; to read it, pip install -r requirements-deploy.txt") from error
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}

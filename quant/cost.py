@@ -33,7 +33,7 @@ from quant.gate import GATE_BITS
 from quant.open import open_network
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
-from utility import UserError, run_main
+from utility import UserError, run_main, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +193,10 @@ def _parse(argv):
 
 def _size(text):
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    size = whole_number(width), whole_number(height)
+    if not all(size):
         raise UserError(f"--output {text}: give width and height in pixels, as 1280x720")
-    return int(width), int(height)
+    return size
 
 
 def _table(found):

@@ -6,7 +6,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import onnx
+try:
+    import onnx
+except ImportError as error:
+    raise SystemExit("error: quant.export needs the package onnx; pip install -r requirements-deploy.txt") from error
 
 import model
 from data.images import image_files, read_image

@@ -5,8 +5,10 @@ Order of operations matters: in float32 it gives the published release's values 
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from quant.kernels import calls as native
@@ -16,30 +18,30 @@ RELATIVE_WIDTH_FLOOR = 1e-4
 ABSOLUTE_WIDTH_FLOOR = 1e-8
 
 
-def check_bits(k_bits):
+def check_bits(k_bits: int) -> None:
     """Raise ValueError unless k_bits is one of 2..8."""
     if k_bits not in range(2, 9):
         raise ValueError(f"k_bits {k_bits}: 2 to 8 are possible")
 
 
-def width_floor(lower, upper):
+def width_floor(lower: Tensor, upper: Tensor) -> Tensor:
     """The smallest width upper - lower that quantization works with; same shape as the bounds."""
     return torch.maximum(lower.abs(), upper.abs()) * RELATIVE_WIDTH_FLOOR + ABSOLUTE_WIDTH_FLOOR
 
 
-def keep_apart(lower, upper):
+def keep_apart(lower: Tensor, upper: Tensor) -> Tensor:
     """The upper bound, raised where it is less than `width_floor` above lower (crossed bounds included)."""
     floor = width_floor(lower, upper)
     return torch.where(upper - lower < floor, lower + floor, upper)
 
 
-def scale_and_zero(lower, upper, k_bits):
+def scale_and_zero(lower: Tensor, upper: Tensor, k_bits: int) -> tuple[Tensor, Tensor]:
     """s = n/(u-l) and z = round(s*l) + 2**(k-1), shaped like the bounds; q = round(s*x - z) fits signed k bits."""
     scale = (2**k_bits - 1) / (upper - lower)
     return scale, torch.round(scale * lower) + 2 ** (k_bits - 1)
 
 
-def integer_levels(x, lower, upper, k_bits):
+def integer_levels(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> tuple[Tensor, Tensor]:
     """The whole numbers m = q + z with `fake_quantize(x) = m / s`, and s.
 
     x: float32, any shape. lower, upper: shapes that broadcast to x. Returns (m, s): m float32 holding whole numbers, in
@@ -51,7 +53,7 @@ def integer_levels(x, lower, upper, k_bits):
     return levels, scale
 
 
-def fake_quantize(x, lower, upper, k_bits):
+def fake_quantize(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> Tensor:
     """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units (spec, section 3).
 
     x: float32, any shape; feature values or weights. lower, upper: float32, [1] for one pair of bounds, [N, 1, 1, 1]
@@ -63,7 +65,7 @@ def fake_quantize(x, lower, upper, k_bits):
     return fake_quantize_parts((x,), lower, upper, k_bits)
 
 
-def fake_quantize_parts(parts, lower, upper, k_bits):
+def fake_quantize_parts(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k_bits: int) -> Tensor:
     """`fake_quantize` of the concatenation over channels of `parts`, [N, C_i, h, w] each; [N, sum of C_i, h, w].
 
     What backward needs are the parts themselves: their concatenation is not kept.
@@ -72,7 +74,7 @@ def fake_quantize_parts(parts, lower, upper, k_bits):
     return _FakeQuantize.apply(lower, upper, k_bits, *parts)
 
 
-def concatenated(parts):
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """The concatenation of `parts` over channels; of one part, itself."""
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
@@ -97,7 +99,7 @@ class _FakeQuantize(torch.autograd.Function):
 _Node = _FakeQuantize._backward_cls
 
 
-def remaking(*results):
+def remaking(*results: Tensor) -> contextlib.AbstractContextManager:
     """Context: what saves a result of `fake_quantize` for its backward keeps how it was made, and makes it again there.
 
     That costs a pass over it and no memory: the backward of `fake_quantize` itself keeps all that it takes.
@@ -147,7 +149,7 @@ def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
             summed((to_capped - grad_x).add_(rounding), upper, native.layout(x)), grad_parts)
 
 
-def summed(terms, bound, layout=None):
+def summed(terms: Tensor, bound: Tensor, layout: torch.memory_format | None = None) -> Tensor:
     """The sum over all elements of `terms` that share a bound, in the bound's shape.
 
     On the CPU in an order that no number of threads changes and that the compiled kernels have too: rows are folded
@@ -165,7 +167,7 @@ def summed(terms, bound, layout=None):
     return folded(rows).to(terms.dtype).view(bound.shape)
 
 
-def folded(x):
+def folded(x: Tensor) -> Tensor:
     """Sums over the last dimension of x, [..., n] to [...]: the second half is added to the first until one is left.
 
     Additions go element by element, so nothing but n decides their order. Overwrites x.
@@ -183,7 +185,7 @@ def _less(a, b):
     return torch.sign(b - a).add_(1).mul_(0.5)
 
 
-def percentile(x, q):
+def percentile(x: Tensor, q: float) -> Tensor:
     """The q-th percentile of all values of x, q in 0..100: numpy.percentile's, to the bit.
 
     x: float32, any shape, not empty. Returns a 0-d float32 tensor on x's device; nothing waits for the device.
@@ -191,7 +193,7 @@ def percentile(x, q):
     return percentiles(x, q)[0]
 
 
-def percentiles(x, *qs):
+def percentiles(x: Tensor, *qs: float) -> list[Tensor]:
     """`percentile` for several q at once, a list."""
     x = x.detach()
     positions = [q / 100 * (x.numel() - 1) for q in qs]
@@ -211,14 +213,14 @@ def _between(low, high, share):
     return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
-def extremes(x):
+def extremes(x: Tensor) -> Tensor:
     """(min, max) of all values of x, [2] on its device, without a gradient; NaN both where x holds one."""
     x = x.detach()
     found = native.extremes((x,))
     return found[1] if found else torch.stack(torch.aminmax(x))
 
 
-def concatenated_with_extremes(parts):
+def concatenated_with_extremes(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(`concatenated(parts)`, its `extremes`); in one pass where nothing asks for a gradient."""
     found = None if torch.is_grad_enabled() else native.extremes(parts)
     if found:

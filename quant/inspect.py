@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from data.images import image_files, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
+from metrics.figure import save_figure
 from quant.activation import quantizers
 from quant.deploy.network import given_flags, network_parser
 from quant.open import open_network
-from utility import UserError, atomic_path, run_main
+from utility import MAKER, UserError, add_force, check_output, run_main, summary
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
                "hubble_deep_field.jpg")
@@ -43,26 +44,29 @@ class Record:
 def main(argv=None):
     """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
     options = parse(argv)
+    out = Path(options.out)
+    for name in ("bounds.png", "gates.png"):
+        check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=[options.checkpoint], force=options.force)
     network = open_network(options.checkpoint, **given_flags(options))
     if network.source.quant is None:
         raise UserError(f"{options.checkpoint}: is a full-precision network; give a quantized one")
     records = record(network, load_images(options.images, network.scale))
     print_table(records)
-    out = Path(options.out)
-    save(draw_distributions(records), out / "bounds.png")
+    save_figure(draw_distributions(records), out / "bounds.png", dpi=150)
     gates = {name: row for name, row in records.items() if row.dynamic}
     if gates:
-        save(draw_gates(gates, quantizers(network)), out / "gates.png")
+        save_figure(draw_gates(gates, quantizers(network)), out / "gates.png", dpi=150)
     print(f"pictures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
     return 0
 
 
 def parse(argv):
     """The command line."""
-    parser = network_parser(__doc__.splitlines()[0])
+    parser = network_parser(summary(__doc__))
     parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
     parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
     parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -153,12 +157,6 @@ def draw_gates(records, members):
         axes.invert_yaxis()
         axes.grid(axis="y", alpha=0.2)
     return figure
-
-
-def save(figure, path):
-    """Write a figure as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
 
 
 if __name__ == "__main__":

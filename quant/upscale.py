@@ -81,8 +81,8 @@ def _parse(argv):
 def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None, progress=lambda: None) -> Picture:
     """The picture, `network.scale` times as high and wide, by an OnnxNetwork.
 
-    tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory
-    and of the result, which is the whole picture's, gates included. progress: called after each tile.
+    tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory to that of a
+    tile and of the result, which is the whole picture's, gates included. progress: called after each tile.
     """
     if tile is None:
         tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else TILE

@@ -347,3 +347,15 @@ def test_options_of_files_that_have_none(tmp_path):
     (tmp_path / "text.pt").write_text("x")
     for name in ("plain.pt", "text.pt", "nowhere.pt", "."):
         assert read_options(tmp_path / name) is None
+
+
+def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(launch, bare, experiments):
+    assert launch("--save run --quantizer minmax --epochs 2", quantized=True) == 0
+
+    def older(state):
+        del state["options"]
+        state["quant"] = {"k_bits": 4, "init_bounds": "calibrated", "quantizer": "minmax", "bounds": "dual"}
+
+    change(experiments, "run", older)
+    assert launch("--load run --quantizer minmax --epochs 3", quantized=True) == 0
+    assert bare("--load run --test_only --cpu", quantized=True) == 0

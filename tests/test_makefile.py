@@ -19,9 +19,9 @@ def make(tmp_path):
         program.write_text(f'#!/bin/sh\necho "{name} $*" >> {asked}\n[ "$3" != "$REFUSED" ]\n')
         program.chmod(0o755)
 
-    def run(target, *, refused="-", code=0):
+    def run(*targets, refused="-", code=0):
         asked.write_text("")
-        done = subprocess.run(["make", target, f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run(["make", *targets, f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True,
                               env={"PATH": "/usr/bin:/bin:/usr/local/bin", "REFUSED": refused})
         assert done.returncode == code, done.stderr
         return asked.read_text().splitlines()
@@ -38,12 +38,26 @@ def test_demo_installs_once(make):
 
 def test_test_installs_what_it_needs_once(make):
     *installs, test = make("test")
-    assert [line.split()[-1] for line in installs] == ["requirements.txt", "requirements-dev.txt"]
+    assert [line.split()[-1] for line in installs] == ["requirements.txt", "requirements-deploy.txt",
+                                                       "requirements-dev.txt"]
     assert test == "python -m pytest"
     assert make("test") == [test]
     assert make("slow") == ["python -m pytest -m slow"]
     assert make("lint") == ["ruff check ."]
     assert make("results") == ["python -m examples.results --dir_data datasets"]
+
+
+def test_random_orders_differ(make):
+    make("test")
+    assert make("test-random") == [f"python -m pytest --random-order --random-order-seed={seed}" for seed in (1, 2, 3)]
+
+
+def test_the_oldest_packages_are_those_that_the_requirements_name(make, tmp_path):
+    install, test = make("test-oldest", f"OLDEST={tmp_path}")
+    assert install.endswith(f"-r {tmp_path}/oldest.txt") and test == "python -m pytest"
+    pinned = (tmp_path / "oldest.txt").read_text().split()
+    named = [line for file in ROOT.glob("requirements*.txt") for line in file.read_text().split("\n") if ">" in line]
+    assert sorted(pinned) == sorted(line.replace(">=", "==") for line in named)
 
 
 def test_an_install_that_failed_is_tried_again(make):

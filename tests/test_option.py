@@ -103,6 +103,25 @@ def test_a_whole_rgb_range_stays_whole():
 def test_the_template_of_edsr_pytorch_makes_the_large_network():
     options = parse("--template EDSR_paper")
     assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 256, 0.1)
+    options = parse("--template EDSR_paper --n_feats 64")  # what is given wins, a default too
+    assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 64, 0.1)
+
+
+@pytest.mark.parametrize("flags", ["--act prelu", "--dilation", "--shift_mean False", "--nesterov True", "--kl",
+                                   "--suffix x", "--ema_epoch 5", "--pix_type l2", "--conv_idx 54", "--debug",
+                                   "--threshld_ratio 0.5", "--n_resgroups 20"])
+def test_flags_without_effect_are_said_to_have_none(flags):
+    assert parse(f"{flags} --k_bits 4").notes == [f"warning: {flags} has no effect in these networks"]
+
+
+def test_their_defaults_need_no_word():
+    flags = "--act relu --shift_mean True --nesterov false --skip_threshold 1e8 --split_batch 1"
+    assert parse(f"--k_bits 4 {flags}").notes == []
+
+
+def test_bits_that_were_forgotten_are_spoken_of():
+    assert parse("--model EDSR").notes == ["no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize"]
+    assert parse("--k_bits 32").notes == parse("--model EDSR", quantized=False).notes == []
 
 
 @pytest.mark.parametrize("flags", [

@@ -1,5 +1,8 @@
+import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -7,15 +10,18 @@ import torch
 
 from utility import (
     UNFINISHED,
+    FileError,
     Stopped,
     UserError,
     append_text,
     atomic_path,
+    check_output,
     holding_signals,
     read_torch_file,
     remove_unfinished,
     run_main,
     save_torch_file,
+    whole_number,
 )
 
 
@@ -132,3 +138,75 @@ def test_appended_lines_stand_on_lines_of_their_own(tmp_path, before, after):
 def test_appending_where_one_cannot_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="log.txt: can't be written"):
         append_text(tmp_path / "nowhere" / "log.txt", "new\n")
+
+
+@pytest.mark.parametrize("text, number", [("0", 0), ("0042", 42), ("9" * 18, 10**18 - 1), ("²", None), ("١٢", None),
+                                          ("9" * 5000, None), ("", None), ("-1", None), ("1_0", None), (" 1", None)])
+def test_whole_numbers_are_ascii_digits(text, number):
+    assert whole_number(text) == number
+
+
+def test_an_output_of_somebody_else_is_kept_and_an_input_always(tmp_path):
+    path = tmp_path / "x.csv"
+    check_output(path, flag="--csv", mark=b"ours")
+    path.write_text("ours, written before")
+    check_output(path, flag="--csv", mark=b"ours")
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UserError, match="--csv .*x.csv: would overwrite what is read"):
+        check_output(path, flag="--csv", mark=b"ours", inputs=[tmp_path / "link"], force=True)
+    path.write_text("a diary")
+    with pytest.raises(UserError, match="--csv .*x.csv: would overwrite a file that this tool did not write"):
+        check_output(path, flag="--csv", mark=b"ours")
+    check_output(path, flag="--csv", mark=b"ours", force=True)
+
+
+def test_no_output_takes_the_place_of_a_folder_or_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe or device")):
+        with pytest.raises(UserError, match=f"is {kind}; give an ordinary file"):
+            check_output(path, flag="--out", mark=b"", force=True)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR])
+def test_what_the_system_refuses_is_one_line(number, capfd):
+    assert run_main(raising(OSError(number, os.strerror(number), "a/b.png"))) == 1
+    assert capfd.readouterr().err == f"error: a/b.png: {os.strerror(number)}\n"
+
+
+def test_a_full_disk_is_known_also_by_a_librarys_own_exception(tmp_path):
+    with pytest.raises(FileError, match="x.bin: can't be written .No space left on device.; what was there is kept"), \
+            atomic_path(tmp_path / "x.bin"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_files_have_the_mode_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "x") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+PRINTING = """
+import sys
+from utility import run_main
+sys.exit(run_main(lambda: [print("\\udcff \\u00d7", "x" * 100) for _ in range(int(sys.argv[1]))] and 0))
+"""
+
+
+@pytest.mark.parametrize("lines", ["1", "10000"])
+def test_a_reader_that_has_gone_is_no_traceback(lines):
+    program = subprocess.Popen([sys.executable, "-c", PRINTING, lines], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait() in (0, 128 + signal.SIGPIPE)
+    program.stderr.close()
+
+
+def test_text_that_a_terminal_cannot_show_is_shown_with_backslashes():
+    done = subprocess.run([sys.executable, "-c", PRINTING, "1"], capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (0, b"\\udcff \\xd7 " + b"x" * 100 + b"\n")

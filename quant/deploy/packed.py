@@ -44,8 +44,10 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
     phase: the network's Phase. source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
     that are not quantized are kept. Raises UserError where float16 can't hold one, or the file can't be written.
     """
-    from safetensors.torch import save_file  # an extra: only packing needs it
-
+    try:
+        from safetensors.torch import save_file  # an extra: only packing needs it
+    except ImportError as error:
+        raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
     tensors, packed = {}, {}
     for name, levels, bits, factor in _quantized(network, phase):
         offset = int(levels.min())
@@ -61,11 +63,8 @@ def write_packed(network, path, *, phase, source, rest="fp32"):
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
                 "quant": network.quant_config.to_dict(), "phase": phase.value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
-    try:
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
     return Path(path).stat().st_size
 
 

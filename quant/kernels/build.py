@@ -30,11 +30,11 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 class BuildError(Exception):
     """Why there is no library, in one line of text that any stream can take."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str):
         super().__init__(" ".join(reason.encode(errors="backslashreplace").decode().split()))
 
 
-def load(source, functions):
+def load(source: Path, functions: dict[str, tuple]) -> tuple[ctypes.CDLL, float]:
     """The compiled `source` as a ctypes.CDLL, and the seconds spent compiling: 0 when it was in the cache.
 
     functions: {name: (result, arguments)}, ctypes' types of what the library holds. The cache is a folder of its own in

@@ -8,18 +8,19 @@ functions, without a compiler, and with DDTB_KERNELS=0 in the environment. The k
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quant.kernels.build import BuildError, load
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-PLAIN = (torch.Tensor, nn.Parameter)
+PLAIN = (Tensor, nn.Parameter)
 FEATURE_AND_BOUNDS = (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int, c_int)
 SIGNATURES = {
     "ddtb_quantize": (None, (*FEATURE_AND_BOUNDS, c_void_p)),
@@ -29,7 +30,7 @@ SIGNATURES = {
 }
 
 
-def quantize(parts, lower, upper, k_bits):
+def quantize(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k_bits: int) -> Tensor | None:
     """functional.fake_quantize of the concatenation of `parts` over channels; needs no copy of that."""
     arguments = _feature_and_bounds(parts, lower, upper, k_bits)
     if arguments is None:
@@ -39,7 +40,8 @@ def quantize(parts, lower, upper, k_bits):
     return y
 
 
-def quantize_backward(parts, lower, upper, k_bits, grad, *, of_bounds):
+def quantize_backward(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k_bits: int, grad: Tensor, *,
+                      of_bounds: bool) -> tuple[Tensor | None, Tensor | None, list[Tensor]] | None:
     """Gradients of `quantize`: (of lower, of upper, [of each part]); without of_bounds None for the first two."""
     arguments = _feature_and_bounds(parts, lower, upper, k_bits)
     if arguments is None or not _serves(grad):
@@ -52,7 +54,7 @@ def quantize_backward(parts, lower, upper, k_bits, grad, *, of_bounds):
     return *grad_bounds, grad_parts
 
 
-def extremes(parts):
+def extremes(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
     """(concatenation of `parts` over channels, its min and max, a tensor [2]); NaN both where there is one."""
     if not _serves(*parts) or not parts[0].numel() or not _fill_memory_alike(parts):
         return None
@@ -64,7 +66,7 @@ def extremes(parts):
     return whole, found
 
 
-def order_statistics(x, ranks):
+def order_statistics(x: Tensor, ranks: Sequence[int]) -> Tensor | None:
     """The elements of x that so many others precede when it is sorted, [len(ranks)]. x has to be finite, too."""
     if not _serves(x) or layout(x) is None or not x.numel():
         return None
@@ -106,14 +108,14 @@ def _sizes(parts, n_samples):
     return (c_int64 * len(parts))(*(part.numel() // n_samples for part in parts))
 
 
-def layout(x):
+def layout(x: Tensor) -> torch.memory_format | None:
     """The memory format in which x fills its memory sample by sample, or None."""
     if x.is_contiguous():
         return torch.contiguous_format
     return torch.channels_last if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else None
 
 
-def row_length(x):
+def row_length(x: Tensor) -> int:
     """Elements of the two innermost dimensions in memory of a feature; of anything that has not four, all of them."""
     if x.dim() != 4:
         return x.numel()

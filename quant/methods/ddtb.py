@@ -94,7 +94,8 @@ class DualBoundQuantizer(ActivationQuantizer):
         return beta[:, 1:] * lower, beta[:, :1] * upper
 
     def quantized(self, *parts):
-        return fake_quantize_parts(parts, *self.bounds(*parts), self.k_bits)
+        lower, upper = self.bounds(*parts)
+        return fake_quantize_parts(parts, lower, upper, self.k_bits)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, percentile={self.percentile}, dynamic={self.dynamic}"

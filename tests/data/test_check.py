@@ -97,6 +97,13 @@ def test_a_set_without_lr_images(dir_data, capsys):
     assert code == 1 and table["Mine", "LR"][1].startswith("no LR images")
 
 
+def test_test_images_too_small_for_ssim(dir_data, capsys):
+    make_set(dir_data / "benchmark" / "Mini", "HR", "LR_bicubic", size=(16, 40), scales=(2, 3))
+    code, table = run(dir_data, capsys)
+    assert code == 1 and table["Mini", "X2"] == ["2", "ok"]
+    assert table["Mini", "X3"] == ["2", "too small to test with: a, b"]
+
+
 def test_nothing_there(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="--dir_data"):

@@ -13,6 +13,7 @@ OPTIONS = Namespace(rgb_range=255, precision="single", scale=1, chop=False, self
 class OneImage(list):
     name = "Set1"
     luma = True
+    border = 2
 
 
 def test_the_clock_is_read_when_the_device_is_done(tmp_path, monkeypatch):

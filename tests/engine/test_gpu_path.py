@@ -18,6 +18,7 @@ from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
 from quant.methods import METHODS
+from quant.weight import QuantConv2d
 
 CUDA = torch.device("cuda")
 META = torch.device("meta")
@@ -34,8 +35,10 @@ def small_rdn(monkeypatch):
 
 
 @pytest.fixture
-def fake():
-    """The mode in which tensors have no values, and those said to be on a GPU need none."""
+def fake(monkeypatch):
+    """The mode in which tensors have no values, and those said to be on a GPU need none, mixed precision included."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     return FakeTensorMode(allow_non_fake_inputs=False)
 
 
@@ -79,8 +82,12 @@ def losses(student, objective, device):
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_losses_of_every_phase(fake, name, phase, amp):
     student, objective = distilling(name, phase)
+    convolution = next(module for module in student.modules() if type(module) is QuantConv2d)
+    found = []
+    convolution.register_forward_hook(lambda module, x, y: found.append(y.dtype))
     with fake, Precision(amp, CUDA).autocast():
         total, parts = losses(student, objective, CUDA)
+    assert set(found) == {torch.bfloat16 if amp == "bf16" else torch.float32}
     assert {part.device.type for part in parts.values()} == {"cuda"}
     assert {part.dtype for part in parts.values()} == {torch.float32}
     assert ("GATE" in parts) == (phase is Phase.STATIC) and (total is None) == (phase is Phase.CALIBRATE)
@@ -131,7 +138,8 @@ def test_a_step_with_its_backward(name, phase):
     total.backward()
     optimizer.step()
     assert {parameter.grad.device.type for parameter in student.parameters() if parameter.grad is not None} == {"meta"}
-    assert all(parameter.grad is not None for name, parameter in student.named_parameters() if ".gate." not in name)
+    assert all(parameter.grad is not None for name, parameter in student.named_parameters()
+               if parameter.requires_grad and ".gate." not in name)
 
 
 @pytest.mark.parametrize("wrong", [

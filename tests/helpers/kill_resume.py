@@ -44,7 +44,7 @@ def main(argv=None):
 
 def parse(argv):
     """The script's own flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="how often to kill (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=12, help="batches in an epoch (default: %(default)s)")
     parser.add_argument("--checkpoint_every", type=int, default=1, help="batches between saves (default: %(default)s)")

@@ -37,8 +37,8 @@ def test_tiles_do_not_show_where_gates_see_the_whole_image(small_network, smooth
     onnx.save(export.export(network, rest=rest, images=images), tmp_path / "x.onnx")
     backend = OnnxNetwork(tmp_path / "x.onnx", threads=1)
     assert backend.gated
-    lr = torch.cat([smooth_image(70, 50), 255 - 0.3 * smooth_image(70, 40)], 3)  # tiles of other means
-    calls = []
+    lr = torch.cat([smooth_image(70, 50), 255 - 0.3 * smooth_image(70, 40)], 3)
+    calls = []  # the halves differ, so no tile has the mean of the image
     whole = backend.in_tiles(lr, size=90, finish=lambda sr: sr)
     tiled = backend.in_tiles(lr, size=64, finish=lambda sr: sr, progress=lambda: calls.append(1))
     assert torch.equal(whole, backend(lr)) and len(calls) > 4

@@ -185,11 +185,16 @@ def test_backend_refuses_other_files(tmp_path):
         OnnxNetwork(tmp_path / "none.onnx")
 
 
-def test_backend_refuses_a_runtime_that_is_wrong(small_network, tmp_path, monkeypatch):
-    onnx.save(export.export(small_network("edsr")), tmp_path / "x.onnx")
+def test_backend_refuses_a_runtime_that_is_wrong_for_the_file(small_network, smooth_image, tmp_path, monkeypatch):
+    images = [smooth_image(6, 5)]
+    for name, rest, dynamic in (("gated", "int8", 1), ("static", "int8", 0), ("float", "fp32", 1)):
+        exported = export.export(small_network("edsr", dynamic=dynamic), rest=rest, images=images)
+        onnx.save(exported, tmp_path / f"{name}.onnx")
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
     with pytest.raises(UserError, match="ONNX Runtime 1.23.2 computes .* wrongly; install 1.29 or newer"):
-        OnnxNetwork(tmp_path / "x.onnx")
+        OnnxNetwork(tmp_path / "gated.onnx")
+    for name in ("static", "float"):
+        assert OnnxNetwork(tmp_path / f"{name}.onnx").scale == 2
 
 
 def test_standard_operators_mean_the_same(small_network, smooth_image):
