@@ -1,7 +1,6 @@
 # make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
 # make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
 # make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
-# make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
 # VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.10 to 3.12.
 PYTHON ?= python3
 VENV ?= .venv

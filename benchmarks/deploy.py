@@ -1,11 +1,12 @@
-"""Speed of deployed networks on the CPU: PyTorch and ONNX Runtime, full precision and quantized, in one run.
+"""Speed of deployed networks on the CPU: PyTorch, ONNX Runtime and OpenVINO, full precision and quantized, in one run.
 
 python benchmarks/deploy.py [--model edsr] [--k_bits 4 --scale 4] [--sizes 120x120 320x180] [--threads 2] [--json]
 
-Medians of runs in which the five candidates take turns, and their speed against full precision in ONNX Runtime. Weights
-are random, bounds start from a photograph as in training, and the published share of quantizers has gates: none of that
-changes the speed. The limit is what ONNX Runtime reaches on a 64->64 3x3 convolution alone, sixteen of them in a row
-at the same size; `reach` is a network's own rate as a share of it.
+Medians of runs in which the candidates take turns, and their speed against full precision in ONNX Runtime. int8 is
+`--rest int8`: integer operators in ONNX Runtime, --format qdq in OpenVINO; folded is --gates fold. Weights are random,
+bounds start from a photograph as in training, and the published share of quantizers has gates: none of that changes the
+speed. The limit is what a runtime reaches on a 64->64 3x3 convolution alone, sixteen of them in a row at the same size;
+`reach` is a network's own rate as a share of it.
 """
 
 import argparse
@@ -13,17 +14,17 @@ import copy
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import skimage
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import model  # noqa: E402
-from benchmarks.common import DYNAMIC_RATIOS, milliseconds  # noqa: E402
+from benchmarks.common import CLOCKS, DYNAMIC_RATIOS, milliseconds  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
 from data.patches import to_planes, to_values  # noqa: E402
@@ -31,14 +32,18 @@ from option import parse_options  # noqa: E402
 from quant import QuantConfig, quantize  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
+from quant.deploy.lowering.fold import fold_gates  # noqa: E402
 from quant.deploy.lowering.graph import image_model  # noqa: E402
 from quant.deploy.lowering.levels import Grid, IntegerWeight  # noqa: E402
+from quant.deploy.lowering.qdq import Qdq  # noqa: E402
 from quant.deploy.lowering.qlinear import QLinear  # noqa: E402
+from quant.deploy.onnx_backend import SESSIONS  # noqa: E402
 from quant.export import export  # noqa: E402
 
-CANDIDATES = ("float, PyTorch", "float, ONNX Runtime", "fake quantization, PyTorch", "integers, rest fp32",
-              "integers, rest int8")
-BASE = CANDIDATES[1]
+BASE = "float, ONNX Runtime"
+CANDIDATES = ("float, PyTorch", BASE, "float, OpenVINO", "fake quantization, PyTorch", "rest fp32, ONNX Runtime",
+              "int8, ONNX Runtime", "int8 folded, ONNX Runtime", "int8, OpenVINO", "int8 folded, OpenVINO")
+RUNTIMES = {"ONNX Runtime": "onnx", "OpenVINO": "openvino"}
 LIMIT_CONVS, LIMIT_CHANNELS = 16, 64
 PATCH = 48
 
@@ -65,36 +70,49 @@ def networks(name, args):
     return full.eval(), low.eval()
 
 
-def session(exported, threads):
-    """An ONNX Runtime session on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def runner(exported, runtime, threads):
+    """A function of a NumPy batch that runs a model in memory in one of RUNTIMES."""
+    session = SESSIONS[RUNTIMES[runtime]](Path("benchmark.onnx"), threads, exported.SerializeToString())
+    return lambda lr: session.run(["sr"], {"lr": lr})
+
+
+def here(candidates):
+    """Those whose runtime is installed."""
+    return [key for key in candidates if not key.endswith("OpenVINO") or find_spec("openvino")]
 
 
 def runners(name, args):
     """({candidate: function of lr}, MACs of one LR pixel)."""
     full, low = networks(name, args)
-    exported = {BASE: export(full), CANDIDATES[3]: export(low),
-                CANDIDATES[4]: export(low, rest="int8", images=[photograph(args.scale)])}
-    runs = {CANDIDATES[0]: full, CANDIDATES[2]: low}
-    for key, onnx_model in exported.items():
-        loaded = session(onnx_model, args.threads)
-        runs[key] = lambda lr, loaded=loaded: loaded.run(["sr"], {"lr": lr.numpy()})
+    photo = [photograph(args.scale)]
+    folded, _ = fold_gates(low, photo)
+    forms = {"float": lambda operators: export(full), "rest fp32": lambda operators: export(low),
+             "int8": lambda operators: export(low, rest="int8", images=photo, operators=operators),
+             "int8 folded": lambda operators: export(folded, rest="int8", images=photo, operators=operators)}
+    runs = {"float, PyTorch": full, "fake quantization, PyTorch": low}
+    for key in here(CANDIDATES):
+        form, runtime = key.split(", ")
+        if runtime in RUNTIMES:
+            run = runner(forms[form]("qdq" if runtime == "OpenVINO" else "qlinear"), runtime, args.threads)
+            runs[key] = lambda lr, run=run: run(lr.numpy())
     macs = sum(cost.macs for cost in conv_costs(full)) * args.scale**2
-    return {key: runs[key] for key in CANDIDATES}, macs
+    return {key: runs[key] for key in here(CANDIDATES)}, macs
 
 
 def limit_runners(height, width, args):
-    """{'float', 'int8': function that runs LIMIT_CONVS convolutions in ONNX Runtime}."""
+    """{'float, RUNTIME', 'int8, RUNTIME': function that runs LIMIT_CONVS convolutions there}."""
     feature = np.random.default_rng(0).normal(size=(1, LIMIT_CHANNELS, height, width)).astype(np.float32)
-    loaded = {key: session(_row_of_convs(make), args.threads)
-              for key, make in (("float", _float_conv), ("int8", _integer_conv))}
-    return {key: lambda one=one: one.run(["sr"], {"lr": feature}) for key, one in loaded.items()}
+    made = {"float": _float_conv, "int8": _integer_conv}
+    limits = {}
+    for key in here(f"{form}, {runtime}" for form in made for runtime in RUNTIMES):
+        form, runtime = key.split(", ")
+        kind = Qdq if runtime == "OpenVINO" else QLinear
+        run = runner(_row_of_convs(kind(torch.nn.Identity()), made[form]), runtime, args.threads)
+        limits[f"limit: {key}"] = lambda run=run: run(feature)
+    return limits
 
 
-def _row_of_convs(make):
-    graph = QLinear(torch.nn.Identity())
+def _row_of_convs(graph, make):
     return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
 
 
@@ -120,19 +138,20 @@ def _weights(seed):
 def measure(name, runs, macs, height, width, args):
     """The result of one network and size."""
     lr = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, height, width)).astype(np.float32))
+    limits = limit_runners(height, width, args)
     with torch.no_grad():
-        ms = milliseconds({**{key: lambda run=run: run(lr) for key, run in runs.items()},
-                           **limit_runners(height, width, args)}, device=torch.device("cpu"), repeats=args.repeats)
+        ms = milliseconds({**{key: lambda run=run: run(lr) for key, run in runs.items()}, **limits},
+                          device=torch.device("cpu"), repeats=args.repeats, clock=args.clock)
     convs = LIMIT_CONVS * LIMIT_CHANNELS**2 * 9
-    limit = {key: convs * height * width / ms.pop(key) / 1e6 for key in ("float", "int8")}
-    rates = {key: macs * height * width / value / 1e6 for key, value in ms.items()}
+    limit = {key.removeprefix("limit: "): convs * height * width / ms.pop(key) / 1e6 for key in limits}
+    reach = {key: macs * height * width / value / 1e6 / limit[key.replace(" folded", "")] for key, value in ms.items()
+             if key.replace(" folded", "") in limit}
     return {"bench": "deploy", "model": name, "scale": args.scale, "k_bits": args.k_bits, "lr": f"{width}x{height}",
-            "threads": args.threads, "ms": {key: round(value, 1) for key, value in ms.items()},
+            "threads": args.threads, "clock": args.clock, "ms": {key: round(value, 1) for key, value in ms.items()},
             "speed_over_float_onnx": {key: round(ms[BASE] / value, 2) for key, value in ms.items()},
             "speed_over_float_torch": {key: round(ms[CANDIDATES[0]] / value, 2) for key, value in ms.items()},
             "limit_gmac_s": {key: round(value, 1) for key, value in limit.items()},
-            "reach": {BASE: round(rates[BASE] / limit["float"], 2),
-                      CANDIDATES[4]: round(rates[CANDIDATES[4]] / limit["int8"], 2)}}
+            "reach": {key: round(value, 2) for key, value in reach.items()}}
 
 
 def show(one, as_json):
@@ -140,12 +159,13 @@ def show(one, as_json):
     if as_json:
         print(json.dumps(one), flush=True)
         return
-    print(f"{one['model']} x{one['scale']}, {one['k_bits']} bit, LR {one['lr']}, {one['threads']} thread(s); limit: "
-          f"float {one['limit_gmac_s']['float']:.0f}, int8 {one['limit_gmac_s']['int8']:.0f} GMAC/s")
+    limits = ", ".join(f"{key} {value:.0f}" for key, value in one["limit_gmac_s"].items())
+    print(f"{one['model']} x{one['scale']}, {one['k_bits']} bit, LR {one['lr']}, {one['threads']} thread(s), "
+          f"{one['clock']} time; limits in GMAC/s: {limits}")
     for key, value in one["ms"].items():
         reach = f", {100 * one['reach'][key]:.0f} % of the limit" if key in one["reach"] else ""
         print(f"  {key:27}{value:10.1f} ms  {one['speed_over_float_onnx'][key]:5.2f}x float ONNX Runtime  "
-              f"{one['speed_over_float_torch'][key]:5.2f}x float PyTorch{reach}")
+              f"{one['speed_over_float_torch'][key]:5.2f}x float PyTorch{reach}", flush=True)
 
 
 def main(argv=None):
@@ -157,6 +177,8 @@ def main(argv=None):
     add("--sizes", nargs="+", default=["120x120", "320x180"], help="LR images, WIDTHxHEIGHT (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="threads (default: %(default)s)")
     add("--repeats", type=int, default=7, help="how often each candidate runs (default: %(default)s)")
+    add("--clock", default="wall", choices=CLOCKS,
+        help="cpu: this process's CPU time, which programs beside it disturb less; for --threads 1 (default: wall)")
     add("--json", action="store_true", help="print one JSON object a line")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

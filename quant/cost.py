@@ -15,6 +15,7 @@ RDN's last one of the global fusion read features that are not quantized; `as ru
 """
 
 import json
+import logging
 import math
 import sys
 from collections import defaultdict
@@ -33,6 +34,8 @@ from quant.open import open_network
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
 from utility import UserError, run_main, whole_number
+
+log = logging.getLogger(__name__)
 
 FLOAT_BITS = 32
 OUTPUT = (1280, 720)
@@ -133,13 +136,27 @@ def main(argv=None):
     if is_quantized(network):
         costs[f"{network.quant_config.k_bits} bit"] = network
     found = {label: summary(one, formula=options.formula, output=options.output) for label, one in costs.items()}
+    files = _files(network) if options.refine and is_quantized(network) else {}
     if options.json:
         print(json.dumps({"model": name, "scale": scale, "formula": options.formula,
-                          "output": options.output, "costs": found}))
+                          "output": options.output, "costs": found, "files": files}))
         return 0
     print(f"{name} x{scale}, output {options.output[0]}x{options.output[1]}, BOPs by the formula "
           f"'{options.formula}'\n{_table(found)}")
+    for form, size in files.items():
+        print(f"file, {form:42}{size / 1e6:9.3f} MB")
     return 0
+
+
+def _files(network):
+    """{form: bytes} of its files; of those that can be made of it."""
+    try:
+        from quant.deploy.sizes import file_sizes  # needs the packages of deployment
+
+        return file_sizes(network)
+    except (ImportError, UserError) as error:
+        log.warning("sizes of its files: %s", error)
+        return {}
 
 
 def _new(given, dynamic_ratio):
@@ -163,7 +180,8 @@ def _parse(argv):
     parser.add_argument("--dynamic_ratio", type=float, default=0.1,
                         help="share of quantizers with a gate, of a network without --refine (default: %(default)s)")
     parser.add_argument("--refine", default="", help="a run's folder or a file; without, gates are counted by "
-                                                     "--dynamic_ratio")
+                                                     "--dynamic_ratio; with, the sizes of all forms of "
+                                                     "file are printed too")
     parser.add_argument("--formula", default="product", choices=FORMULAS, help="how bit operations are counted")
     parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -13,8 +13,7 @@ from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, Codes
 from quant.deploy.lowering.gate import runtime_codes
 from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, affine_grid, exact_conv, is_few, rounded_bias, term_grids
-
-END = 2**31 - 1
+from quant.deploy.lowering.windows import window_conv
 
 
 class QLinear(Graph):
@@ -174,40 +173,8 @@ class QLinear(Graph):
         return Codes(self._limit(result, grid), grid, len(levels))
 
     def conv_to_float(self, codes, weight, bias):
-        """Codes to a float feature, the sums exact integers: the windows side by side, then MatMulInteger.
-
-        ConvInteger says the same in one node, but its kernel is two to four times slower than this (measured; it is
-        slower than a float convolution). weight: IntegerWeight, step one number or [O]; bias: real [O].
-        """
-        out_channels, _, size, _ = weight.levels.shape
-        matrix = weight.levels.transpose(2, 3, 1, 0).reshape(-1, out_channels)
-        sums = self.op("MatMulInteger", self._windows(codes, size), self.weight(matrix), self.byte(codes.grid.zero))
-        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), self._times(weight.step, codes.grid.step))
-        return self.op("Transpose", self.op("Add", scaled, self.constant(bias, np.float32)), perm=TO_FIRST)
-
-    def _times(self, factor, step):
-        if isinstance(step, str):
-            return self.op("Mul", step, self.constant(factor, np.float32))
-        return self.constant(factor * step, np.float32)
-
-    def _windows(self, codes, size):
-        """[N, h, w, size*size*C]: each pixel's window, row by row, channels last."""
-        pixels = self.op("Transpose", codes.name, perm=TO_LAST)
-        if size == 1:
-            return pixels
-        margin = size // 2
-        pads = self.integers(0, margin, margin, 0, 0, margin, margin, 0)
-        padded = self.op("Pad", pixels, pads, self.byte(codes.grid.zero))
-        shifted = []
-        for row in range(size):
-            rows = self._cut(padded, 1, row, size)
-            shifted += [self._cut(rows, 2, column, size) for column in range(size)]
-        return self.op("Concat", *shifted, axis=3)
-
-    def _cut(self, x, axis, start, size):
-        """`size` - 1 fewer positions along the axis, from `start` on."""
-        stop = start - size + 1 or END
-        return self.op("Slice", x, self.integers(start), self.integers(stop), self.integers(axis))
+        """Codes to a float feature, the sums exact integers; weight: IntegerWeight; bias: real [O]."""
+        return window_conv(self, codes, weight, bias)
 
     def add(self, first, second):
         """The sum of codes on `term_grids`: a sum of codes."""

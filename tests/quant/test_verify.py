@@ -1,0 +1,108 @@
+"""The comparison of an exported file with its network."""
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from data.images import write_png
+from quant import Phase, cost, export, verify
+from quant.deploy.lowering.fold import fold_gates
+from quant.deploy.packed import write_packed
+from utility import run_main, save_torch_file
+
+
+@pytest.fixture
+def pair(small_network, smooth_image, tmp_path):
+    """Function that writes a network and its export: (name, dynamic, export's settings) to (file, network's file)."""
+    def write(name, dynamic=0.5, fold=False, **settings):
+        network = small_network(name, k_bits=3, dynamic=dynamic)
+        save_torch_file({}, tmp_path / "source.pt")
+        write_packed(network, tmp_path / "x.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+        images = [smooth_image(24, 24)]
+        folded = None
+        if fold:
+            network, folded = fold_gates(network, images)
+        made = export.export(network, images=images, folded=folded, **settings)
+        onnx.save(made, tmp_path / "x.onnx")
+        return tmp_path / "x.onnx", tmp_path / "x.safetensors"
+
+    return write
+
+
+def run(pair, *flags):
+    file, against = pair
+    return run_main(lambda: verify.main([str(file), "--against", str(against), *flags]))
+
+
+@pytest.mark.parametrize(("name", "settings"), [
+    ("rdn", {}), ("edsr", {"rest": "int8"}), ("srresnet", {"operators": "qdq"}), ("edsr", {"fold": True})])
+def test_a_sound_file(pair, capsys, name, settings):
+    assert run(pair(name, **settings)) == 0
+    out = capsys.readouterr().out
+    assert "of the 8-bit values are equal" in out and "promises" in out
+    if settings.get("rest") == "int8":
+        assert "features between the quantizers are 8-bit here" in out
+
+
+def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
+    write_png(tmp_path / "images" / "a.png", smooth_image(20, 18)[0].permute(1, 2, 0).byte().numpy())
+    assert run(pair("srresnet", dynamic=0, operators="qdq"), "--backend", "openvino", "--images",
+               str(tmp_path / "images")) == 0
+    assert "dB" in capsys.readouterr().out
+
+
+def test_the_first_layer_that_differs_is_named(pair, capsys):
+    """A bias that has been tampered with shows in the quantizer behind it, and not before."""
+    file, against = pair("srresnet", dynamic=0, weights="plain", operators="qdq")
+    exported = onnx.load(file)
+    conv = next(node for node in exported.graph.node if node.name == "residual.0.conv1/Conv")
+    scale = next(node for node in exported.graph.node if node.output[0] == conv.input[1]).input[1]
+    constant = next(one for one in exported.graph.initializer if one.name == scale)
+    constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * 3, scale))
+    onnx.save(exported, file)
+    run((file, against))
+    assert "first layer that differs: residual.0.act2" in capsys.readouterr().out
+
+
+def test_a_file_below_its_promise(pair, capsys):
+    file, against = pair("srresnet", dynamic=0)
+    exported = onnx.load(file)
+    for entry in exported.metadata_props:
+        if entry.key == "least_db":
+            entry.value = "101"
+    onnx.save(exported, file)
+    assert run((file, against)) == 1
+
+
+def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):
+    file, against = pair("edsr", dynamic=0)
+    other = small_network("edsr", scale=3, dynamic=0)
+    write_packed(other, tmp_path / "y.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+    assert run((file, tmp_path / "y.safetensors")) == 2
+    assert "is x3 in 4 bits, not x2 in 3 bits" in capsys.readouterr().err
+    exported = onnx.load(file)
+    del exported.metadata_props[[entry.key for entry in exported.metadata_props].index("levels")]
+    onnx.save(exported, file)
+    assert run((file, against)) == 2
+    assert "does not say where its quantizers' levels are" in capsys.readouterr().err
+
+
+def test_cost_tells_the_sizes_of_all_forms(pair, capsys):
+    _, against = pair("edsr", dynamic=0)
+    assert run_main(lambda: cost.main(["--refine", str(against)])) == 0
+    out = capsys.readouterr().out
+    assert "file, packed" in out and "file, ONNX, qlinear, rest int8" in out and "file, ONNX, qdq, rest fp32" in out
+
+
+def test_gated_qdq_files_in_tiles(small_network, smooth_image, tmp_path):
+    """Without a Scan too, gates see the whole image."""
+    from quant.deploy.onnx_backend import OnnxNetwork
+
+    onnx.save(export.export(small_network("edsr", dynamic=1), operators="qdq"), tmp_path / "x.onnx")
+    lr = torch.cat([smooth_image(70, 50), 255 - 0.3 * smooth_image(70, 40)], 3)
+    for runtime in ("onnx", "openvino"):
+        backend = OnnxNetwork(tmp_path / "x.onnx", threads=1, runtime=runtime)
+        assert backend.gated
+        whole, tiled = (backend.in_tiles(lr, size=size, finish=lambda sr: sr) for size in (90, 64))
+        assert (whole - tiled).abs().mean() < 0.05
