@@ -90,7 +90,7 @@ def test_sums_of_their_own_bits(small_network, smooth_image, packed, name):
     load_packed(loaded, packed(network))
     assert torch.equal(outputs(loaded, lr), outputs(network, lr))
     published = fresh(small_network(name, k_bits=2))
-    with pytest.raises(UserError, match="was trained with --skip_bits 7"):
+    with pytest.raises(UserError, match="was trained for --skip_bits 7"):
         load_packed(published, packed(network))
 
 
