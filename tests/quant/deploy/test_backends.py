@@ -43,7 +43,6 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
 @pytest.mark.parametrize("flags, told", [
     ("--refine q.onnx --backend onnx", "add --test_only"),
     ("--test_only --backend onnx", "--refine FILE.onnx"),
-    ("--test_only --refine q.onnx", "add --backend onnx"),
     ("--test_only --refine q.onnx --backend onnx", "no such file"),
     ("--test_only --refine q.onnx --backend onnx --chop", "quant.upscale"),
 ])
