@@ -14,10 +14,9 @@ from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
-from model.weights import is_other_scale, load_other_scale, read_weights
 from option import LIGHTER, config_text, experiment_folder, network_flags, parse_options, run_options
 from quant.deploy.onnx_backend import OnnxNetwork
-from quant.open import load_weights, open_network, trained_file, weights_file
+from quant.open import load_weights, open_network, trained_file
 from trainer import Trainer
 from utility import run_main
 
@@ -41,7 +40,7 @@ def run(options):
         if options.refine and not continued:
             load_weights(network, options.refine, "--refine")
         elif options.pre_train and not continued:
-            start_from(network, options.pre_train)
+            load_weights(network, options.pre_train, "--pre_train", any_scale=True)
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
@@ -71,6 +70,7 @@ def test(options, folder, device):
     else:
         file, flag = weights_to_test(options, folder)
         network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+        network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = data.build_test_sets(options)
     Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
@@ -85,15 +85,6 @@ def weights_to_test(options, folder):
         if getattr(options, flag):
             return getattr(options, flag), f"--{flag}"
     return trained_file(folder.path), "--load" if options.load else "--save"
-
-
-def start_from(network, path):
-    """Give a network the weights of --pre_train; of another scale's all but the upsampler, as EDSR's recipe has it."""
-    weights = read_weights(weights_file(path))
-    if is_other_scale(network, weights.state):
-        log.info("--pre_train %s: %s", path, load_other_scale(network, weights.state, path))
-    else:
-        load_weights(network, path, "--pre_train")
 
 
 def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):

@@ -13,9 +13,9 @@ from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
-from quant.config import quant_flags
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
+from quant.open import known_flags
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError, whole_number
 
@@ -36,6 +36,7 @@ NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "qu
 TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
+BESIDES = ("given", "notes")  # what the Namespace holds besides flags
 UNGIVEN = object()
 LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"  # where memory is used up
 RESUME_OWN = "the run of --save"  # what a bare --resume means
@@ -187,7 +188,7 @@ def _typed(value):
 
 def run_options(options):
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
-    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), "given", "notes"}}
+    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), *BESIDES}}
 
 
 def build_parser(*, quantized):
@@ -450,12 +451,10 @@ def experiment_folder(name, *, flag="save"):
 
 def network_flags(options):
     """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
-    names = {"model", *quant_flags(), *(name for record in registry.NETWORKS.values() for name in record.settings)}
-    every = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    every = {name: getattr(options, name) for name in known_flags() if hasattr(options, name)}
     return {name: value for name, value in every.items() if name in options.given}, every
 
 
 def config_text(options):
     """`name: value` lines, sorted, for config.txt."""
-    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items())
-                     if name not in ("given", "notes"))
+    return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()) if name not in BESIDES)

@@ -11,12 +11,20 @@ import torch
 from tqdm import tqdm
 
 import model
-from engine.checkpoint import check_training_state, random_state, reading_parts, restore_random_state
+from engine.checkpoint import (
+    check_same_network,
+    check_training_state,
+    random_state,
+    reading_parts,
+    restore_random_state,
+)
 from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
+from engine.timer import Timer
 from model import parallel
+from model.torch_file import save_torch_file
 from model.weights import FORMAT, load_strictly, read_weights
-from utility import Stopped, Timer, UserError, holding_signals, save_torch_file
+from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
@@ -217,8 +225,8 @@ class Trainer:
         if state is None or "optimizer" not in state:
             raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
         with reading_parts(path):
-            self._check_same_training(state, path)
-            check_training_state(state)
+            check_same_network(state, path, self.network, self.objective.checkpoint(self.network)["quant"])
+            check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
         self._check_same_position(path)
@@ -235,21 +243,6 @@ class Trainer:
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.restore(state["history"])
         restore_random_state(state["random"])
-
-    def _check_same_training(self, state, path):
-        skeleton = model.skeleton(state["network"], f"{path}: its network record")  # older files lack some settings
-        state = {**state, "network": {"name": model.name_of(skeleton), **skeleton.settings}}
-        own = {"network": {"name": model.name_of(self.network), **self.network.settings},
-               "quant": self.objective.checkpoint(self.network)["quant"]}
-        for part, value in own.items():
-            same = state[part] == value
-            if state[part] and value:  # older files say less, or settings that mean nothing to this network
-                same = all(state[part].get(name, own_value) == own_value for name, own_value in value.items())
-            if not same:
-                raise UserError(f"{path}: was trained as {part} {state[part]}, this run is {value}; give its flags")
-        if state["batch"] > len(self.loader):
-            raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
-                            f"{len(self.loader)} now; give the flags of its training")
 
     def _check_same_position(self, path):
         position = torch.tensor(self.position)

@@ -1,6 +1,5 @@
 """What every entry point shares: user errors, signals, atomic files, safe reading, a timer."""
 
-import argparse
 import contextlib
 import errno
 import logging
@@ -13,11 +12,9 @@ import stat
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
@@ -245,92 +242,3 @@ def remove_unfinished(folder, *, older_than=0.0):
         with contextlib.suppress(OSError):  # finished by its writer meanwhile, or on a read-only disk
             if older_than == 0 or time.time() - path.stat().st_mtime > older_than:
                 path.unlink()
-
-
-def append_text(path, text):
-    """Add lines to a text file; a half line that a killed process left there is ended first. Raises UserError."""
-    if os.path.exists(path):
-        check_file(path)
-    try:
-        with open(path, "a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            whole = file.read(1) in (b"", b"\n")
-            file.write((("" if whole else "\n") + text).encode(errors="backslashreplace"))
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror})") from error
-
-
-def save_torch_file(value, path):
-    """Write `value` (tensors and plain values) atomically. Raises UserError; what was there before then stays.
-
-    Equal values give equal bytes: torch writes the name of the file into it unless it is handed an open one.
-    """
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(value, file)
-
-
-def read_torch_file(path):
-    """What torch.save wrote, on the CPU; nothing in the file is executed. Raises UserError where that can't be had."""
-    path = Path(path)
-    check_file(path)
-    _check_whole(path)
-    try:
-        with torch.serialization.safe_globals(_plain_kinds()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
-            reason = "holds Python objects besides tensors and plain values, which are not loaded for safety"
-        else:
-            reason = "is not a checkpoint that torch can read, or is damaged or cut short"
-        raise UserError(f"{path}: {reason}; save its state dict alone, or fetch the file again") from error
-
-
-def _check_whole(path):
-    """Raise UserError for a file that is neither a zip, as torch writes, nor a pickle, as it used to, or a damaged zip.
-
-    torch itself compares no checksums.
-    """
-    with open(path, "rb") as file:
-        start = file.read(2)
-    try:
-        whole = start[:1] == b"\x80" or start == b"PK" and zipfile.ZipFile(path).testzip() is None
-    except (zipfile.BadZipFile, OSError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: is not a checkpoint that torch can read, or is damaged or cut short; give another")
-
-
-def _plain_kinds():
-    """What people keep beside weights that is data, no code: arguments, NumPy's values by its old and new names."""
-    core = (np._core if hasattr(np, "_core") else np.core).multiarray
-    named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
-             for place in ("core", "_core")]
-    dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
-    return [argparse.Namespace, *named, np.ndarray, np.dtype, *dtypes]
-
-
-def compiled(function, compiler):
-    """What --compile makes of a part of the training step: torch.compile's form of it; itself where `compiler` is None.
-
-    compiler: the name of a backend of torch.compile. It makes a form for each phase of training, when first needed.
-    """
-    return function if compiler is None else torch.compile(function, backend=compiler)
-
-
-class Timer:
-    """Seconds spent between `tic` and `toc`, summed until `release` reads and clears them."""
-
-    def __init__(self):
-        self._sum = 0.0
-        self._start = time.perf_counter()
-
-    def tic(self):
-        self._start = time.perf_counter()
-
-    def toc(self):
-        self._sum += time.perf_counter() - self._start
-
-    def release(self):
-        seconds, self._sum = self._sum, 0.0
-        return seconds

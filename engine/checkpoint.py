@@ -4,10 +4,13 @@ import contextlib
 import math
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
 
+import model
+from model.common import SuperResolver
 from utility import UserError
 
 MOST_EPOCHS = 10**6
@@ -48,8 +51,11 @@ def reading_parts(path):
                         "weights with --refine") from error
 
 
-def check_training_state(state: dict):
-    """Raise ValueError, TypeError or KeyError for a checkpoint's part that loads but that training could not use."""
+def check_training_state(state: dict, path: str | Path, *, batches: int) -> None:
+    """Raise ValueError, TypeError or KeyError for a checkpoint's part that loads but that training could not use.
+
+    batches: how many an epoch has now. Raises UserError where the checkpoint's epoch has gone further.
+    """
     epoch, batch, best = state["epoch"], state["batch"], state["best"]
     demand(_whole(epoch) and epoch <= MOST_EPOCHS, f"epoch {epoch}")
     demand(_whole(batch), f"batch {batch}")
@@ -61,6 +67,9 @@ def check_training_state(state: dict):
                 f"a row {row} of history")
     for part in ("optimizer", "objective", "sums", "precision"):
         demand(_finite(state[part]), f"a value in {part} that is not finite")
+    if batch > batches:
+        raise UserError(f"{path}: stopped after batch {batch} of its epoch, --test_every is {batches} now; give the "
+                        "flags of its training")
 
 
 def demand(right, what: str):
@@ -92,3 +101,18 @@ def _finite(value):
     if torch.is_tensor(value):
         return bool(torch.isfinite(value).all())
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def check_same_network(state: dict, path: str | Path, network: SuperResolver, quant: dict | None) -> None:
+    """Raise UserError unless a checkpoint is of this network, quantized in this way (None: not at all).
+
+    Older files say less, or settings that mean nothing to this network.
+    """
+    skeleton = model.skeleton(state["network"], f"{path}: its network record")
+    found = {"network": {"name": model.name_of(skeleton), **skeleton.settings}, "quant": state["quant"]}
+    for part, own in (("network", {"name": model.name_of(network), **network.settings}), ("quant", quant)):
+        same = found[part] == own
+        if found[part] and own:
+            same = all(found[part].get(name, value) == value for name, value in own.items())
+        if not same:
+            raise UserError(f"{path}: was trained as {part} {found[part]}, this run is {own}; give its flags")

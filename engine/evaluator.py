@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from data.pictures import plain
 from engine.device import wait_for
+from engine.text import append_text
 from metrics.functional import psnr, ssim
 from model.inference import constant_weights, super_resolve
-from utility import append_text
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
 from engine.run_folder import RunFolder
-from utility import Stopped, UserError, append_text
+from engine.text import append_text
+from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,15 @@ import shutil
 import time
 from pathlib import Path
 
+from engine.text import append_text
+from model.torch_file import read_torch_file
 from quant.open import BEST, LAST
-from utility import UNFINISHED, UserError, append_text, read_torch_file
+from utility import UNFINISHED, UserError
 
 log = logging.getLogger(__name__)
 
 # what runs write; the models come first and config.txt last, so that a run half deleted does not pass for a whole one
-OWN_FILES = ("model/checkpoint.pth.tar", "model/model_best.pth.tar", "model/model_best.old-*.pth.tar",
+OWN_FILES = (LAST, BEST, "model/model_best.old-*.pth.tar",
              "model/model_[0-9]*.pth.tar", f"model/{UNFINISHED}*", "results-*/*bit_*_x[234]_*.png",
              f"results-*/{UNFINISHED}*", "run/events.out.tfevents.*", "loss_*.png", "psnr_*.png", f"{UNFINISHED}*",
              "eval.txt", "log.txt", "config.txt")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.run_folder import RunFolder
-from utility import UserError, read_torch_file
+from model.torch_file import read_torch_file
+from utility import UserError
 
 
 @dataclass(frozen=True)

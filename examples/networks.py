@@ -19,8 +19,9 @@ from pathlib import Path
 from data.images import image_files
 from examples import stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, Full
+from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
-from utility import UserError, read_torch_file, run_main, save_torch_file
+from utility import UserError, run_main
 
 PAPER = [f"{model}_x{scale}" for model in RATIOS for scale in (2, 4)]
 

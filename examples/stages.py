@@ -9,9 +9,10 @@ from pathlib import Path
 from data.images import image_files
 from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
 from examples.results import SETS, available, scores
+from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
-from utility import UserError, atomic_path, read_torch_file, save_torch_file
+from utility import UserError, atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "pretrained"
@@ -80,7 +81,8 @@ def low_commands(stage, data):
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
     yield ["main_limitrange_incremental.py", *network, *training_flags(run, stage.batch, data),
            "--pre_train", full_precision(stage.network), "--seed", stage.seed,
-           "--init_bounds", stage.init_bounds, "--dynamic_ratio", RATIOS[model], "--patch_size",
+           *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
+           "--dynamic_ratio", RATIOS[model], "--patch_size",
            stage.patch * int(scale), "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
     if stage.shipped:
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage), "--model", model,

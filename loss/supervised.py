@@ -1,12 +1,12 @@
 """Full-precision training's objective."""
 
-from utility import compiled
+from model.compiling import compiled
 
 
 class Supervised:
     """Full-precision training's objective: a `loss.Loss` between sr and hr, in every epoch alike.
 
-    compiler: utility.compiled's, for the network's forward pass.
+    compiler: model.compiling.compiled's, for the network's forward pass.
     """
 
     def __init__(self, loss, *, compiler=None):

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from loss.vgg import DEPTHS, conv_shapes
-from utility import UserError, read_torch_file
+from model.torch_file import read_torch_file
+from utility import UserError
 
 log = logging.getLogger(__name__)
 ADVICE = "give --vgg_weights torchvision's VGG19, such as vgg19-dcbb9e9d.pth"

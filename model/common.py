@@ -70,6 +70,10 @@ class SuperResolver(nn.Module):
         self.n_colors = settings.get("n_colors", 3)
         self.rgb_range = settings.get("rgb_range", 255)
 
+    def in_upsampler(self, name: str) -> bool:
+        """Whether a tensor of the state dict belongs to the upsampler."""
+        return name.partition(".")[0] in self.UPSAMPLER
+
     @staticmethod
     def rgb_range_of(state):
         """The rgb_range that the weights of a state dict were made for, or None where they don't tell."""

@@ -12,7 +12,7 @@ import torch
 from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
-from model.settings import made_from
+from model.settings import SETTINGS, made_from
 from model.srresnet import SRResNet
 from utility import UserError
 
@@ -76,6 +76,11 @@ def build(options: Any) -> SuperResolver:
     return record(**{name: getattr(options, name) for name in record.settings})
 
 
+def name_of(network: SuperResolver) -> str:
+    """The registry's name of a network."""
+    return next(record.name for record in NETWORKS.values() if isinstance(network, record.kind))
+
+
 def skeleton(record: Any, where: str) -> SuperResolver:
     """The network that a file's record, {"name", settings...}, describes: names and shapes, no memory for its tensors.
 
@@ -89,6 +94,13 @@ def skeleton(record: Any, where: str) -> SuperResolver:
         return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name].kind, where)
 
 
-def name_of(network: SuperResolver) -> str:
-    """The registry's name of a network."""
-    return next(record.name for record in NETWORKS.values() if isinstance(network, record.kind))
+def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
+    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
+    def shapes(tensors):
+        return {name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+
+    for scale in (network.scale, *SETTINGS["scale"].values):
+        record = {"name": name_of(network), **network.settings, "scale": scale}
+        if shapes(state) == shapes(skeleton(record, "").state_dict()):
+            return scale
+    return network.scale

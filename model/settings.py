@@ -69,15 +69,18 @@ def made_from(record: Any, make: Callable, where: str) -> Any:
     """`make(**record)` for a record that a file holds: the one way from a file's metadata to anything built of it.
 
     record: {name: value}, of which nothing is known yet. Each has to be a parameter of `make`, of the type that it is
-    annotated with (else of its default's), none may be missing; what `make` raises as ValueError counts as well.
-    Raises UserError, beginning with `where`: the file, and which part of it.
+    annotated with (else of its default's), and none may be missing; what `make` refuses by ValueError or TypeError
+    counts too. Raises UserError, beginning with `where`: the file, and which part of it.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where} {_shown(record)}: is no record of names and values; give a whole file")
-    parameters = inspect.signature(make).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [name for name in record if name not in parameters and not (open_ended and isinstance(name, str))]
-    if unknown:
+    parameters = dict(inspect.signature(make).parameters)
+    others = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
+    rest = parameters.pop(others[0]) if others else None
+    unknown = [name for name in record if name not in parameters]
+    if rest is not None and all(isinstance(name, str) for name in unknown):
+        parameters |= {name: rest for name in unknown}
+    elif unknown:
         raise UserError(f"{where} has {_shown(unknown[0])}, unknown to this version; use the one that wrote it")
     for name, parameter in parameters.items():
         if name not in record:
@@ -89,7 +92,7 @@ def made_from(record: Any, make: Callable, where: str) -> Any:
             raise UserError(f"{where}: {name} {_shown(record[name])} is not of the type {kind.__name__}")
     try:
         return make(**record)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # as constructors are documented to refuse values and names
         raise UserError(f"{where}: {error}") from error
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from utility import UserError, read_torch_file
+from model.torch_file import read_torch_file
+from utility import UserError
 
 log = logging.getLogger(__name__)
 
@@ -191,29 +192,17 @@ def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str 
     network.load_state_dict(dict(state))
 
 
-def _listed(keys: list[Any]) -> str:
-    more = f", and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
-    return ", ".join(map(str, keys[:KEYS_SHOWN])) + more
-
-
-def is_other_scale(network: nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    """Whether a state dict is that of another scale of this network: the shapes of its upsampler differ."""
-    def shapes(tensors):
-        return {name: tensor.shape for name, tensor in tensors.items() if _in_upsampler(network, name)}
-
-    return bool(shapes(state)) and shapes(state) != shapes(network.state_dict())
-
-
-def load_other_scale(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
-    """Load all but the upsampler from a network of another scale; the upsampler keeps what it was initialised with.
+def load_body(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
+    """Load all but the upsampler from a network of another scale; the upsampler stays as it is.
 
     Returns what was done, in words. Raises UserError where the rest does not fit.
     """
-    fresh = {name: tensor for name, tensor in network.state_dict().items() if _in_upsampler(network, name)}
-    taken = {name: tensor for name, tensor in state.items() if not _in_upsampler(network, name)}
-    load_strictly(network, {**taken, **fresh}, path)
+    upsampler = {name: tensor for name, tensor in network.state_dict().items() if network.in_upsampler(name)}
+    taken = {name: tensor for name, tensor in state.items() if not network.in_upsampler(name)}
+    load_strictly(network, {**taken, **upsampler}, path)
     return f"of another scale: {len(taken)} tensors of head and body are taken, the upsampler begins anew"
 
 
-def _in_upsampler(network, name):
-    return name.partition(".")[0] in network.UPSAMPLER
+def _listed(keys: list[Any]) -> str:
+    more = f", and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    return ", ".join(map(str, keys[:KEYS_SHOWN])) + more

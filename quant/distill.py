@@ -4,9 +4,9 @@ import torch
 from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
+from model.compiling import compiled
 from quant.activation import collapsed, quantizers
 from quant.phase import Phase
-from utility import compiled
 
 BOUND_LR = 1e-2
 
@@ -15,7 +15,7 @@ class Distillation:
     """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
-    compiler: utility.compiled's, for the forward passes of both.
+    compiler: model.compiling.compiled's, for the forward passes of both.
     """
 
     def __init__(self, teacher, schedule, *, w_l1=1.0, w_at=1000.0, compiler=None):

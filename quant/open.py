@@ -13,9 +13,9 @@ import torch
 
 import model
 from model.common import SuperResolver
-from model.registry import find
+from model.registry import find, scale_of
 from model.settings import SETTINGS, made_from, read_json
-from model.weights import check_fits, is_safetensors, read_weights
+from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.phase import Phase, set_phase
@@ -55,6 +55,12 @@ class Source:
         return {"model": self.name, **self.settings, "k_bits": self.k_bits, **quant}
 
 
+def known_flags() -> tuple[str, ...]:
+    """The flags that say which network a file holds."""
+    settings = {name for record in model.NETWORKS.values() for name in record.settings}
+    return tuple(dict.fromkeys(("model", *SETTINGS, *sorted(settings), *quant_flags())))
+
+
 def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any] | None = None,
                  **given: Any) -> SuperResolver:
     """The network in a run's folder or a file, on the CPU, in evaluation mode; `network.source` is its Source.
@@ -64,10 +70,9 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     alone. flag: what named the path, for messages. A network of a packed file can be run, not trained. Raises
     UserError for a file that can't be used, or contradicts what was given.
     """
-    given = {**given, **({"model": find(given["model"]).name} if "model" in given else {})}
-    known = {"model", *SETTINGS, *quant_flags(), *(name for record in model.NETWORKS.values()
-                                                  for name in record.settings)}
-    if unknown := given.keys() - known:
+    if "model" in given:
+        given["model"] = find(given["model"]).name
+    if unknown := given.keys() - set(known_flags()):
         raise TypeError(f"open_network knows no {', '.join(sorted(unknown))}")
     opened = _Opened(path, flag, given, defaults or {})
     network = model.NETWORKS[opened.source.name](**opened.source.settings)
@@ -77,18 +82,32 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     return network.eval()
 
 
-def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_train: bool = False) -> None:
+def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_train: bool = False,
+                 any_scale: bool = False) -> None:
     """Load a run's folder or a file into a network of the same settings; a quantized one takes the file's phase.
 
-    Raises UserError for a file that can't be used, or holds another network, or a packed one where it is `to_train`.
+    any_scale: of another scale's network take all but the upsampler, which stays as it is. Raises UserError for a file
+    that can't be used, or holds another network, or a packed one where it is `to_train`.
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
         given |= network.quant_config.to_dict()
-    opened = _Opened(path, flag, given, {})
+    defaults = {}
+    if any_scale:
+        del given["scale"]
+        defaults["scale"] = scale_of(network, read_weights(weights_file(path)).state)
+    opened = _Opened(path, flag, given, defaults)
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
-    opened.load(network)
+    if opened.source.settings["scale"] != network.scale:
+        log.info("%s: %s", opened.told, load_body(network, opened.state, path))
+    else:
+        opened.load(network)
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file itself, or that of a run's folder. Raises UserError for a folder without one."""
+    return trained_file(path) if Path(path).is_dir() else Path(path)
 
 
 def trained_file(folder: str | Path) -> Path:
@@ -100,11 +119,6 @@ def trained_file(folder: str | Path) -> Path:
         log.info("%s: no best network yet, the last checkpoint is used", folder)
         return last
     raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
-
-
-def weights_file(path: str | Path) -> Path:
-    """The file that a path stands for: itself, or what `trained_file` finds in the folder of a run."""
-    return trained_file(path) if Path(path).is_dir() else Path(path)
 
 
 class _Opened:
@@ -185,13 +199,16 @@ class _Opened:
     def _quant(self, record):
         """(QuantConfig, Phase), or (None, None) in full precision."""
         if record.get("quant") is None:
-            if _holds_quantizers(self.weights.state):
+            if "packed" in record or _holds_quantizers(self.weights.state):
                 raise UserError(f"{self.told}: is quantized, and its quant record is missing; give a whole file")
             return None, None
         quant = made_from(record["quant"], QuantConfig, f"{self.told}: its quant record")
         phases = [phase for phase in Phase if isinstance(record.get("phase"), str) and phase.value == record["phase"]]
         if not phases:
             raise UserError(f"{self.told}: its phase is none ({record.get('phase')!r:.40}); give a whole file")
+        if phases[0] is Phase.CALIBRATE:
+            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it further "
+                            "with --load")
         return quant, phases[0]
 
     def _compare(self, given):
@@ -203,6 +220,8 @@ class _Opened:
             raise UserError(f"{self.told}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
                             "training takes it with --pre_train")
         found = self.source.flags
+        if self.source.quant is not None and given.get("skip_bits") == k_bits:
+            given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
         different = [f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
                      if name in found and found[name] != value]
         if different:
@@ -222,7 +241,7 @@ def _holds_quantizers(state):
 def _refuse_exported(path, told):
     try:
         with open(path, "rb") as file:
-            exported = file.read(1) == ONNX_START and not is_safetensors(path)
+            exported = file.read(1) == b"\x08" and not is_safetensors(path)  # protobuf's field 1, ir_version
     except OSError:  # whoever reads the whole file says why it can't be read
         return
     if exported:

@@ -13,7 +13,8 @@ import main_ori
 from engine.recorder import Recorder
 from engine.run_options import read_options
 from model import NETWORKS
-from model.weights import is_other_scale, load_other_scale
+from model.registry import scale_of
+from quant.open import load_weights
 from utility import UserError, run_main
 
 PROGRAMS = {False: main_ori.main, True: main_limitrange_incremental.main}
@@ -307,21 +308,25 @@ SIZES = {"edsr": {"n_feats": 8, "n_resblocks": 1}, "srresnet": {"n_feats": 8, "n
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("scales", [(2, 4), (2, 3), (4, 2), (3, 4)])
-def test_head_and_body_of_another_scale_are_taken_and_the_upsampler_begins_anew(name, scales):
+def test_head_and_body_of_another_scale_are_taken_and_the_upsampler_begins_anew(name, scales, tmp_path, caplog):
     if name == "rdn" and scales != (2, 4):
         pytest.skip("large; once is enough")
     torch.manual_seed(0)
     source, network = (NETWORKS[name](scale=scale, **SIZES[name]) for scale in scales)
     fresh = {key: value.clone() for key, value in network.state_dict().items()}
     state = source.state_dict()
-    assert is_other_scale(network, state) and not is_other_scale(network, fresh)
-    assert "the upsampler begins anew" in load_other_scale(network, state, "x.pt")
+    assert (scale_of(network, state), scale_of(network, fresh)) == scales
+    torch.save(state, tmp_path / "x.pt")
+    caplog.set_level("INFO")
+    load_weights(network, tmp_path / "x.pt", "--pre_train", any_scale=True)
+    assert "the upsampler begins anew" in caplog.text
     for key, value in network.state_dict().items():
         upsampler = key.split(".")[0] in network.UPSAMPLER
         assert torch.equal(value, fresh[key] if upsampler else state[key])
     state.pop(next(key for key in state if key.split(".")[0] not in network.UPSAMPLER))
+    torch.save(state, tmp_path / "x.pt")
     with pytest.raises(UserError, match="x.pt: does not fit"):
-        load_other_scale(network, state, "x.pt")
+        load_weights(network, tmp_path / "x.pt", "--pre_train", any_scale=True)
 
 
 def test_another_scale_is_no_teacher(launch, experiments, tmp_path, capfd):

@@ -36,7 +36,7 @@ def run(folder, *commands):
 def test_training_and_testing(tmp_path, tiny_data):
     (tmp_path / "work").mkdir()
     flags = f"{TINY} --dir_data {tiny_data} --save run"
-    done = run(tmp_path / "work", f"main_ori {flags}", f"main_limitrange_incremental {flags} --k_bits 4",
+    done = run(tmp_path / "work", f"main_ori {flags}", f"main_limitrange_incremental {flags} --k_bits 4 --epochs 2",
                f"main_limitrange_incremental {flags} --k_bits 4 --test_only")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no curves for TensorBoard") == 2

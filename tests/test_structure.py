@@ -1,4 +1,4 @@
-"""The house: which room may use which, no circles, files that fit on a few screens, nothing but definitions at import."""
+"""The house: which room may use which, no circles, no long files, nothing but definitions at import."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

@@ -8,19 +8,18 @@ import threading
 import pytest
 import torch
 
+from engine.text import append_text
+from model.torch_file import read_torch_file, save_torch_file
 from utility import (
     UNFINISHED,
     FileError,
     Stopped,
     UserError,
-    append_text,
     atomic_path,
     check_output,
     holding_signals,
-    read_torch_file,
     remove_unfinished,
     run_main,
-    save_torch_file,
     whole_number,
 )
 

@@ -7,7 +7,8 @@ import torch
 import loss
 from loss import discriminator
 from loss.adversarial import CLIP, KINDS, gradient_penalty, relativistic, taken_for_fake, taken_for_real
-from utility import UserError, read_torch_file, save_torch_file
+from model.torch_file import read_torch_file, save_torch_file
+from utility import UserError
 
 PATCH = 17
 

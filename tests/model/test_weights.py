@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from model import NETWORKS
+from model.torch_file import read_torch_file
 from model.weights import load_strictly, read_weights
-from utility import UserError, read_torch_file
+from utility import UserError
 
 
 @pytest.fixture

@@ -106,7 +106,8 @@ def test_a_flag_that_contradicts_the_file_is_refused_with_both(small_network, sa
         for flag, value, told in (("scale", 3, "--scale 2 (asked for: 3)"), ("k_bits", 2, "--k_bits 4 (asked for: 2)"),
                                   ("model", "rdn", "--model edsr (asked for: rdn)"),
                                   ("rgb_range", 1, "--rgb_range 255 (asked for: 1)"),
-                                  ("quantizer", "pams", "--quantizer ddtb (asked for: pams)")):
+                                  ("quantizer", "pams", "--quantizer ddtb (asked for: pams)"),
+                                  ("skip_bits", 8, "--skip_bits 0 (asked for: 8)")):
             with pytest.raises(UserError, match=re.escape(f"--refine {path}: was trained for {told}")):
                 open_network(path, flag="--refine", **{flag: value})
         with pytest.raises(UserError, match=r"quantized network at --k_bits 4 \(asked for: --k_bits 32\)"):

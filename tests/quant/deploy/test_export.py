@@ -9,12 +9,13 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from data.images import write_png
+from model.torch_file import save_torch_file
 from quant import Phase, export, set_phase
 from quant.activation import quantizers
 from quant.deploy.lowering.graph import OPSETS
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.weight import QuantConv2d
-from utility import UserError, run_main, save_torch_file
+from utility import UserError, run_main
 
 NAMES = ("edsr", "srresnet", "rdn")
 INTEGER_KERNELS = ("QLinearConv", "MatMulInteger", "MatMulIntegerToFloat")

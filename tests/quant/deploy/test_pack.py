@@ -9,13 +9,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model import NETWORKS
+from model.torch_file import save_torch_file
 from quant import Phase, export, pack, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.packed import write_packed
 from quant.open import load_weights
 from quant.weight import QuantConv2d
-from utility import UserError, run_main, save_torch_file
+from utility import UserError, run_main
 
 NAMES = ("edsr", "srresnet", "rdn")
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from model.torch_file import read_torch_file
 from quant.methods import METHODS
-from utility import read_torch_file
 
 COMPARED = [name for name in METHODS if name != "ddtb"]
 FLAGS = {**{name: f"--quantizer {name}" for name in COMPARED},
