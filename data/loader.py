@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import TrainSet
 from data.patches import to_values
-from data.sampler import TrainSampler
+from data.sampler import SampleKey, TrainSampler
 from utility import UserError
 
 SPARE_QUEUES = 4  # besides one a worker
@@ -59,10 +60,10 @@ class TrainLoader(DataLoader):
         )
         self._to_values = partial(to_values, rgb_range=rgb_range, n_colors=n_colors, pinned=pinned)
 
-    def check_worker_number_rationality(self):
+    def check_worker_number_rationality(self) -> None:
         """Says nothing: --n_threads is the user's choice, and more workers than cores only cost a little speed."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:
         with _told(self.num_workers), _blocked(FOR_THE_PARENT):
             batches = super().__iter__()
         return map(self._finish, batches)
@@ -91,10 +92,10 @@ class BatchSlots(Dataset):
             self.lr.share_memory_()
             self.hr.share_memory_()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.train_set)
 
-    def __getitems__(self, keys):
+    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[int, list[str]] | UserError:
         slot = keys[0].position // self.batch_size % len(self.lr)
         names = []
         for lr_place, hr_place, key in zip(self.lr[slot].numpy(), self.hr[slot].numpy(), keys, strict=True):

@@ -23,7 +23,7 @@ class StoredOptions:
     applied: bool
 
 
-def read_options(path) -> StoredOptions | None:
+def read_options(path: str | Path) -> StoredOptions | None:
     """The options of one of our checkpoints, or of a run's folder; None for any other file.
 
     An older checkpoint has none of its own. Then the run's config.txt and the checkpoint's other parts tell them.

@@ -1,9 +1,10 @@
 """Structured knowledge transfer: where a network's body is active, compared between student and teacher."""
 
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def attention_map(feature):
+def attention_map(feature: Tensor) -> Tensor:
     """A(F) of the spec, section 5: F^2 averaged over channels, flattened, of length 1 per sample.
 
     feature: [N, C, h, w] of any floating dtype. Returns float32 [N, h*w], each row of L2 norm 1 (a feature of zeros
@@ -13,7 +14,7 @@ def attention_map(feature):
     return F.normalize(feature.float().pow(2).mean(dim=1).flatten(1))
 
 
-def attention_transfer(student, teacher):
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """AT of the spec, section 5: the mean over samples and positions of (A(student) - A(teacher))^2.
 
     student, teacher: body features [N, C, h, w]; the channel counts may differ. Returns a float32 scalar, not yet

@@ -6,6 +6,7 @@ Order of operations matters: in float32 it gives the published release's values 
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,14 +82,14 @@ def concatenated(parts: Sequence[Tensor]) -> Tensor:
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, lower, upper, k_bits, *parts):
+    def forward(ctx: Any, lower: Tensor, upper: Tensor, k_bits: int, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(lower, upper, *parts)
         ctx.k_bits = k_bits
         return _quantized(parts, lower, upper, k_bits)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         lower, upper, *parts = ctx.saved_tensors
         arguments, of_bounds = (parts, lower, upper, ctx.k_bits, grad), any(ctx.needs_input_grad[:2])
         grads = native.quantize_backward(*arguments, of_bounds=of_bounds)

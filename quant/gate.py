@@ -25,7 +25,7 @@ class Gate(nn.Module):
     each: one exchange, and extremes and statistics are the whole batch's as they stand.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.pool = GlobalMean()
         self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)

@@ -124,7 +124,7 @@ def trained_file(folder: str | Path) -> Path:
 class _Opened:
     """A file that was read and found to fit the network that it, or else the flags, describe."""
 
-    def __init__(self, path, flag, given, defaults):
+    def __init__(self, path: str | Path, flag: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         path = weights_file(path)
         self.told = f"{flag} {path}".strip()
         _refuse_exported(path, self.told)
@@ -147,7 +147,7 @@ class _Opened:
             self.state, self.fixed = unpack(skeleton, self.state, record["packed"], phase, self.told)
         check_fits(skeleton, self.state, self.told)
 
-    def load(self, network):
+    def load(self, network: SuperResolver) -> None:
         """Fill a network of the source's kind, and say so in the log."""
         network.load_state_dict(dict(self.state))
         if self.fixed:

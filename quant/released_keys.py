@@ -6,6 +6,8 @@ quantizer for each block's first convolution that never runs.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,7 +30,7 @@ _TO_RELEASED = [
 ]
 
 
-def is_released(state):
+def is_released(state: Mapping[str, Any]) -> bool:
     """Whether a state dict has the release's names for gates."""
     return any(".atten_c." in key or key.startswith("atten_c.") for key in state)
 
@@ -41,7 +43,7 @@ def _renamed(key, rules):
     return key
 
 
-def from_released(state):
+def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names for a released state dict; scalars become [1]; of two act2 entries the one in the body wins."""
     ours = {}
     for key, value in state.items():
@@ -61,7 +63,7 @@ def _has_twin_in_body(key, state):
     return twin != key and twin in state
 
 
-def to_released(state):
+def to_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The release's names, doubles included, for our quantized state dict; what never runs gets start values."""
     released = {}
     for key, value in state.items():

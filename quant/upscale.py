@@ -6,6 +6,7 @@ Needs no PyTorch checkpoint; the file itself says what it is.
 import argparse
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ TILE, SMALLEST_TILE = 512, 64
 GATED_TILE = 1024  # tiles of a network with gates are passed over several times: larger ones save time
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Enlarge every image of --input into --output; returns 1 where some could not be. Raises UserError."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
@@ -78,7 +79,8 @@ def _parse(argv):
     return options
 
 
-def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None, progress=lambda: None) -> Picture:
+def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
+            progress: Callable[[], object] = lambda: None) -> Picture:
     """The picture, `network.scale` times as high and wide, by an OnnxNetwork.
 
     tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory to that of a

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from model.common import SuperResolver
 from quant.deploy.packed import write_packed
 from quant.export import export
 
@@ -16,7 +17,7 @@ EXPORTED = {"qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
             "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"}}
 
 
-def file_sizes(network) -> dict[str, int]:
+def file_sizes(network: SuperResolver) -> dict[str, int]:
     """{form: bytes} of a quantized network from a file, packed and exported in every way.
 
     It is calibrated on noise for that: ranges do not change a size. Raises UserError where it can't be exported.
