@@ -80,7 +80,7 @@ class Trainer:
 
     def _settle_best(self):
         """Where the best network so far is in no file, count the next one as best."""
-        if self.run.origin is None or self.run.adopt(epoch=self.position[0] - 1, best=self.best):
+        if self.run.adopt(epoch=self.position[0] - 1, best=self.best):
             return
         log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
         self.best = {"psnr": -math.inf, "epoch": 0}

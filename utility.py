@@ -16,6 +16,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number, without a
     line. lighter: what to do when memory is used up. Text that stdout can't encode is written with backslashes.
     """
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
     code, told = 0, ""

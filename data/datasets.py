@@ -1,7 +1,7 @@
 """Training samples as bytes, test images as tensors."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from data.randomness import CROP, random_words
 from data.sampler import SampleKey
 from utility import UserError
 
-Reader = Callable[[Path], np.ndarray]  # from a file's path to its pixels, uint8 [h, w, 3]
+Reader = Callable[[Any], np.ndarray]  # from a file's path to its pixels, uint8 [h, w, 3]
 
 
 class TrainSet:

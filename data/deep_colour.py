@@ -19,7 +19,7 @@ def read_deep(image: Image.Image, path: str | Path) -> Image.Image | None:
     """
     if image.format == "PNG" and _png_depth(path) == 16:
         return _eight_bits(_read_png(path))
-    if image.format == "TIFF" and 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()):
+    if image.format == "TIFF" and 16 in getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ()):
         return _eight_bits(_read_tiff(path))
     if image.mode.startswith(("I", "F")):
         values = np.array(image)

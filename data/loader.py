@@ -63,7 +63,7 @@ class TrainLoader(DataLoader):
     def check_worker_number_rationality(self) -> None:
         """Says nothing: --n_threads is the user's choice, and more workers than cores only cost a little speed."""
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:  # type: ignore[override]
         with _told(self.num_workers), _blocked(FOR_THE_PARENT):
             batches = super().__iter__()
         return map(self._finish, batches)

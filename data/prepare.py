@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report(args.out, total)
 
 
-def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: Mapping[str, str], *, workers: int = 1) -> Outcome:
+def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:
     """Carry out the jobs, and keep settings and given names beside the images. Returns the total Outcome.
 
     Everything that is there is verified first; where a file differs, nothing is written.

@@ -21,7 +21,8 @@ MOST_EPOCHS = 10**6
 def random_state() -> dict[str, Any]:
     """The state of every generator, as plain values and tensors."""
     version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],

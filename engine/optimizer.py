@@ -18,12 +18,12 @@ def build_optimizer(groups: Iterable[dict[str, Any]], *, name: str = "ADAM", lr:
                     weight_decay: float = 0.0, momentum: float = 0.9, betas: Sequence[float] = (0.9, 0.999),
                     epsilon: float = 1e-8) -> torch.optim.Optimizer:
     """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups."""
-    common = {"lr": lr, "weight_decay": weight_decay}
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     if name == "SGD":
         return torch.optim.SGD(groups, momentum=momentum, **common)
     if name == "RMSprop":
         return torch.optim.RMSprop(groups, eps=epsilon, **common)
-    return torch.optim.Adam(groups, betas=tuple(betas), eps=epsilon, **common)
+    return torch.optim.Adam(groups, betas=(betas[0], betas[1]), eps=epsilon, **common)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, *, decay: int | list[int], gamma: float) -> LRScheduler:

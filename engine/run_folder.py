@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class RunFolder:
         self.best = self.path / BEST
         self.origin = origin
         self.rewound = False
-        self.prepare = self.start
+        self.prepare: Callable[[], Any] = self.start
 
     def begin(self) -> None:
         """Make the folder ready to be written to, in the way that `prepare` says, once."""
@@ -184,6 +184,8 @@ class RunFolder:
         best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is set aside;
         that of the next epoch stays, a run killed between two writes leaves it, and makes it again.
         """
+        if self.origin is None:
+            return True
         kept = RunFolder(self.origin.parent).kept_epochs() if self.rewound else {}
         for number, file in kept.items():
             if number <= epoch:

@@ -50,6 +50,9 @@ class VGGLoss(nn.Module):
 class FrozenConv(nn.Module):
     """A 3x3 convolution that never trains: its buffers are found by no optimizer and repeated in no checkpoint."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight.float(), persistent=False)

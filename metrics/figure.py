@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,8 @@ def worst_crop(hr: np.ndarray, images: Iterable[np.ndarray], *, border: int = 0,
     if min(size) < 1:
         raise ValueError(f"a border of {border} pixels leaves nothing of {height}x{width} pixels")
     luma = functional.to_luma(_tensor(hr))
-    error = sum((functional.to_luma(_tensor(image)) - luma).square() for image in images)[0]
-    error = error[border : height - border, border : width - border]
+    error: Any = sum((functional.to_luma(_tensor(image)) - luma).square() for image in images)
+    error = error[0, border : height - border, border : width - border]
     # sums over all windows, from the four corners of the running total
     total = torch.nn.functional.pad(error.cumsum(0).cumsum(1), (1, 0, 1, 0))
     w, h = size

@@ -28,7 +28,7 @@ class MeanShift(nn.Conv2d):
     def __init__(self, *, rgb_range: float, n_colors: int = 3, sign: int = -1) -> None:
         super().__init__(n_colors, n_colors, kernel_size=1)
         self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
-        self.bias.data = sign * rgb_range * mean_colour(n_colors)
+        self.bias = nn.Parameter(sign * rgb_range * mean_colour(n_colors))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,10 +59,12 @@ class SuperResolver(nn.Module):
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
 
-    UPSAMPLER = ()
+    UPSAMPLER: tuple[str, ...] = ()
 
     # what the file that the network was opened from says (quant.open), None for a new one
-    source = None
+    source: Any = None
+    # how it is quantized: the QuantConfig that quant.quantize was given
+    quant_config: Any
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

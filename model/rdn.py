@@ -41,7 +41,7 @@ class GlobalFusion(nn.Sequential):
         super().__init__(conv(n_blocks * n_feats, n_feats, 1), conv(n_feats, n_feats, kernel_size))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return super().forward(torch.cat(features, 1))
+        return super().forward(torch.cat(list(features), 1))
 
 
 class RDN(SuperResolver):

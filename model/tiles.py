@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class GlobalMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.of_tiles = None
+        self.of_tiles: TileMeans | None = None
 
     def forward(self, *parts: Tensor) -> Tensor:
         if self.of_tiles is not None:
@@ -51,13 +52,14 @@ class TileMeans:
     """
 
     def __init__(self) -> None:
-        self.mean = None
-        self.total = 0
-        self.core = None
+        self.mean: Any = None
+        self.total: Any = 0
+        self.core: tuple[slice, ...] = ()
 
     def see(self, x: Tensor) -> Tensor:
         """x: the feature of a tile, [1, C, h, w]; `core` says which part of it counts. Returns [1, C, 1, 1]."""
-        part = x[(..., *self.core)].sum((2, 3), keepdim=True)
+        rows, columns = self.core
+        part = x[..., rows, columns].sum((2, 3), keepdim=True)
         self.total = self.total + part
         return F.adaptive_avg_pool2d(x, 1) if self.mean is None else self.mean
 
@@ -131,7 +133,7 @@ def assembled(function: Callable[[Tile], Tensor], tiles: Sequence[Tile], shape: 
     """One image of `scale` times the height and width in `shape`, [1, C, h, w], from function(tile) of every tile."""
     if len(tiles) == 1:
         return function(tiles[0])
-    whole = None
+    whole: Any = None
     for tile in tiles:
         part = function(tile)
         if whole is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.common import SuperResolver
 from model.torch_file import read_torch_file
 from utility import UserError
 
@@ -192,7 +193,7 @@ def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str 
     network.load_state_dict(dict(state))
 
 
-def load_body(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
+def load_body(network: SuperResolver, state: dict[str, torch.Tensor], path: str | Path) -> str:
     """Load all but the upsampler from a network of another scale; the upsampler stays as it is.
 
     Returns what was done, in words. Raises UserError where the rest does not fit.

@@ -20,7 +20,11 @@ class ActivationQuantizer(nn.Module, Phased):
     """
 
     dynamic = False
-    logits = None
+    logits: Tensor | None = None
+    gate: Any
+    max_val: Tensor
+    min_val: Tensor
+    initialised: Tensor
 
     def __init__(self, k_bits: int, *, initialised: bool = False) -> None:
         super().__init__()
@@ -55,6 +59,10 @@ class ActivationQuantizer(nn.Module, Phased):
         """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
         self._started = bool(self.initialised.item())
 
+    def set_dynamic(self, dynamic: bool) -> None:
+        """Say whether the gate belongs to this quantizer; for those that have one."""
+        raise NotImplementedError
+
     def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper) as they are kept, [1] each."""
         raise NotImplementedError
@@ -85,7 +93,7 @@ class ActivationQuantizer(nn.Module, Phased):
     def forward(self, *parts: Tensor) -> Tensor:
         dtype = self.max_val.dtype
         # 16 bit under autocast: levels would be wrong
-        parts = [part if part.dtype is dtype else part.to(dtype) for part in parts]
+        parts = tuple(part if part.dtype is dtype else part.to(dtype) for part in parts)
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
         if self.training and not self._started:

@@ -56,7 +56,8 @@ class Distillation:
         sr, feature = self._forward_features(network, lr)
         with torch.no_grad():
             guide = self._body_feature(self.teacher, lr)
-        parts = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr), "AT": self.w_at * attention_transfer(feature, guide)}
+        parts: dict[str, Any] = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr),
+                                 "AT": self.w_at * attention_transfer(feature, guide)}
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}

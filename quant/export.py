@@ -163,7 +163,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     lowering = lowering_of(network)
     graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
-        sr = lowering.int8_network(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
+        sr = lowering.int8_network(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
     else:
         sr = lowering.network(graph, network, {**lowering.FLOAT_BLOCKS, **lowering.EXACT_BLOCKS})
     bits = network.quant_config.k_bits if is_quantized(network) else 32

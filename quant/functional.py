@@ -77,7 +77,7 @@ def fake_quantize_parts(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """The concatenation of `parts` over channels; of one part, itself."""
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return torch.cat(list(parts), 1) if len(parts) > 1 else parts[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -202,7 +202,7 @@ def percentiles(x: Tensor, *qs: float) -> list[Tensor]:
     found = native.order_statistics(x, ranks)
     if found is None:
         values = x.flatten()
-        found = [values.kthvalue(rank + 1).values for rank in ranks]
+        found = torch.stack([values.kthvalue(rank + 1).values for rank in ranks])
     ranked = dict(zip(ranks, found, strict=True))
     return [_between(ranked[math.floor(position)], ranked[math.ceil(position)], position % 1) for position in positions]
 

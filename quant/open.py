@@ -141,7 +141,7 @@ class _Opened:
         if quant is not None:
             with torch.device("meta"):
                 quantize(skeleton, quant)
-        self.fixed = {}
+        self.fixed: dict[str, Any] = {}
         self.state = from_released(self.weights.state) if is_released(self.weights.state) else self.weights.state
         if "packed" in record:
             self.state, self.fixed = unpack(skeleton, self.state, record["packed"], phase, self.told)
@@ -153,7 +153,7 @@ class _Opened:
         if self.fixed:
             fix_weights(network.eval(), self.fixed)
         told = "full precision"
-        if self.source.quant is not None:
+        if self.source.phase is not None:
             set_phase(network, self.source.phase)
             told = f"quantized, phase {self.source.phase.value}"
         network.source = self.source

@@ -98,7 +98,7 @@ class Schedule:
 
     def gate_regulariser(self) -> Tensor | None:
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""
-        ran = [quantizer.logits for quantizer in self._quantizers.values() if quantizer.logits is not None]
+        ran: list[Any] = [quantizer.logits for quantizer in self._quantizers.values() if quantizer.logits is not None]
         return sum(logits.square().mean() for logits in ran) / len(ran) if ran else None
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from quant.functional import check_bits, extremes, fake_quantize, integer_levels
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
+GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 def percentile_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,9 +91,8 @@ class QuantConv2d(nn.Conv2d, Phased):
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
                  keeps_operands: bool = False) -> None:
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
-                         padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
-                         bias=conv.bias is not None, padding_mode=conv.padding_mode, device="meta")
+        same: dict[str, Any] = {name: getattr(conv, name) for name in GEOMETRY}
+        super().__init__(**same, bias=conv.bias is not None, device="meta")
         self.weight = conv.weight
         self.bias = conv.bias
         self.k_bits = k_bits

@@ -13,6 +13,8 @@ class FixedConv2d(QuantConv2d):
     levels: float32 of the weight's shape, whole numbers. scale: float32 [1].
     """
 
+    scale: Tensor
+
     def __init__(self, conv: QuantConv2d, levels: Tensor, scale: Tensor) -> None:
         super().__init__(conv, conv.k_bits, conv.weight_quantizer, calibrates_quantized=conv.calibrates_quantized)
         self.phase = conv.phase

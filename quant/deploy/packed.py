@@ -158,8 +158,8 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
     for name, entry in record.items():
         entry = made_from(entry, Packed, f"{where}: packed {name}")
         packed, factor = state.pop(name, None), state.pop(name + (SCALE if name in convs else STEP), None)
-        if entry.shape != list(own[name].shape) or packed is None or packed.dtype is not torch.uint8 or \
-                not _is_factor(factor, least=TINY if name in convs else 0):
+        if packed is None or factor is None or packed.dtype is not torch.uint8 or \
+                entry.shape != list(own[name].shape) or not _is_factor(factor, least=TINY if name in convs else 0):
             raise UserError(f"{where}: {name} has another shape, or no levels or no scale that can be used; {AGAIN}")
         try:
             levels = unpack_bits(packed.numpy(), entry.bits, entry.shape) + entry.offset
@@ -175,7 +175,7 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
 
 
 def _is_factor(tensor, least):
-    return tensor is not None and tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
+    return tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
 
 
 def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -183,4 +183,5 @@ def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.T
     for name, (levels, scale) in fixed.items():
         path = name.removesuffix(".weight")
         parent, _, leaf = path.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, FixedConv2d(network.get_submodule(path), levels, scale))
+        conv: Any = network.get_submodule(path)
+        setattr(network.get_submodule(parent), leaf, FixedConv2d(conv, levels, scale))

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from quant.export import export
 
 IMAGE_SIDE = 32
 # form: what `export` makes of it; gates as the network has them
-EXPORTED = {"qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
+EXPORTED: dict[str, dict[str, Any]] = {"qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
             "qlinear, rest int8, plain weights": {"rest": "int8", "weights": "plain"},
             "qdq, rest fp32": {"operators": "qdq"}, "qdq, rest int8": {"rest": "int8", "operators": "qdq"},
             "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"}}

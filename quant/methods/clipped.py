@@ -48,6 +48,8 @@ class ScaleQuantizer(CalibratedQuantizer):
     """
 
     always_signed = False
+    alpha: Tensor
+    signed: Tensor
 
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)

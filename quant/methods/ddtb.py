@@ -26,6 +26,8 @@ class DualBoundQuantizer(ActivationQuantizer):
     multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
     """
 
+    is_dynamic: Tensor
+
     def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
                  symmetric: bool = False) -> None:
         super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
@@ -39,9 +41,9 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.gate = Gate(channels)
 
     @classmethod
-    def for_feature(cls, channels: int, k_bits: int, *, percentile: float, init_bounds: str,
-                    bounds: str) -> "DualBoundQuantizer":
-        return cls(channels, k_bits, percentile=percentile, init_bounds=init_bounds, symmetric=bounds == "symmetric")
+    def for_feature(cls, channels: int, k_bits: int, *, percentile: float, **settings: str) -> "DualBoundQuantizer":
+        return cls(channels, k_bits, percentile=percentile, init_bounds=settings["init_bounds"],
+                   symmetric=settings["bounds"] == "symmetric")
 
     def read_flags(self) -> None:
         """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""

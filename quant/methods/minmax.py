@@ -18,6 +18,9 @@ MOMENTUM = 0.99
 class MovingRangeQuantizer(CalibratedQuantizer):
     """The range follows the training batches by momentum 0.99 and stands still in evaluation."""
 
+    lower: Tensor
+    upper: Tensor
+
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.register_buffer("lower", torch.zeros(1))

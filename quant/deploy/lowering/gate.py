@@ -6,13 +6,15 @@ All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functio
 import numpy as np
 from onnx import TensorProto
 
+from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.gate import GATE_BITS
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import quantize_symmetric
 
 
-def runtime_bounds(graph, quantizer, pooled):
+def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
     """The RuntimeGrid of a quantizer whose gate is applied; pooled: float [N, C, 1, 1], its input's channels' means."""
     with graph.within(quantizer.gate):
         upper, lower = _bounds(graph, quantizer, pooled)
@@ -20,7 +22,7 @@ def runtime_bounds(graph, quantizer, pooled):
         return RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, quantizer.k_bits))
 
 
-def runtime_codes(graph, quantizer, bounds):
+def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it.
@@ -32,13 +34,13 @@ def runtime_codes(graph, quantizer, bounds):
     return Grid(step, zero, low, high)
 
 
-def on_levels(graph, x, grid):
+def on_levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
     """Float x [N, C, h, w] clipped and rounded to the levels of a RuntimeGrid, float."""
     held = graph.op("Min", graph.op("Max", x, grid.lower), grid.upper)
     return graph.op("Div", levels(graph, held, grid), grid.scale)
 
 
-def levels(graph, x, grid):
+def levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
     """The whole numbers of a RuntimeGrid for x within its bounds, float."""
     return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, grid.scale), grid.offset)), grid.offset)
 
