@@ -63,7 +63,7 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
     if found := _stored_options(options, parser, quantized=quantized):
-        _settle(options, given, *found, defaults)
+        _settle(options, given, found[0], found[1], defaults)
     elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect in these networks" for name in COMPATIBLE
