@@ -6,10 +6,11 @@ import torch
 from onnx import numpy_helper
 
 from data.images import write_png
+from model.torch_file import save_torch_file
 from quant import Phase, cost, export, verify
 from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.packed import write_packed
-from utility import run_main, save_torch_file
+from utility import run_main
 
 
 @pytest.fixture
