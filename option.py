@@ -155,9 +155,9 @@ def _settle(options, given, stored, names, defaults):
     """Take what is not given from the run's own options; follow or refuse what is given and differs, with a note."""
     taken = {name: stored.values[name] for name in sorted(names) if name not in given}
     vars(options).update(taken)
-    told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
-    if told:
-        options.notes.append(f"{stored.source}: {told}, as it was trained")
+    flags = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
+    if flags:
+        options.notes.append(f"{stored.source}: {flags}, as it was trained")
     fixed = _network_options() | TRAINING | setting_names()
     if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())

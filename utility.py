@@ -56,28 +56,28 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     for stream in streams:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
-    code, told = 0, ""
+    code, message = 0, ""
     try:
         with answering_signals(_stop):
             code = main() or 0
     except UserError as error:
-        told, code = f"error: {error}", 2
+        message, code = f"error: {error}", 2
     except Stopped as stop:
-        told, code = str(stop), 128 + stop.number
+        message, code = str(stop), 128 + stop.number
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
             code = 128 + signal.SIGPIPE
         elif lack := _what_lacks(error, lighter):
-            told, code = f"error: {lack}", 1
+            message, code = f"error: {lack}", 1
         else:
             raise
     finally:
         unwritten = _finish_stdout()
-    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not told:
-        told, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
+    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not message:
+        message, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
     with contextlib.suppress(OSError):
-        if told:
-            print(told, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
     return code
 
 
@@ -128,16 +128,16 @@ def whole_number(text: str) -> int | None:
 
 def check_file(path: str | Path, flag: str = "") -> None:
     """Raise UserError, with the true reason, unless `path` is an ordinary file: opening a pipe would wait for ever."""
-    told = f"{flag} {path}".strip()
+    place = f"{flag} {path}".strip()
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise UserError(f"{told}: no such file") from None
+        raise UserError(f"{place}: no such file") from None
     except OSError as error:
-        raise UserError(f"{told}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{place}: cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise UserError(f"{told}: is {kind}; give an ordinary file")
+        raise UserError(f"{place}: is {kind}; give an ordinary file")
 
 
 def add_force(parser: ArgumentParser) -> None:

@@ -43,7 +43,7 @@ class TrainLoader(DataLoader):
         n_colors: int = 3,
         pinned: bool = False,
     ) -> None:
-        with _told(n_threads):
+        with _workers_or_one_line(n_threads):
             slots = BatchSlots(train_set, sampler, count=PREFETCH * n_threads + 1, shared=n_threads > 0)
             if n_threads:  # PyTorch will want as many, and leaves a traceback where it fails half-way
                 [multiprocessing.Queue() for _ in range(n_threads + SPARE_QUEUES)]
@@ -64,7 +64,7 @@ class TrainLoader(DataLoader):
         """Says nothing: --n_threads is the user's choice, and more workers than cores only cost a little speed."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:  # type: ignore[override]
-        with _told(self.num_workers), _blocked(FOR_THE_PARENT):
+        with _workers_or_one_line(self.num_workers), _blocked(FOR_THE_PARENT):
             batches = super().__iter__()
         return map(self._finish, batches)
 
@@ -112,7 +112,7 @@ def _as_it_is(batch):
 
 
 @contextlib.contextmanager
-def _told(n_threads):
+def _workers_or_one_line(n_threads):
     """Turn a lack of shared memory, processes or threads for workers into a UserError; without workers nothing."""
     try:
         yield

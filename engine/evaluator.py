@@ -28,7 +28,7 @@ class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
     k_bits: what file names and results say, 32 for full precision. run: a RunFolder, begun by the first call;
-    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/ (spec, section 7).
+    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/.
     """
 
     def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, k_bits: int,
@@ -102,8 +102,8 @@ class Evaluator:
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set),
                   "seconds": round(seconds, 3)}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
-        told = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
-        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, told, len(test_set), seconds)
+        scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
+        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, scores, len(test_set), seconds)
         return result
 
 

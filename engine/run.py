@@ -40,8 +40,8 @@ def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
     try:
         yield add
     except (UserError, Stopped) as error:
-        told = f"error: {error}" if isinstance(error, UserError) else str(error)
-        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
+        message = f"error: {error}" if isinstance(error, UserError) else str(error)
+        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))
         raise
     finally:
         root.setLevel(level)

@@ -37,7 +37,7 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int, luma: bool = True) -> float:
     """Peak signal-to-noise ratio in dB, peak 255; infinite for identical images.
 
     sr, hr: [3, H, W] or [1, H, W], 8-bit values in any dtype, same shape and device. border: pixels cut off on each of
-    the four sides (spec, section 6: `scale` on benchmark sets, `scale + 6` on DIV2K). luma: compare `to_luma` of both,
+    the four sides (published: `scale` on benchmark sets, `scale + 6` on DIV2K). luma: compare `to_luma` of both,
     else all channels together. Returns a float. Raises ValueError for unequal shapes or when the border leaves nothing.
     """
     sr, hr = _prepare(sr, hr, border=border, luma=luma)

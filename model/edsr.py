@@ -1,4 +1,4 @@
-"""EDSR (Lim et al., 2017), spec section 1; state-dict keys of the EDSR-PyTorch family."""
+"""EDSR (Lim et al., 2017); state-dict keys of the EDSR-PyTorch family."""
 
 from collections.abc import Mapping
 

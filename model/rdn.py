@@ -1,4 +1,4 @@
-"""RDN, the residual dense network (Zhang et al., 2018), spec section 1; state-dict keys of the EDSR-PyTorch family."""
+"""RDN, the residual dense network (Zhang et al., 2018); state-dict keys of the EDSR-PyTorch family."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""SRResNet with batch normalisation (Ledig et al., 2017), spec section 1."""
+"""SRResNet with batch normalisation (Ledig et al., 2017)."""
 
 import math
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.functional import check_bits, concatenated, concatenated_with_extremes, keep_apart
+from quant.functional import check_bits, concatenated, concatenated_with_extremes, with_minimal_width
 from quant.phase import Phase, Phased
 
 
@@ -137,6 +137,6 @@ def collapsed(network: nn.Module) -> list[str]:
     met = []
     for name, quantizer in quantizers(network).items():
         lower, upper = quantizer.static_bounds()
-        if not torch.equal(keep_apart(lower, upper), upper):
+        if not torch.equal(with_minimal_width(lower, upper), upper):
             met.append(name)
     return met

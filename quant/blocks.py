@@ -1,8 +1,8 @@
-"""The quantized form of each float block (spec, section 2): which convolution and which feature is quantized.
+"""The quantized form of each float block: which convolution and which feature is quantized.
 
-A network's quantized block takes over the float block's Parameters, under the same names, and is registered in BLOCKS
-beside the float class that it stands for; what else the network is made of is said in STAYS_FLOAT. FLOAT_INPUT names a
-block's quantized convolutions whose input is not quantized.
+quant/README.md, "Where quantizers sit", has the table. A quantized block takes over the float block's Parameters, under
+the same names. BLOCKS maps each float class to its quantized one; STAYS_FLOAT lists the classes that stay as they are.
+FLOAT_INPUT names a block's quantized convolutions whose input is not quantized.
 """
 
 from collections.abc import Sequence

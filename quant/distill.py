@@ -1,4 +1,4 @@
-"""What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
+"""What DDTB training minimises (quant/README.md, "Losses"): the student against the images and against its teacher."""
 
 from typing import Any
 

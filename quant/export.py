@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with atomic_path(options.out) as temporary:
         onnx.save(exported, temporary)
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
-          f"{told(exported)}")
+          f"{summary(exported)}")
     return 0
 
 
@@ -192,8 +192,8 @@ def _graph(network, operators, symmetric, weights, opset):
     return QLinear(network, packed=pack_types(opset) if weights == "packed" else None)
 
 
-def told(exported: onnx.ModelProto) -> str:
-    """What became of the convolutions, in words."""
+def summary(exported: onnx.ModelProto) -> str:
+    """How many convolutions became integers, in words."""
     nodes = [node for node in body_nodes(exported.graph) if ".gate/" not in node.name]
     counts = Counter(node.op_type for node in nodes)
     makers = {output: node for node in nodes for output in node.output}

@@ -1,4 +1,4 @@
-"""The arithmetic of uniform quantization (spec, section 3).
+"""The arithmetic of uniform quantization (quant/README.md, "Uniform quantizer").
 
 Order of operations matters: in float32 it gives the published release's values to the bit.
 """
@@ -30,7 +30,7 @@ def width_floor(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(lower.abs(), upper.abs()) * RELATIVE_WIDTH_FLOOR + ABSOLUTE_WIDTH_FLOOR
 
 
-def keep_apart(lower: Tensor, upper: Tensor) -> Tensor:
+def with_minimal_width(lower: Tensor, upper: Tensor) -> Tensor:
     """The upper bound, raised where it is less than `width_floor` above lower (crossed bounds included)."""
     floor = width_floor(lower, upper)
     return torch.where(upper - lower < floor, lower + floor, upper)
@@ -48,14 +48,14 @@ def integer_levels(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> tupl
     x: float32, any shape. lower, upper: shapes that broadcast to x. Returns (m, s): m float32 holding whole numbers, in
     x's shape, s in the bounds' shape. m spans at most 2**k_bits consecutive values.
     """
-    upper = keep_apart(lower, upper)
+    upper = with_minimal_width(lower, upper)
     scale, zero = scale_and_zero(lower, upper, k_bits)
     levels = torch.clamp(x, lower, upper).mul_(scale).sub_(zero).round_().add_(zero)
     return levels, scale
 
 
 def fake_quantize(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> Tensor:
-    """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units (spec, section 3).
+    """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units.
 
     x: float32, any shape; feature values or weights. lower, upper: float32, [1] for one pair of bounds, [N, 1, 1, 1]
     for one pair a sample. Returns x's shape, every value m / s with m a whole number. Gradients reach x, lower and
@@ -100,10 +100,10 @@ class _FakeQuantize(torch.autograd.Function):
 _Node = _FakeQuantize._backward_cls
 
 
-def remaking(*results: Tensor) -> contextlib.AbstractContextManager:
-    """Context: what saves a result of `fake_quantize` for its backward keeps how it was made, and makes it again there.
+def recomputed(*results: Tensor) -> contextlib.AbstractContextManager:
+    """Context in which a result of `fake_quantize` is not saved for backward: backward recomputes it.
 
-    That costs a pass over it and no memory: the backward of `fake_quantize` itself keeps all that it takes.
+    This costs one pass over the result and no memory: the backward of `fake_quantize` keeps all inputs anyway.
     """
     if torch.compiler.is_compiling():  # the compiler decides itself what backward keeps
         return contextlib.nullcontext()
@@ -112,14 +112,14 @@ def remaking(*results: Tensor) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(
         lambda saved: nodes.get(_place(saved), saved),
-        lambda packed: _made_again(packed) if isinstance(packed, _Node) else packed)
+        lambda packed: _recompute(packed) if isinstance(packed, _Node) else packed)
 
 
 def _place(tensor):
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def _made_again(node):
+def _recompute(node):
     lower, upper, *parts = node.saved_tensors
     return _quantized(parts, lower, upper, node.k_bits)
 
@@ -135,9 +135,9 @@ def _quantized(parts, lower, upper, k_bits):
 
 
 def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
-    """Spec 3's closed forms: gradients of (lower, upper, [each part]); of_bounds: those of the bounds are needed."""
+    """Gradients of (lower, upper, [each part]) in closed form; of_bounds: whether those of the bounds are needed."""
     x = concatenated(parts)
-    raised = keep_apart(lower, upper)
+    raised = with_minimal_width(lower, upper)
     to_capped = grad * _less(lower, torch.minimum(x, raised))
     grad_x = to_capped * _less(x, raised)
     grad_parts = grad_x.split([part.shape[1] for part in parts], 1) if len(parts) > 1 else [grad_x]

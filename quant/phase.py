@@ -1,4 +1,4 @@
-"""The phases of DDTB training (spec, section 5) and how quantized modules learn which one it is."""
+"""The phases of DDTB training (quant/README.md, "Schedule") and how quantized modules learn which one it is."""
 
 import enum
 

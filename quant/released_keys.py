@@ -1,4 +1,4 @@
-"""Translate state dicts between the names of the published release and ours (spec, sections 2 and 4).
+"""Translate state dicts between the names of the published release and ours.
 
 The release keeps the gate as `atten_c.<index>`, numbers EDSR's second convolution 3 because act2 sits in the block's
 Sequential (and is stored twice, there and as quant_act2), hangs RDN's last quantizer on the network, and stores a

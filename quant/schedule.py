@@ -1,4 +1,4 @@
-"""The staged schedule of DDTB training (spec, section 5): an object that can be read, tested and saved."""
+"""The staged schedule of DDTB training (quant/README.md, "Schedule")."""
 
 import contextlib
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from quant.activation import quantizers
 from quant.deploy.lowering.fold import set_bounds
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from quant.deploy.onnx_file import of_one_image
-from quant.functional import keep_apart
+from quant.functional import with_minimal_width
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, run_main
@@ -127,7 +127,7 @@ def _outputs(network, lr):
     def record(name):
         def hook(quantizer, parts, output):
             lower, upper = quantizer.bounds(*parts)
-            width = (keep_apart(lower, upper) - lower).double().item()
+            width = (with_minimal_width(lower, upper) - lower).double().item()
             found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
 
         return hook

@@ -1,4 +1,4 @@
-"""Weight quantizers (spec, sections 2 and 3) and the convolution that uses one."""
+"""Weight quantizers (quant/README.md, "Weights") and the convolution that uses one."""
 
 import contextlib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, remaking
+from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, recomputed
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
@@ -14,13 +14,13 @@ GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "
 
 
 def percentile_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(1st, 99th percentile) of a weight tensor, [1] each; spec 3, 2b."""
+    """(1st, 99th percentile) of a weight tensor, [1] each."""
     low, high = percentiles(weight, 100 - WEIGHT_PERCENTILE, WEIGHT_PERCENTILE)
     return low.view(1), high.view(1)
 
 
 def minmax_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(min, max) of a weight tensor, [1] each; spec 3, 2a."""
+    """(min, max) of a weight tensor, [1] each."""
     low, high = extremes(weight)
     return low.view(1), high.view(1)
 
@@ -38,7 +38,7 @@ def quantize_minmax(weight: Tensor, k_bits: int) -> Tensor:
 
 
 def quantize_symmetric(weight: Tensor, k_bits: int) -> Tensor:
-    """Weights on 2**k_bits - 1 levels around zero, y = round(w*Q/a)*a/Q with a = max|w| + 1e-8; spec 3, 2c."""
+    """Weights on 2**k_bits - 1 levels around zero, y = round(w*Q/a)*a/Q with a = max|w| + 1e-8."""
     check_bits(k_bits)
     with torch.no_grad():
         largest = 2 ** (k_bits - 1) - 1
@@ -81,9 +81,9 @@ WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
-    It takes over the Parameters of `conv`. While `model.inference.constant_weights` says that nobody changes the weight
-    it is quantized once. keeps_operands: quantized inputs and weights stay in memory for backward, else they are made
-    again there, which takes time where something else keeps them anyway.
+    It takes over the Parameters of `conv`. Within `model.inference.constant_weights` the weight is quantized once.
+    keeps_operands: quantized inputs and weights stay in memory for backward; otherwise backward recomputes them, which
+    costs time for nothing where another module keeps them anyway.
     """
 
     constant = False
@@ -132,7 +132,7 @@ class QuantConv2d(nn.Conv2d, Phased):
         if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:
             return super().forward(x)
         weight = self.quantized_weight()
-        with contextlib.nullcontext() if self.keeps_operands else remaking(x, weight):
+        with contextlib.nullcontext() if self.keeps_operands else recomputed(x, weight):
             return self._conv_forward(x, weight, self.bias)
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ where l and u are moved a little so that zero is a level. Nothing is trained. We
 import torch
 from torch import Tensor
 
-from quant.functional import concatenated, fake_quantize_parts, keep_apart, scale_and_zero
+from quant.functional import concatenated, fake_quantize_parts, scale_and_zero, with_minimal_width
 from quant.methods.clipped import CalibratedQuantizer, batch_extremes
 
 MOMENTUM = 0.99
@@ -39,7 +39,7 @@ class MovingRangeQuantizer(CalibratedQuantizer):
 
     def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper), the range moved by less than half a step so that zero is a level."""
-        upper = keep_apart(self.lower, self.upper)
+        upper = with_minimal_width(self.lower, self.upper)
         scale, _ = scale_and_zero(self.lower, upper, self.k_bits)
         zero = torch.round(scale * self.lower)
         return zero / scale, (zero + 2**self.k_bits - 1) / scale

@@ -3,7 +3,15 @@ import pytest
 import torch
 from percentiles import numpy_percentile
 
-from quant.functional import fake_quantize, folded, integer_levels, keep_apart, percentile, scale_and_zero, width_floor
+from quant.functional import (
+    fake_quantize,
+    folded,
+    integer_levels,
+    percentile,
+    scale_and_zero,
+    width_floor,
+    with_minimal_width,
+)
 
 BITS = range(2, 9)
 BOUNDS = {
@@ -117,7 +125,7 @@ def test_a_constant_between_its_own_extremes_stays_itself(value):
 
 def test_only_bounds_that_met_are_moved():
     lower, upper = torch.tensor([-1.0, 1.0, 2.0]), torch.tensor([1.0, -1.0, 2.0001])
-    raised = keep_apart(lower, upper)
+    raised = with_minimal_width(lower, upper)
     assert raised[0] == upper[0]
     assert torch.equal(raised[1:], (lower + width_floor(lower, upper))[1:])
 

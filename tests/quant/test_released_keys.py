@@ -37,7 +37,7 @@ def plain(*prefixes):
     return keys(*prefixes, leaves=["weight", "bias"])
 
 
-# what the release's state dicts of networks of two blocks hold (spec, sections 1, 2 and 4)
+# what the release's state dicts of networks of two blocks hold
 RELEASED = {
     "edsr": edsr_block(0) | edsr_block(1) | plain("sub_mean", "add_mean", "head.0", "body.2", "tail.0.0", "tail.1"),
     "srresnet": (srresnet_block(0) | srresnet_block(1) | keys("bn_mid", leaves=NORM)

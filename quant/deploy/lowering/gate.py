@@ -1,4 +1,4 @@
-"""The dynamic gate in the graph (spec, section 4): from pooled channels to a grid with runtime bounds.
+"""The gate (quant/README.md, "Bounds and gates") in the graph: from pooled channels to a grid with runtime bounds.
 
 All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functional`, to the bit where sums are.
 """
@@ -18,7 +18,7 @@ def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> 
     """The RuntimeGrid of a quantizer whose gate is applied; pooled: float [N, C, 1, 1], its input's channels' means."""
     with graph.within(quantizer.gate):
         upper, lower = _bounds(graph, quantizer, pooled)
-        upper = _keep_apart(graph, lower, upper)
+        upper = _with_minimal_width(graph, lower, upper)
         return RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, quantizer.k_bits))
 
 
@@ -77,13 +77,13 @@ def _conv1x1(graph, x, weight):
 
 
 def _quantize(graph, x):
-    """Spec 3, 2d: 2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
+    """2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
     lower, upper = (graph.op(kind, x, graph.integers(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
-    upper = _keep_apart(graph, lower, upper)
+    upper = _with_minimal_width(graph, lower, upper)
     return on_levels(graph, x, RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, GATE_BITS)))
 
 
-def _keep_apart(graph, lower, upper):
+def _with_minimal_width(graph, lower, upper):
     floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
                      _number(graph, RELATIVE_WIDTH_FLOOR))
     floor = graph.op("Add", floor, _number(graph, ABSOLUTE_WIDTH_FLOOR))

@@ -1,4 +1,4 @@
-"""From quantizers and weights to the integers that kernels compute with (spec, section 3); NumPy alone."""
+"""From quantizers and weights to the integers that kernels compute with (quant/README.md, "Uniform quantizer")."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ class RuntimeGrid:
 def static_grid(name: str, quantizer: ActivationQuantizer, *, after_relu: bool = False) -> Grid:
     """The grid of an activation quantizer without a gate; after_relu: no input is negative.
 
-    Codes are m - min(m, 0) with the spec's m = q + z. Raises UserError where 8 bits do not hold them.
+    Codes are m - min(m, 0) with m = q + z. Raises UserError where 8 bits do not hold them.
     """
     lower, upper = (bound.detach() for bound in quantizer.static_bounds())
     bounds = torch.cat((lower, upper))
