@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import secrets
@@ -19,8 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-
-log = logging.getLogger(__name__)
 
 UNFINISHED = ".part-"
 MAKER = "DDTB reference implementation"  # how pictures say who made them

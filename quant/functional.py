@@ -186,16 +186,11 @@ def _less(a, b):
     return torch.sign(b - a).add_(1).mul_(0.5)
 
 
-def percentile(x: Tensor, q: float) -> Tensor:
-    """The q-th percentile of all values of x, q in 0..100: numpy.percentile's, to the bit.
-
-    x: float32, any shape, not empty. Returns a 0-d float32 tensor on x's device; nothing waits for the device.
-    """
-    return percentiles(x, q)[0]
-
-
 def percentiles(x: Tensor, *qs: float) -> list[Tensor]:
-    """`percentile` for several q at once, a list."""
+    """The q-th percentile of all values of x for each q in 0..100: numpy.percentile's, to the bit.
+
+    x: float32, any shape, not empty. Returns 0-d float32 tensors on x's device; nothing waits for the device.
+    """
     x = x.detach()
     positions = [q / 100 * (x.numel() - 1) for q in qs]
     ranks = sorted({rank for position in positions for rank in (math.floor(position), math.ceil(position))})

@@ -239,7 +239,7 @@ def _holds_quantizers(state):
 def _refuse_exported(path, place):
     try:
         with open(path, "rb") as file:
-            exported = file.read(1) == b"\x08" and not is_safetensors(path)  # protobuf's field 1, ir_version
+            exported = file.read(1) == ONNX_START and not is_safetensors(path)
     except OSError:  # whoever reads the whole file says why it can't be read
         return
     if exported:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from data.images import MAX_PIXELS, image_files
@@ -97,11 +96,6 @@ def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
     lr = picture.values(rgb_range=network.rgb_range, n_colors=colours)
     sr = network.in_tiles(lr, size=tile or max(lr.shape), finish=in_8_bits, progress=progress)
     return picture.enlarged(sr[0], scale=network.scale)
-
-
-def upscale(network: OnnxNetwork, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
-    """image: uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], as `enlarge`."""
-    return enlarge(network, Picture(image), tile=tile).colours
 
 
 if __name__ == "__main__":

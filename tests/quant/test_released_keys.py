@@ -1,9 +1,10 @@
 import pytest
 import torch
 from filling import filled
+from released import to_released
 
 from quant import QuantConfig, quantize
-from quant.released_keys import from_released, is_released, to_released
+from quant.released_keys import from_released, is_released
 
 GATE = ["atten_c.1.weight", "atten_c.2.weight", "atten_c.2.bias", "atten_c.2.running_mean", "atten_c.2.running_var",
         "atten_c.2.num_batches_tracked", "atten_c.5.weight"]
