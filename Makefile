@@ -39,6 +39,7 @@ networks: $(VENV)/.installed-deploy
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bicubic.py --runs 3

@@ -1,7 +1,6 @@
 """Train and test full-precision networks; `python main_ori.py --help` lists the flags."""
 
 import contextlib
-import logging
 import sys
 
 import data
@@ -19,8 +18,6 @@ from quant.deploy.onnx_backend import OnnxNetwork
 from quant.open import load_weights, open_network, trained_file
 from trainer import Trainer
 from utility import run_main
-
-log = logging.getLogger(__name__)
 
 
 def main(argv=None):

@@ -6,7 +6,10 @@ Every flag of EDSR-PyTorch is accepted; one that has no effect here says so in `
 import argparse
 import math
 import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.ranges import parse_ranges
 from engine.run_folder import RunFolder
@@ -42,7 +45,7 @@ LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --c
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
-def parse_options(argv=None, *, quantized):
+def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Namespace:
     """Parse `argv` (default: sys.argv) into a Namespace with checked values.
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
@@ -60,7 +63,7 @@ def parse_options(argv=None, *, quantized):
     options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
     if found := _stored_options(options, parser, quantized=quantized):
-        _settle(options, given, *found, defaults)
+        _settle(options, given, found[0], found[1], defaults)
     elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect in these networks" for name in COMPATIBLE
@@ -152,9 +155,9 @@ def _settle(options, given, stored, names, defaults):
     """Take what is not given from the run's own options; follow or refuse what is given and differs, with a note."""
     taken = {name: stored.values[name] for name in sorted(names) if name not in given}
     vars(options).update(taken)
-    told = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
-    if told:
-        options.notes.append(f"{stored.source}: {told}, as it was trained")
+    flags = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
+    if flags:
+        options.notes.append(f"{stored.source}: {flags}, as it was trained")
     fixed = _network_options() | TRAINING | setting_names()
     if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
@@ -186,12 +189,12 @@ def _typed(value):
     return joint.join(map(str, value))
 
 
-def run_options(options):
+def run_options(options: Namespace) -> dict[str, Any]:
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
     return {name: value for name, value in vars(options).items() if name not in {*_call_options(), *BESIDES}}
 
 
-def build_parser(*, quantized):
+def build_parser(*, quantized: bool) -> ArgumentParser:
     """The argparse parser with every flag."""
     what = "Quantize a network with DDTB, or test a quantized one." if quantized else \
         "Train a full-precision network, or test one."
@@ -202,7 +205,7 @@ def build_parser(*, quantized):
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    def __init__(self, prog):
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
     def _get_help_string(self, action):
@@ -380,7 +383,7 @@ def _decay(text):
     return epochs[0] if len(epochs) == 1 else epochs
 
 
-def check(options, *, quantized):
+def check(options: Namespace, *, quantized: bool) -> None:
     """Raise UserError for the first value that cannot work."""
     for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
@@ -434,7 +437,7 @@ def _rules(o, quantized):
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
 
 
-def experiment_folder(name, *, flag="save"):
+def experiment_folder(name: str | Path, *, flag: str = "save") -> Path:
     """The folder of a run: `output/x`, `../experiment/output/x` and the absolute path of that are the same.
 
     A link within the root may lead elsewhere. Raises UserError, naming the flag, for a name outside the root,
@@ -449,12 +452,12 @@ def experiment_folder(name, *, flag="save"):
     return EXPERIMENT_ROOT / inside.relative_to(root)
 
 
-def network_flags(options):
+def network_flags(options: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
     every = {name: getattr(options, name) for name in known_flags() if hasattr(options, name)}
     return {name: value for name, value in every.items() if name in options.given}, every
 
 
-def config_text(options):
+def config_text(options: Namespace) -> str:
     """`name: value` lines, sorted, for config.txt."""
     return "\n".join(f"{name}: {value}" for name, value in sorted(vars(options).items()) if name not in BESIDES)

@@ -6,24 +6,27 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 import model
-from engine.checkpoint import (
-    check_same_network,
-    check_training_state,
-    random_state,
-    reading_parts,
-    restore_random_state,
-)
+from data.loader import TrainLoader
+from engine import checkpoint
+from engine.evaluator import Evaluator
 from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
+from engine.recorder import Recorder
+from engine.run_folder import RunFolder
 from engine.timer import Timer
+from loss.supervised import Supervised
 from model import parallel
+from model.common import SuperResolver
 from model.torch_file import save_torch_file
 from model.weights import FORMAT, load_strictly, read_weights
+from quant.distill import Distillation
 from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
@@ -41,21 +44,18 @@ class Trainer:
     gclip: engine.precision's, amp too. run_options: what checkpoints say of the options, plain values by name.
     """
 
-    def __init__(self, network, objective, *, loader, optimizer, scheduler, evaluator, recorder, run, device, epochs,
-                 print_every=100, checkpoint_every=0, save_models=False, gclip=0.0, amp="off", run_options=None):
+    def __init__(self, network: SuperResolver, objective: Supervised | Distillation, *, loader: TrainLoader,
+                 optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler,
+                 evaluator: Evaluator, recorder: Recorder, run: RunFolder, device: torch.device, epochs: int,
+                 print_every: int = 100, checkpoint_every: int = 0, save_models: bool = False, gclip: float = 0.0,
+                 amp: str = "off", run_options: dict[str, Any] | None = None) -> None:
         self.network = network
         self.objective = objective
-        self.loader = loader
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.evaluator = evaluator
-        self.recorder = recorder
-        self.run = run
+        self.loader, self.optimizer, self.scheduler = loader, optimizer, scheduler
+        self.evaluator, self.recorder, self.run = evaluator, recorder, run
         self.device = device
         self.epochs = epochs
-        self.print_every = print_every
-        self.checkpoint_every = checkpoint_every
-        self.save_models = save_models
+        self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
         self.gclip = gclip
         self.run_options = run_options or {}
         self.precision = Precision(amp, device)
@@ -63,7 +63,7 @@ class Trainer:
         self.best = {"psnr": -math.inf, "epoch": 0}
         self.sums = {}
 
-    def fit(self):
+    def fit(self) -> None:
         """Train from `position` to the last epoch; save after every epoch, and as often within as asked.
 
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
@@ -80,7 +80,7 @@ class Trainer:
 
     def _settle_best(self):
         """Where the best network so far is in no file, count the next one as best."""
-        if self.run.origin is None or self.run.adopt(epoch=self.position[0] - 1, best=self.best):
+        if self.run.adopt(epoch=self.position[0] - 1, best=self.best):
             return
         log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
         self.best = {"psnr": -math.inf, "epoch": 0}
@@ -179,7 +179,7 @@ class Trainer:
     def _best_text(self):
         return f"PSNR {self.best['psnr']:.3f} @epoch {self.best['epoch']}" if self.best["epoch"] else "none counted"
 
-    def save(self, *, best=False, keep=None):
+    def save(self, *, best: bool = False, keep: int | None = None) -> None:
         """Write the checkpoint; best: as model_best too; keep: an epoch whose network is kept under its own name.
 
         The checkpoint comes last: until it is there, a resumed run makes the others again.
@@ -194,7 +194,7 @@ class Trainer:
             save_torch_file(state, self.run.best)
         save_torch_file(state, self.run.checkpoint)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Everything that a run which goes on needs, as tensors and plain values."""
         epoch, batch = self.position
         return {
@@ -212,10 +212,10 @@ class Trainer:
             "best": self.best,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
             "history": self.recorder.history,
-            "random": random_state(),
+            "random": checkpoint.random_state(),
         }
 
-    def resume(self, path):
+    def resume(self, path: str | Path) -> None:
         """Continue from one of our checkpoints, with the rates that this run's options give to its epoch.
 
         Everything is checked before training. Raises UserError for any other file, or one of another network.
@@ -224,9 +224,9 @@ class Trainer:
         state = weights.checkpoint
         if state is None or "optimizer" not in state:
             raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
-        with reading_parts(path):
-            check_same_network(state, path, self.network, self.objective.checkpoint(self.network)["quant"])
-            check_training_state(state, path, batches=len(self.loader))
+        with checkpoint.reading_parts(path):
+            checkpoint.check_same_network(state, path, self.network, self.objective.checkpoint(self.network)["quant"])
+            checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
         self._check_same_position(path)
@@ -242,7 +242,7 @@ class Trainer:
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.restore(state["history"])
-        restore_random_state(state["random"])
+        checkpoint.restore_random_state(state["random"])
 
     def _check_same_position(self, path):
         position = torch.tensor(self.position)

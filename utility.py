@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import secrets
@@ -12,12 +11,13 @@ import stat
 import sys
 import threading
 import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-
-log = logging.getLogger(__name__)
 
 UNFINISHED = ".part-"
 MAKER = "DDTB reference implementation"  # how pictures say who made them
@@ -37,43 +37,44 @@ class FileError(UserError, OSError):
 class Stopped(BaseException):
     """A signal asked the program to end; like KeyboardInterrupt no `except Exception` holds it up."""
 
-    def __init__(self, number, advice="nothing that was saved is lost"):
+    def __init__(self, number: int, advice: str = "nothing that was saved is lost") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}: {advice}")
         self.number = number
 
 
-def run_main(main, *, lighter=""):
+def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     """Call `main()`; what ends it early becomes one line on stderr. Returns the exit code.
 
     A UserError gives 2; memory that is used up, or a file that the system refuses, 1; a signal (SIGTERM, SIGINT,
     SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number, without a
     line. lighter: what to do when memory is used up. Text that stdout can't encode is written with backslashes.
     """
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")
-    code, told = 0, ""
+    code, message = 0, ""
     try:
         with answering_signals(_stop):
             code = main() or 0
     except UserError as error:
-        told, code = f"error: {error}", 2
+        message, code = f"error: {error}", 2
     except Stopped as stop:
-        told, code = str(stop), 128 + stop.number
+        message, code = str(stop), 128 + stop.number
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
             code = 128 + signal.SIGPIPE
         elif lack := _what_lacks(error, lighter):
-            told, code = f"error: {lack}", 1
+            message, code = f"error: {lack}", 1
         else:
             raise
     finally:
         unwritten = _finish_stdout()
-    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not told:
-        told, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
+    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not message:
+        message, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
     with contextlib.suppress(OSError):
-        if told:
-            print(told, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
     return code
 
 
@@ -112,36 +113,37 @@ def _what_lacks(error, lighter):
     return ""
 
 
-def summary(doc):
+def summary(doc: str | None) -> str:
     """The first line of a module's docstring, for --help; empty under python -OO, which drops docstrings."""
     return (doc or "").partition("\n")[0]
 
 
-def whole_number(text):
+def whole_number(text: str) -> int | None:
     """The number that ASCII digits spell, at most 18 of them; None for any other text."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def check_file(path, flag=""):
+def check_file(path: str | Path, flag: str = "") -> None:
     """Raise UserError, with the true reason, unless `path` is an ordinary file: opening a pipe would wait for ever."""
-    told = f"{flag} {path}".strip()
+    place = f"{flag} {path}".strip()
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise UserError(f"{told}: no such file") from None
+        raise UserError(f"{place}: no such file") from None
     except OSError as error:
-        raise UserError(f"{told}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{place}: cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise UserError(f"{told}: is {kind}; give an ordinary file")
+        raise UserError(f"{place}: is {kind}; give an ordinary file")
 
 
-def add_force(parser):
+def add_force(parser: ArgumentParser) -> None:
     """Add --force, for `check_output`."""
     parser.add_argument("--force", action="store_true", help="overwrite files that this tool did not write")
 
 
-def check_output(path, *, flag, mark, inputs=(), force=False):
+def check_output(path: str | Path, *, flag: str, mark: bytes, inputs: Iterable[str | Path] = (),
+                 force: bool = False) -> None:
     """Raise UserError where writing a file to `path` would destroy something.
 
     That is one of the `inputs` in any case, and, without `force`, a file that does not hold `mark`, the bytes by which
@@ -166,7 +168,7 @@ def _stop(number):
 
 
 @contextlib.contextmanager
-def answering_signals(answer):
+def answering_signals(answer: Callable[[int], object]) -> Iterator[None]:
     """Let `answer(number)` handle SIGTERM, SIGINT and, unless nohup ignores it, SIGHUP while the block runs."""
     if threading.current_thread() is not threading.main_thread():  # only there Python lets handlers be set
         yield
@@ -183,7 +185,7 @@ def answering_signals(answer):
 
 
 @contextlib.contextmanager
-def holding_signals():
+def holding_signals() -> Iterator[SimpleNamespace]:
     """Give an object whose `number` is that of the signal that came meanwhile, or None; the block ends in its own time.
 
     Raises Stopped at the end of a block that took no notice of it.
@@ -196,7 +198,7 @@ def holding_signals():
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it into place when the block ends well, remove it otherwise.
 
     Readers see the old file or the whole new one. The new file is flushed to disk before the move. What a killed
@@ -233,7 +235,7 @@ def _system_reason(error):
     return ""
 
 
-def remove_unfinished(folder, *, older_than=0.0):
+def remove_unfinished(folder: str | Path, *, older_than: float = 0.0) -> None:
     """Delete the files below `folder` that a killed process was writing, those of at least so many seconds.
 
     Where others may be writing at the same time, the age has to be more than a write can take.

@@ -31,7 +31,7 @@ from data.sampler import TrainSampler  # noqa: E402
 from quant import distill, functional, gate, weight  # noqa: E402
 from quant.methods import ddtb  # noqa: E402
 
-PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percentiles", "made again for backward",
+PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percentiles", "recomputed in backward",
          "gates", "teacher", "losses", "optimizer", "data", "rest")
 # functions whose time, with that of their backward, belongs to a part; the innermost one counts
 PLACES = [
@@ -39,7 +39,7 @@ PLACES = [
     (gate.Gate, "forward", "gates"),
     (weight.QuantConv2d, "quantized_weight", "weight quantizers"),
     (weight, "percentiles", "percentiles"),
-    (functional, "_made_again", "made again for backward"),
+    (functional, "_recompute", "recomputed in backward"),
     (distill, "attention_transfer", "losses"),
 ]
 OPERATIONS = {"aten::conv2d": "convolutions", "aten::l1_loss": "losses"}
@@ -77,7 +77,7 @@ def plain():
         (weight, "fake_quantize", plain_fake_quantize),
         (weight, "percentiles", plain_percentiles),
         (weight, "extremes", lambda x: (x.detach().min(), x.detach().max())),
-        (weight, "remaking", lambda *_: contextlib.nullcontext()),
+        (weight, "recomputed", lambda *_: contextlib.nullcontext()),
     ]
     with contextlib.ExitStack() as stack:
         for owner, name, function in replacements:

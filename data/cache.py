@@ -7,7 +7,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class DecodedCache:
         self._copies = {}
         self._mapped = {}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What a worker is given: which copies there are. It maps them by itself."""
         return vars(self) | {"_mapped": {}}
 

@@ -10,11 +10,12 @@ Reads names and sizes only; that the pixels are right is checked by running `pyt
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.images import image_shape
-from data.layout import LAYOUTS, folders_in, images_in, scale_folders
+from data.layout import LAYOUTS, Layout, folders_in, images_in, scale_folders
 from data.pair_check import too_small_to_test
 from data.twins import find_twins, pictures_in
 from utility import UserError, run_main, summary
@@ -35,12 +36,12 @@ class Row:
     problems: list = field(default_factory=list)
     note: str = "ok"
 
-    def cells(self):
+    def cells(self) -> tuple[str, ...]:
         images = "-" if self.images is None else str(self.images)
         return self.data_set, self.part, images, "; ".join(self.problems) or self.note
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, help="root of the data sets, such as datasets")
     parser.add_argument(
@@ -125,7 +126,7 @@ def check(dir_data: Path) -> list["Row"]:
     return rows + [Row(name, note="not here") for name in ("DIV2K", *BENCHMARKS) if name not in here]
 
 
-def check_set(root, layout):
+def check_set(root: Path, layout: Layout) -> list[Row]:
     """The rows of one data set, HR first, then each scale; DIV2K's JPEG inputs count as sets of their own."""
     hr_shapes, problems = _shapes(layout.hr_folder(root), suffix="")
     rows = [Row(root.name, "HR", len(hr_shapes), problems)]
@@ -145,7 +146,8 @@ def check_set(root, layout):
     return rows
 
 
-def check_scale(data_set, folder, scale, hr_shapes, *, tested):
+def check_scale(data_set: str, folder: Path, scale: int, hr_shapes: Mapping[str, tuple[int, int]], *,
+                tested: bool) -> Row:
     """The row of one LR folder. hr_shapes: dict name -> (height, width) of the HR images. tested: whether all are."""
     lr_shapes, problems = _shapes(folder, suffix=f"x{scale}")
     for what, names in (

@@ -1,11 +1,20 @@
 """Training samples as bytes, test images as tensors."""
 
-import torch
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.image_sets import ImageSet, Pair
 from data.patches import augment, crop_pair, to_planes, to_values
 from data.pictures import Picture, plain, read_picture
 from data.randomness import CROP, random_words
+from data.sampler import SampleKey
 from utility import UserError
+
+Reader = Callable[[Any], np.ndarray]  # from a file's path to its pixels, uint8 [h, w, 3]
 
 
 class TrainSet:
@@ -16,7 +25,8 @@ class TrainSet:
     Raises UserError when a file is broken.
     """
 
-    def __init__(self, sources, *, scale, lr_patch, seed, augmented=True):
+    def __init__(self, sources: Sequence[tuple[Pair, Reader]], *, scale: int, lr_patch: int, seed: int,
+                 augmented: bool = True) -> None:
         self.sources = sources
         self.scale = scale
         self.lr_patch = lr_patch
@@ -24,10 +34,10 @@ class TrainSet:
         self.seed = seed
         self.augmented = augmented
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, str]:
         pair, read = self.sources[key.image]
         *place, turns = random_words(CROP, self.seed, key.epoch, key.position, count=3)
         images = _unchanged(pair, read(pair.lr), read(pair.hr), self.scale, least=self.lr_patch)
@@ -44,7 +54,8 @@ class EvalSet:
     where `luma` is False (DIV2K). An item raises UserError when its file is broken.
     """
 
-    def __init__(self, image_set, read, *, scale, rgb_range=255, n_colors=3):
+    def __init__(self, image_set: ImageSet, read: Reader, *, scale: int, rgb_range: float = 255,
+                 n_colors: int = 3) -> None:
         self.name = image_set.name
         self.luma = image_set.luma
         self.border = image_set.border(scale)
@@ -54,10 +65,10 @@ class EvalSet:
         self.scale = scale
         self.colours = {"rgb_range": rgb_range, "n_colors": n_colors}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, str]:
         pair = self.pairs[index]
         lr = self.read(pair.lr)
         if pair.hr is None:

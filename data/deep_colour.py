@@ -1,5 +1,7 @@
 """16-bit images as 8 bits, rounded. Pillow keeps 16-bit colour's high byte: a quarter of the values are off by 1."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,7 +11,7 @@ PNG_DEPTH = 24  # where its header has the bits
 COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3}  # TIFF's: channels without alpha
 
 
-def read_deep(image, path):
+def read_deep(image: Image.Image, path: str | Path) -> Image.Image | None:
     """The Pillow image (L, LA, RGB or RGBA) of a 16-bit file, each value round(v / 257); None for a file of 8 bits.
 
     image: the file as Pillow opened it, not decoded yet. PNG is decoded by torchvision, TIFF by tifffile. Raises
@@ -17,7 +19,7 @@ def read_deep(image, path):
     """
     if image.format == "PNG" and _png_depth(path) == 16:
         return _eight_bits(_read_png(path))
-    if image.format == "TIFF" and 16 in image.tag_v2.get(BITS_PER_SAMPLE, ()):
+    if image.format == "TIFF" and 16 in getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ()):
         return _eight_bits(_read_tiff(path))
     if image.mode.startswith(("I", "F")):
         values = np.array(image)

@@ -6,6 +6,7 @@ DIV2K layout for training and benchmark layout `DemoSet` for testing, from diffe
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import skimage
@@ -19,7 +20,7 @@ TRAIN = ("motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "hubble_de
 TEST = ("astronaut.png", "chelsea.png", "coffee.png")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Make the set in --out, or verify what is there. Returns the exit code of `data.prepare`."""
     parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("--out", type=Path, default=Path("datasets/demo"), help="data root (default: %(default)s)")
@@ -29,7 +30,7 @@ def main(argv=None):
         options.out / "benchmark" / "DemoSet", TEST, layout="benchmark", scales=options.scales)
 
 
-def make(root, names, *, layout, scales):
+def make(root: Path, names: Sequence[str], *, layout: str, scales: Sequence[int]) -> int:
     """Make a data set of the named photographs in `root`. Returns the exit code of `data.prepare`.
 
     layout: one of data.layout's. Raises UserError for a photograph that is missing.
@@ -41,7 +42,7 @@ def make(root, names, *, layout, scales):
                              "--scales", *map(str, scales)])
 
 
-def photograph(name):
+def photograph(name: str) -> Path:
     """The path of one of scikit-image's own files; those that it would fetch from the net don't count."""
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():

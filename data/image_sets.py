@@ -43,7 +43,7 @@ class ImageSet:
         return scale if self.luma else scale + DIV2K_EXTRA_BORDER
 
 
-def find_training_sets(dir_data, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
+def find_training_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
     """The sets <dir_data>/<name>, each with the images that the first part of `data_range` names. Raises UserError."""
     wanted = share_out(parse_ranges(data_range)[0], names, data_range)
     return [
@@ -51,9 +51,8 @@ def find_training_sets(dir_data, names: list[str], *, scale: int, data_range: st
     ]
 
 
-def find_test_sets(
-    dir_data, names: list[str], *, scale: int, data_range: str, dir_demo=None, test_only: bool = False
-) -> list[ImageSet]:
+def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str,
+                   dir_demo: str | Path | None = None, test_only: bool = False) -> list[ImageSet]:
     """The test sets `names`: Demo (the images in dir_demo), <dir_data>/benchmark/<name>, or else <dir_data>/<name>.
 
     Sets of the last kind, such as DIV2K, give the images that the second part of `data_range` names; with `test_only`
@@ -90,7 +89,7 @@ def _benchmark_folder(dir_data, name):
     return BENCHMARK.hr_folder(Path(dir_data) / "benchmark" / name)
 
 
-def numbered_layouts(dir_data, name):
+def numbered_layouts(dir_data: str | Path, name: str) -> list[Layout]:
     """The layouts in which <dir_data>/<name> has an HR folder, first choice first; `<Name>-Q<q>` has JPEG inputs."""
     base, quality = _base_and_quality(name)
     hr_folders = dict.fromkeys((f"{base}_train_HR", DIV2K.hr, f"{base}_HR", BENCHMARK.hr))

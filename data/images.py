@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          8: Image.Transpose.ROTATE_90}
 
 
-def read_image(path, *, max_pixels=MAX_PIXELS):
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file to uint8 [h, w, 3] in 0..255, RGB, writable.
 
     Grey becomes three equal channels, a palette is expanded, 16 bits are scaled to 8 (round(v / 257), as MATLAB's
@@ -38,7 +39,7 @@ def read_image(path, *, max_pixels=MAX_PIXELS):
         return np.array(rgb(image))
 
 
-def rgb(image):
+def rgb(image: Image.Image) -> Image.Image:
     """A Pillow image in RGB, alpha dropped."""
     if image.mode == "P":  # by way of RGBA, or Pillow warns of palettes with transparent entries
         image = image.convert("RGBA")
@@ -46,7 +47,7 @@ def rgb(image):
 
 
 @contextlib.contextmanager
-def decoded(path, *, max_pixels=MAX_PIXELS):
+def decoded(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Give the Pillow image in a file, decoded to 8 bits, upright. Raises UserError as `read_image`."""
     with _opened(path, max_pixels) as image:
         turns = _orientation(image)
@@ -62,7 +63,7 @@ def decoded(path, *, max_pixels=MAX_PIXELS):
         yield upright
 
 
-def image_shape(path):
+def image_shape(path: str | Path) -> tuple[int, int]:
     """Height and width, in pixels, of what `read_image` would give, from the file's header alone. Raises UserError."""
     with _opened(path, MAX_PIXELS) as image:
         width, height = image.size
@@ -88,7 +89,8 @@ def _orientation(image):
     return 1
 
 
-def write_png(path, image, *, icc_profile=None, maker=None):
+def write_png(path: str | Path, image: np.ndarray, *, icc_profile: bytes | None = None,
+              maker: str | None = None) -> None:
     """Write uint8 [h, w] or [h, w, 2 to 4] (grey and alpha, RGB, RGBA) as PNG, whatever the suffix, atomically.
 
     Missing parent folders are made. maker: text that says what made the file. Raises UserError when the file cannot be
@@ -104,7 +106,7 @@ def write_png(path, image, *, icc_profile=None, maker=None):
                                                           pnginfo=texts)
 
 
-def image_files(folder):
+def image_files(folder: str | Path) -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, as a list of Path.
 
     A file counts as an image by its suffix. Other files (Thumbs.db, notes) are left out, with one line in the log;
@@ -121,7 +123,7 @@ def image_files(folder):
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def images_by_name(folder):
+def images_by_name(folder: str | Path) -> dict[str, Path]:
     """The image files of a folder as {name: path}, in sorted order; the name is `image_name` of the file.
 
     Raises UserError as `image_files`, and when two files would go by one name (a.png and a.jpg).
@@ -135,7 +137,7 @@ def images_by_name(folder):
     return named
 
 
-def image_name(path):
+def image_name(path: str | Path) -> str:
     """The bare name of an image file: no folder, no suffix, nothing that could lead a result to another folder."""
     return re.sub(r"[\x00-\x1f\x7f/\\:]", "_", Path(path).stem)
 

@@ -5,6 +5,7 @@ This file holds MATLAB's rules: sizes, scale factors, weights, borders, the orde
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +16,9 @@ DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
 KERNEL_WIDTH = 4.0
 
 
-def imresize(image, scale=None, output_shape=None, *, border="symmetric", antialias=True):
+def imresize(image: np.ndarray, scale: float | Sequence[float] | None = None,
+             output_shape: Sequence[float | None] | None = None, *, border: str = "symmetric",
+             antialias: bool = True) -> np.ndarray:
     """Resize an image as MATLAB's `imresize(image, scale, 'bicubic')` does, in every pixel.
 
     image: [h, w] or [h, w, c]. uint8 and uint16 are rounded half up and clipped after each of the two passes, as MATLAB
@@ -41,7 +44,8 @@ def imresize(image, scale=None, output_shape=None, *, border="symmetric", antial
     return image
 
 
-def contributions(in_length, out_length, scale, border="symmetric", antialias=True):
+def contributions(in_length: int, out_length: int, scale: float, border: str = "symmetric",
+                  antialias: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Which input pixels make each output pixel along one axis, and with what weight.
 
     Returns weights, float64 [out_length, taps], rows summing to 1, and indices, int [out_length, taps] in
@@ -61,7 +65,7 @@ def contributions(in_length, out_length, scale, border="symmetric", antialias=Tr
     return weights[:, used], indices[:, used]
 
 
-def cubic(x):
+def cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic kernel with a = -0.5, zero beyond 2. x: float64 array, in pixels."""
     x1 = np.abs(x)
     x2 = x1**2

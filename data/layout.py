@@ -20,19 +20,19 @@ class Layout:
     lr: str
     numbered: bool
 
-    def hr_folder(self, root):
+    def hr_folder(self, root: str | Path) -> Path:
         return Path(root) / self.hr
 
-    def lr_folder(self, root, scale):
+    def lr_folder(self, root: str | Path, scale: int) -> Path:
         return Path(root) / self.lr / f"X{scale}"
 
-    def path(self, root, name, scale):
+    def path(self, root: str | Path, name: str, scale: int) -> Path:
         """The file of image `name` at `scale`; scale 1 is the HR image."""
         if scale == 1:
             return self.hr_folder(root) / f"{name}.png"
         return self.lr_folder(root, scale) / f"{name}x{scale}.png"
 
-    def scales(self, root):
+    def scales(self, root: str | Path) -> list[int]:
         """The scales of which `root` has LR images, sorted."""
         return list(scale_folders(Path(root) / self.lr))
 
@@ -46,12 +46,12 @@ LAYOUTS = {
 }
 
 
-def images_in(folder):
+def images_in(folder: str | Path) -> list[Path]:
     """The image files of a folder, sorted; none where there is no such folder."""
     return image_files(folder) if os.path.isdir(folder) else []
 
 
-def scale_folders(folder):
+def scale_folders(folder: str | Path) -> dict[int, Path]:
     """dict scale -> path of the folders X2, X3, X4 ... in `folder` that hold images, by rising scale."""
     folders = {number: path for path in folders_in(folder) if path.name.startswith("X")
                and (number := whole_number(path.name[1:]))}

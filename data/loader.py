@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import TrainSet
 from data.patches import to_values
-from data.sampler import TrainSampler
+from data.sampler import SampleKey, TrainSampler
 from utility import UserError
 
 SPARE_QUEUES = 4  # besides one a worker
@@ -42,7 +43,7 @@ class TrainLoader(DataLoader):
         n_colors: int = 3,
         pinned: bool = False,
     ) -> None:
-        with _told(n_threads):
+        with _workers_or_one_line(n_threads):
             slots = BatchSlots(train_set, sampler, count=PREFETCH * n_threads + 1, shared=n_threads > 0)
             if n_threads:  # PyTorch will want as many, and leaves a traceback where it fails half-way
                 [multiprocessing.Queue() for _ in range(n_threads + SPARE_QUEUES)]
@@ -59,11 +60,11 @@ class TrainLoader(DataLoader):
         )
         self._to_values = partial(to_values, rgb_range=rgb_range, n_colors=n_colors, pinned=pinned)
 
-    def check_worker_number_rationality(self):
+    def check_worker_number_rationality(self) -> None:
         """Says nothing: --n_threads is the user's choice, and more workers than cores only cost a little speed."""
 
-    def __iter__(self):
-        with _told(self.num_workers), _blocked(FOR_THE_PARENT):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[str]]]:  # type: ignore[override]
+        with _workers_or_one_line(self.num_workers), _blocked(FOR_THE_PARENT):
             batches = super().__iter__()
         return map(self._finish, batches)
 
@@ -91,10 +92,10 @@ class BatchSlots(Dataset):
             self.lr.share_memory_()
             self.hr.share_memory_()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.train_set)
 
-    def __getitems__(self, keys):
+    def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[int, list[str]] | UserError:
         slot = keys[0].position // self.batch_size % len(self.lr)
         names = []
         for lr_place, hr_place, key in zip(self.lr[slot].numpy(), self.hr[slot].numpy(), keys, strict=True):
@@ -111,7 +112,7 @@ def _as_it_is(batch):
 
 
 @contextlib.contextmanager
-def _told(n_threads):
+def _workers_or_one_line(n_threads):
     """Turn a lack of shared memory, processes or threads for workers into a UserError; without workers nothing."""
     try:
         yield

@@ -1,12 +1,16 @@
 """From uint8 images to the tensors a network sees: aligned crops, flips and turns, value range and colours."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 LUMA = (65.481, 128.553, 24.966)  # of ITU-R BT.601, as MATLAB's rgb2ycbcr has them: 16..235 for 8-bit colours
 
 
-def crop_pair(lr, hr, *, scale, lr_patch, place):
+def crop_pair(lr: np.ndarray, hr: np.ndarray, *, scale: int, lr_patch: int,
+              place: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The same random part of both images.
 
     lr: [h, w, 3], at least lr_patch high and wide. hr: [H, W, 3], at least scale times as large, top left corners
@@ -21,7 +25,7 @@ def _square(image, top, left, size):
     return np.array(image[top : top + size, left : left + size])
 
 
-def augment(image, turns):
+def augment(image: np.ndarray, turns: int) -> np.ndarray:
     """Flip left-right, flip upside down, transpose: one for each of the three lowest bits of `turns`. Gives a view."""
     if turns & 1:
         image = image[:, ::-1]
@@ -32,12 +36,12 @@ def augment(image, turns):
     return image
 
 
-def to_planes(image):
+def to_planes(image: np.ndarray) -> Tensor:
     """uint8 [h, w, 3], an array, -> uint8 [3, h, w], a tensor of its own memory."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
-def to_values(planes, *, rgb_range=255, n_colors=3, pinned=False):
+def to_values(planes: Tensor, *, rgb_range: float = 255, n_colors: int = 3, pinned: bool = False) -> Tensor:
     """uint8 [..., 3, h, w] -> float32 [..., 3, h, w] in 0..rgb_range, in page-locked memory if `pinned`.
 
     With n_colors 1 it is [..., 1, h, w], the luma, of which 16..235 in 255 are used.

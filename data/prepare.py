@@ -14,6 +14,8 @@ import os
 import signal
 import sys
 import threading
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from data.cache import STALE_SECONDS
 from data.imresize import BORDERS
 from data.layout import LAYOUTS
-from data.prepare_image import Outcome, make, verify
+from data.prepare_image import Job, Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
 from utility import UserError, add_force, check_output, remove_unfinished, run_main, summary, whole_number
 
@@ -33,7 +35,7 @@ SHOWN = 10
 MOST = 1024  # scales and processes
 
 
-def parse(argv=None):
+def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=summary(__doc__))
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
@@ -68,7 +70,7 @@ def _whole(least, most):
     return parsed
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     scales = sorted(set(args.scales))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -86,7 +88,7 @@ def main(argv=None):
     return report(args.out, total)
 
 
-def prepare(jobs, out, settings, numbers, *, workers=1):
+def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:
     """Carry out the jobs, and keep settings and given names beside the images. Returns the total Outcome.
 
     Everything that is there is verified first; where a file differs, nothing is written.
@@ -102,7 +104,7 @@ def prepare(jobs, out, settings, numbers, *, workers=1):
     return total
 
 
-def run(step, jobs, workers):
+def run(step: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -> Outcome:
     """`step` on every job, in `workers` processes, with a progress bar on a terminal. Returns the total Outcome."""
     total = Outcome()
     outcomes = map(step, jobs) if min(workers, len(jobs)) < 2 else _in_processes(step, jobs, workers)
@@ -129,7 +131,7 @@ def _end_after_the_parent():
     os._exit(1)
 
 
-def report(out, total):
+def report(out: Path, total: Outcome) -> int:
     """Print what was done and what went wrong; returns the exit code."""
     for path in total.differing[:SHOWN]:
         print(f"error: {path}: differs from what belongs there; remove it, or choose another --out", file=sys.stderr)

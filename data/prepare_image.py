@@ -23,10 +23,10 @@ class Job:
     targets: dict
     border: str
 
-    def present(self):
+    def present(self) -> dict[int, Path]:
         return {scale: path for scale, path in self.targets.items() if path.exists()}
 
-    def missing(self):
+    def missing(self) -> dict[int, Path]:
         return {scale: path for scale, path in self.targets.items() if not path.exists()}
 
 
@@ -39,14 +39,14 @@ class Outcome:
     differing: list = field(default_factory=list)
     problems: list = field(default_factory=list)
 
-    def add(self, other):
+    def add(self, other: "Outcome") -> None:
         self.verified += other.verified
         self.written += other.written
         self.differing += other.differing
         self.problems += [problem for problem in other.problems if problem not in self.problems]
 
 
-def verify(job):
+def verify(job: Job) -> Outcome:
     """Compare every file of the job that is there with what belongs there; writes nothing."""
     outcome = Outcome()
     try:
@@ -61,7 +61,7 @@ def verify(job):
     return outcome
 
 
-def make(job):
+def make(job: Job) -> Outcome:
     """Write every file of the job that is missing; touches no other."""
     try:
         hr = _read_source(job)
@@ -76,7 +76,7 @@ def make(job):
     return Outcome(written=len(missing))
 
 
-def downscale(hr, scale, *, border="symmetric"):
+def downscale(hr: np.ndarray, scale: int, *, border: str = "symmetric") -> np.ndarray:
     """The LR image of `hr`, uint8 [H, W, 3], as MATLAB makes it: top left part of whole multiples, then bicubic.
 
     Returns uint8 [H // scale, W // scale, 3]; at scale 1 the image itself.

@@ -3,10 +3,11 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.images import image_files, images_by_name
-from data.layout import images_in
+from data.layout import Layout, images_in
 from data.prepare_image import Job
 from utility import UserError, atomic_path, check_file, whole_number
 
@@ -16,7 +17,8 @@ NUMBER = re.compile(r"[0-9]{4}")
 GIVEN_NUMBER = re.compile(r"[0-9]{4,9}")
 
 
-def plan(hr, out, layout, *, scales, border):
+def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
+         border: str) -> tuple[list[Job], dict[str, str]]:
     """The jobs that fill `out`, one per image of the folder `hr`, and the numbers given, as dict number -> file name.
 
     layout: a Layout; div2k numbers the images unless all their names are four digits already, benchmark keeps names.

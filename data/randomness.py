@@ -5,7 +5,7 @@ import numpy as np
 VISITING_ORDER, CROP = range(2)
 
 
-def random_words(purpose, *key, count):
+def random_words(purpose: int, *key: int, count: int) -> np.ndarray:
     """`count` uniform uint64, a pure function of `purpose` (a constant of this module) and the whole numbers `key`.
 
     SeedSequence is used for its words alone: NumPy keeps those the same in all its versions, unlike a Generator's.

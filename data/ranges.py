@@ -17,7 +17,7 @@ def parse_ranges(data_range: str) -> list[list[tuple[int, int]]]:
     parts = [[NUMBERS.fullmatch(text) for text in part.split("+")] for part in data_range.split("/")]
     if len(parts) > 2 or not all(match for part in parts for match in part):
         raise UserError(f"--data_range {data_range}: expected first-last/first-last, {EXAMPLES}")
-    ranges = [[(int(match[1]), int(match[2])) for match in part] for part in parts]
+    ranges = [[(int(match[1]), int(match[2])) for match in part if match] for part in parts]
     if not all(1 <= first <= last for part in ranges for first, last in part):
         raise UserError(f"--data_range {data_range}: expected first-last with 1 <= first <= last, {EXAMPLES}")
     return ranges

@@ -12,7 +12,7 @@ BLOCK = 8
 MANTISSA_BITS = {np.float32: 24, np.float64: 53}
 
 
-def resize_axis(image, axis, weights, indices):
+def resize_axis(image: np.ndarray, axis: int, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Replace an axis of `image` by weighted sums along it.
 
     image: [h, w] or [h, w, c], uint8 or uint16 (sums are rounded half up and clipped) or float32, float64 (kept).

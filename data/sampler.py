@@ -1,5 +1,6 @@
 """Which training image each sample of an epoch shows, for one rank of any number, from any batch on."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ class TrainSampler:
     Raises ValueError when batch_size is no multiple of world_size.
     """
 
-    def __init__(self, n_images, *, seed, batch_size, n_batches, rank=0, world_size=1):
+    def __init__(self, n_images: int, *, seed: int, batch_size: int, n_batches: int, rank: int = 0,
+                 world_size: int = 1) -> None:
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
         self.n_images = n_images
@@ -35,17 +37,17 @@ class TrainSampler:
         self.rank = rank
         self.set_position(epoch=1)
 
-    def set_position(self, epoch, batch=0):
+    def set_position(self, epoch: int, batch: int = 0) -> None:
         """Let `iter()` start at that batch of that epoch, until told otherwise; batch n_batches leaves nothing."""
         if not 0 <= batch <= self.n_batches:
             raise ValueError(f"batch {batch} of an epoch that has {self.n_batches}")
         self.epoch, self.batch = epoch, batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""
         return self.n_batches * self.share
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[SampleKey]:
         return self._keys(self.epoch, self.batch)
 
     def _keys(self, epoch, first_batch):

@@ -64,14 +64,14 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
     for i, j in _alike(list(trained.values()), list(tested.values())):
         pair = names[0][i], names[1][j]
         pairs.setdefault(frozenset(map(os.path.abspath, pair)), pair)
-    pairs = [pair for files, pair in pairs.items() if len(files) == 2]
+    chosen = [pair for files, pair in pairs.items() if len(files) == 2]
     twins = []
     with ThreadPoolExecutor(_threads()) as pool:
-        likenesses = pool.map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), pairs)
-        likenesses = tqdm(likenesses, total=len(pairs), desc="comparing", disable=None)
-        for pair, likeness in zip(pairs, likenesses, strict=True):
+        likenesses = pool.map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen)
+        likenesses = tqdm(likenesses, total=len(chosen), desc="comparing", disable=None)
+        for pair, likeness in zip(chosen, likenesses, strict=True):
             if likeness:
-                twins.append(Twin(*pair, likeness))
+                twins.append(Twin(pair[0], pair[1], likeness))
     return sorted(twins, key=lambda twin: -twin.likeness), problems
 
 

@@ -4,7 +4,9 @@ import contextlib
 import math
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,11 @@ from utility import UserError
 MOST_EPOCHS = 10**6
 
 
-def random_state():
+def random_state() -> dict[str, Any]:
     """The state of every generator, as plain values and tensors."""
     version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
@@ -28,7 +31,7 @@ def random_state():
     }
 
 
-def restore_random_state(state):
+def restore_random_state(state: dict[str, Any]) -> None:
     """Put every generator back to what `random_state` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -40,7 +43,7 @@ def restore_random_state(state):
 
 
 @contextlib.contextmanager
-def reading_parts(path):
+def reading_parts(path: str | Path) -> Iterator[None]:
     """Let whatever goes wrong while a checkpoint's parts are put to use become a UserError that names the file."""
     try:
         yield
@@ -72,7 +75,7 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
                         "flags of its training")
 
 
-def demand(right, what: str):
+def demand(right: Any, what: str) -> None:
     """Raise ValueError unless `what` is right."""
     if not right:
         raise ValueError(f"{what} can't be used")
@@ -82,7 +85,7 @@ def _whole(value):
     return type(value) is int and value >= 0
 
 
-def is_number(value) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

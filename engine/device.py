@@ -6,13 +6,15 @@ import random
 
 import numpy as np
 import torch
+from torch import nn
 
+from engine.ranks import Ranks
 from utility import UserError
 
 log = logging.getLogger(__name__)
 
 
-def choose_device(ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.device:
+def choose_device(ranks: Ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.device:
     """CUDA's device `gpu_id` or what else torch has here; the CPU where `cpu` asks for it, or without any.
 
     Of several processes on a machine (`ranks`, model.parallel.Ranks) each has the GPU of its own number. Raises
@@ -40,14 +42,14 @@ def wait_for(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def set_seed(seed):
+def set_seed(seed: int) -> None:
     """Seed every generator in use: Python's, NumPy's and torch's, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def channels_last(network):
+def channels_last(network: nn.Module) -> nn.Module:
     """The network with its weights, and so all its features, in channels-last order where that pays: on the CPU.
 
     Steps in bfloat16: 1.03 (RDN) to 1.15 (SRResNet x4) times as many a second; on GPUs it was not measured.
@@ -56,7 +58,7 @@ def channels_last(network):
     return network.to(memory_format=torch.channels_last) if on_cpu else network
 
 
-def use_deterministic_algorithms():
+def use_deterministic_algorithms() -> None:
     """Make CUDA repeat itself bit for bit, at some speed; the CPU does so anyway.
 
     torch warns of what has no deterministic form. It counts kthvalue among these, of which only the index varies.

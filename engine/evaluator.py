@@ -4,13 +4,19 @@ import contextlib
 import json
 import logging
 import time
+from argparse import Namespace
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from data.datasets import EvalSet
 from data.pictures import plain
 from engine.device import wait_for
+from engine.run_folder import RunFolder
 from engine.text import append_text
 from metrics.functional import psnr, ssim
 from model.inference import constant_weights, super_resolve
@@ -22,10 +28,11 @@ class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
     k_bits: what file names and results say, 32 for full precision. run: a RunFolder, begun by the first call;
-    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/ (spec, section 7).
+    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/.
     """
 
-    def __init__(self, test_sets, *, run, device, k_bits, options):
+    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, k_bits: int,
+                 options: Namespace) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
@@ -33,7 +40,7 @@ class Evaluator:
         self.options = options
         self.to_8_bit = 255 / options.rgb_range
 
-    def __call__(self, network, epoch):
+    def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}."""
         network.eval()
         self.run.begin()
@@ -95,8 +102,8 @@ class Evaluator:
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set),
                   "seconds": round(seconds, 3)}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
-        told = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
-        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, told, len(test_set), seconds)
+        scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
+        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, scores, len(test_set), seconds)
         return result
 
 

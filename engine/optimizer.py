@@ -1,8 +1,11 @@
 """The optimizer and its schedule: built by name, and continued from a checkpoint of any version of torch."""
 
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from engine.checkpoint import demand, is_number
 
@@ -11,25 +14,26 @@ MOMENTS = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.RMSp
            torch.optim.SGD: set()}
 
 
-def build_optimizer(groups, *, name: str = "ADAM", lr: float = 1e-4, weight_decay: float = 0.0, momentum: float = 0.9,
-                    betas=(0.9, 0.999), epsilon: float = 1e-8) -> torch.optim.Optimizer:
+def build_optimizer(groups: Iterable[dict[str, Any]], *, name: str = "ADAM", lr: float = 1e-4,
+                    weight_decay: float = 0.0, momentum: float = 0.9, betas: Sequence[float] = (0.9, 0.999),
+                    epsilon: float = 1e-8) -> torch.optim.Optimizer:
     """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups."""
-    common = {"lr": lr, "weight_decay": weight_decay}
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     if name == "SGD":
         return torch.optim.SGD(groups, momentum=momentum, **common)
     if name == "RMSprop":
         return torch.optim.RMSprop(groups, eps=epsilon, **common)
-    return torch.optim.Adam(groups, betas=tuple(betas), eps=epsilon, **common)
+    return torch.optim.Adam(groups, betas=(betas[0], betas[1]), eps=epsilon, **common)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, *, decay: int | list[int], gamma: float):
+def build_scheduler(optimizer: torch.optim.Optimizer, *, decay: int | list[int], gamma: float) -> LRScheduler:
     """Every `decay` epochs, or at the epochs that a list names, each rate is multiplied by gamma."""
     if isinstance(decay, int):
         return torch.optim.lr_scheduler.StepLR(optimizer, decay, gamma)
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, decay, gamma)
 
 
-def step_scheduler(scheduler):
+def step_scheduler(scheduler: LRScheduler) -> None:
     """Go on to the next epoch's rates."""
     with warnings.catch_warnings():
         # torch warns of a schedule that moves before the optimizer: calibration does not train, its epoch counts
@@ -37,7 +41,7 @@ def step_scheduler(scheduler):
         scheduler.step()
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Give an optimizer what a checkpoint's one kept of its steps; rates and factors stay as it was built with.
 
     Versions of torch differ in the keys of parameter groups, so the file's are not read. Raises ValueError where the

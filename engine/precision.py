@@ -1,6 +1,10 @@
 """Mixed precision (--amp): which part of a training step runs in 16 bit, and what keeps float16 gradients alive."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,20 +22,20 @@ class Precision:
     A quantizer's result m/s stays float32, which keeps the skip connections exact; the convolution after it casts it.
     """
 
-    def __init__(self, amp, device):
+    def __init__(self, amp: str, device: torch.device) -> None:
         self.device_type = device.type
         self.dtype = DTYPES.get(amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """Context in which a forward pass runs."""
         return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def backward(self, loss):
+    def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, scaled until `step`."""
         self.scaler.scale(loss).backward()
 
-    def step(self, optimizer, parameters, *, gclip=0.0):
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], *, gclip: float = 0.0) -> None:
         """Step by the gradients, clipped to +-gclip where that is above 0; not at all where float16 overflowed."""
         self.scaler.unscale_(optimizer)
         if gclip > 0:
@@ -39,11 +43,11 @@ class Precision:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The scale of float16 gradients; empty for other precisions."""
         return self.scaler.state_dict()
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with a scale; one begun in another precision starts from torch's own."""
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)

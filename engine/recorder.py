@@ -1,7 +1,10 @@
 """The curves of a training run: TensorBoard scalars, and PNG pictures of loss and PSNR in the run's folder."""
 
 import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from engine.run_folder import RunFolder
 from utility import atomic_path
 
 log = logging.getLogger(__name__)
@@ -13,16 +16,17 @@ class Recorder:
     run: a RunFolder; TensorBoard's files go to <run>/run, pictures to <run>/loss_<name>.png, psnr_<set>.png.
     """
 
-    def __init__(self, run):
+    def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.history = []
         self._board = None
 
-    def restore(self, history):
+    def restore(self, history: Iterable[dict[str, Any]]) -> None:
         """Continue from a checkpoint's history."""
         self.history = list(history)
 
-    def add_epoch(self, epoch, *, losses, results, rate, scalars):
+    def add_epoch(self, epoch: int, *, losses: Mapping[str, float], results: Mapping[str, dict[str, Any]], rate: float,
+                  scalars: Mapping[str, float]) -> None:
         """Write an epoch's mean losses, its test results, learning rate and other scalars by name."""
         psnr = {name: row["psnr"] for name, row in results.items() if row["psnr"] is not None}
         self.history.append({"epoch": epoch, "rate": rate, "losses": losses, "psnr": psnr})
@@ -59,10 +63,10 @@ class Recorder:
 class _NoBoard:
     """Stands where TensorBoard is not installed."""
 
-    def add_scalar(self, *_):
+    def add_scalar(self, *_: Any) -> None:
         pass
 
-    def flush(self):
+    def flush(self) -> None:
         pass
 
 

@@ -5,9 +5,13 @@ import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
+from engine.ranks import Ranks
 from engine.run_folder import RunFolder
 from engine.text import append_text
 from utility import Stopped, UserError
@@ -16,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def logging_to_stdout():
+def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
     """Send the log to stdout while the block runs. Gives a function that sends it to a file too, from its beginning."""
     root = logging.getLogger()
     kept = logging.handlers.MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
@@ -36,8 +40,8 @@ def logging_to_stdout():
     try:
         yield add
     except (UserError, Stopped) as error:
-        told = f"error: {error}" if isinstance(error, UserError) else str(error)
-        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
+        message = f"error: {error}" if isinstance(error, UserError) else str(error)
+        kept.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))
         raise
     finally:
         root.setLevel(level)
@@ -55,8 +59,10 @@ def _outlived(handler):
 
 
 @contextlib.contextmanager
-def open_run(path, *, ranks, config_text, notes=(), test_only=False, load=False, resume="", reset=False, seed=1,
-             deterministic=False, cpu=False, gpu_id=0):
+def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], notes: Sequence[str] = (),
+             test_only: bool = False, load: bool = False, resume: str = "", reset: bool = False, seed: int = 1,
+             deterministic: bool = False, cpu: bool = False,
+             gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
     Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A training

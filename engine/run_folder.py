@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from engine.text import append_text
 from model.torch_file import read_torch_file
@@ -31,20 +33,20 @@ class RunFolder:
     its own, kept aside since it goes on from an earlier one.
     """
 
-    def __init__(self, path, *, origin=None):
+    def __init__(self, path: str | Path, *, origin: Path | None = None) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / LAST
         self.best = self.path / BEST
         self.origin = origin
         self.rewound = False
-        self.prepare = self.start
+        self.prepare: Callable[[], Any] = self.start
 
-    def begin(self):
+    def begin(self) -> None:
         """Make the folder ready to be written to, in the way that `prepare` says, once."""
         prepare, self.prepare = self.prepare, lambda: None
         prepare()
 
-    def check_writable(self):
+    def check_writable(self) -> None:
         """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -54,7 +56,7 @@ class RunFolder:
             raise UserError(f"--save {self.path}: is not a run of this program (its config.txt is another's); nothing "
                             "was touched, choose another name")
 
-    def is_run(self):
+    def is_run(self) -> bool:
         """Whether a run of ours was here before."""
         try:
             with open(self.path / "config.txt", errors="replace") as file:
@@ -62,7 +64,7 @@ class RunFolder:
         except OSError:
             return False
 
-    def check_continuable(self):
+    def check_continuable(self) -> None:
         """Raise UserError where the checkpoint is gone, and beginning anew would overwrite what the run has made."""
         made = [path for path in (self.checkpoint, self.best, *self.kept_epochs().values(), self.path / "eval.txt")
                 if os.path.lexists(path)]
@@ -70,24 +72,24 @@ class RunFolder:
             raise UserError(f"--load {self.path}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
                             "read; put it back, name a file with --resume, or begin another run with --save")
 
-    def to_continue(self):
+    def to_continue(self) -> Path | None:
         """The last checkpoint; None, with a line in the log, for a run that was stopped before its first."""
         if self.checkpoint.is_file():
             return self.checkpoint
         log.info("--load %s: stopped before its first checkpoint, beginning", self.path)
         return None
 
-    def trained(self):
+    def trained(self) -> Path | None:
         """The best network, else the last checkpoint; None without either."""
         return next((path for path in (self.best, self.checkpoint) if path.is_file()), None)
 
-    def kept_epochs(self):
+    def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
         names = {path: path.name.removeprefix("model_").removesuffix(".pth.tar") for path in
                  self._found("model/model_[0-9]*.pth.tar")}
         return {int(name): path for path, name in names.items() if name.isdecimal()}
 
-    def start(self, *, reset=False, archive=False):
+    def start(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
         if reset and self.path.exists() and not self.is_run():
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
@@ -100,13 +102,13 @@ class RunFolder:
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)
 
-    def describe(self, config_text):
+    def describe(self, config_text: str) -> None:
         """Add the time and the options of this start to config.txt. Raises UserError."""
         with self._writable():
             append_text(self.path / "config.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{config_text}\n\n")
 
     @contextlib.contextmanager
-    def claimed(self):
+    def claimed(self) -> Iterator[None]:
         """Keep other training runs out of the folder, which exists; the system takes the claim back at any death.
 
         Files that killed runs left unfinished are removed. Raises UserError where another process trains here.
@@ -131,7 +133,7 @@ class RunFolder:
     def _found(self, pattern):
         return sorted(path for path in self.path.glob(pattern) if path.is_symlink() or path.is_file())
 
-    def own_files(self):
+    def own_files(self) -> list[Path]:
         """Every file that a run has written here, in the order in which they may be deleted."""
         return [path for pattern in OWN_FILES for path in self._found(pattern)]
 
@@ -176,12 +178,14 @@ class RunFolder:
                                 "run's other files are now; move it there") from error
         self._remove_empty(files)
 
-    def adopt(self, *, epoch, best):
+    def adopt(self, *, epoch: int, best: dict[str, Any]) -> bool:
         """Bring the models of a run that goes on after `epoch` here; returns whether model_best is that of `best`.
 
         best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is set aside;
         that of the next epoch stays, a run killed between two writes leaves it, and makes it again.
         """
+        if self.origin is None:
+            return True
         kept = RunFolder(self.origin.parent).kept_epochs() if self.rewound else {}
         for number, file in kept.items():
             if number <= epoch:
@@ -201,7 +205,7 @@ class RunFolder:
                 return True
         return best["epoch"] == 0
 
-    def results(self, set_name):
+    def results(self, set_name: str) -> Path:
         """The folder for a test set's images."""
         return self.path / f"results-{set_name}"
 

@@ -23,7 +23,7 @@ class StoredOptions:
     applied: bool
 
 
-def read_options(path) -> StoredOptions | None:
+def read_options(path: str | Path) -> StoredOptions | None:
     """The options of one of our checkpoints, or of a run's folder; None for any other file.
 
     An older checkpoint has none of its own. Then the run's config.txt and the checkpoint's other parts tell them.
@@ -39,7 +39,7 @@ def read_options(path) -> StoredOptions | None:
         return None
     values = state.get("options")
     if not isinstance(values, dict):
-        values = {**_config_values(path.resolve().parent.parent / "config.txt"), **_told_by(state)}
+        values = {**_config_values(path.resolve().parent.parent / "config.txt"), **_options_in(state)}
     schedule = _part(state, "objective", "schedule") or {}
     return StoredOptions(path, values, chosen=schedule.get("chosen") is True, applied=state.get("phase") == "dynamic")
 
@@ -51,22 +51,22 @@ def _part(state, *names):
     return state if isinstance(state, dict) else None
 
 
-def _told_by(state):
+def _options_in(state):
     """What the parts of a checkpoint say of its options; parts that are missing or broken say nothing."""
     network = dict(_part(state, "network") or {})
-    told = {"model": network.pop("name", None), **network, **(_part(state, "quant") or {"k_bits": 32})}
+    found = {"model": network.pop("name", None), **network, **(_part(state, "quant") or {"k_bits": 32})}
     with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
         first, *others = state["optimizer"]["param_groups"]
-        told |= _told_by_group(first) | {"bound_lr": others[0].get("initial_lr") if others else None}
+        found |= _options_in_group(first) | {"bound_lr": others[0].get("initial_lr") if others else None}
     scheduler, schedule = _part(state, "scheduler") or {}, _part(state, "objective", "schedule") or {}
-    told["gamma"] = scheduler.get("gamma")
+    found["gamma"] = scheduler.get("gamma")
     with contextlib.suppress(TypeError):
-        told["decay"] = scheduler.get("step_size") or sorted(scheduler.get("milestones", ())) or None
-    told |= {name: schedule.get(name) for name in ("dynamic_ratio", "first_stage_epoch")}
-    return {name: value for name, value in told.items() if value is not None}
+        found["decay"] = scheduler.get("step_size") or sorted(scheduler.get("milestones", ())) or None
+    found |= {name: schedule.get(name) for name in ("dynamic_ratio", "first_stage_epoch")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _told_by_group(group):
+def _options_in_group(group):
     """What the first group of an optimizer's parameters says; RMSprop alone has `alpha`, Adam alone `betas`."""
     kind = "ADAM" if "betas" in group else "RMSprop" if "alpha" in group else "SGD"
     momentum = group.get("momentum") if kind == "SGD" else None

@@ -6,16 +6,16 @@ import time
 class Timer:
     """Seconds spent between `tic` and `toc`, summed until `release` reads and clears them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sum = 0.0
         self._start = time.perf_counter()
 
-    def tic(self):
+    def tic(self) -> None:
         self._start = time.perf_counter()
 
-    def toc(self):
+    def toc(self) -> None:
         self._sum += time.perf_counter() - self._start
 
-    def release(self):
+    def release(self) -> float:
         seconds, self._sum = self._sum, 0.0
         return seconds

@@ -2,9 +2,12 @@
 
 import math
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loss import adversarial, vgg
 from loss.adversarial import Adversarial
@@ -15,7 +18,8 @@ from utility import UserError
 PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
 
 
-def build(spec, *, rgb_range, patch_size, gan_k=1, vgg_weights=None, device="cpu"):
+def build(spec: str, *, rgb_range: float, patch_size: int, gan_k: int = 1, vgg_weights: str | Path | None = None,
+          device: torch.device | str = "cpu") -> "Loss":
     """Make the loss that `spec`, the value of --loss, asks for.
 
     The loss takes sr and hr [N, 3, patch_size, patch_size] in 0..rgb_range; one channel counts as three equal ones.
@@ -30,7 +34,7 @@ def build(spec, *, rgb_range, patch_size, gan_k=1, vgg_weights=None, device="cpu
     return Loss(weights, terms).to(device)
 
 
-def parse(spec):
+def parse(spec: str) -> dict[str, float]:
     """{part: weight} of a sum such as `1*L1+0.1*GAN`, in its order. Raises UserError naming --loss."""
     weights = {}
     for term in re.split(r"(?<![\d.][eE])\+", spec):  # the + of 1e+3 joins no parts
@@ -90,13 +94,13 @@ class Loss(nn.Module):
     what late training still gains, and squares of VGG features overflow float16.
     """
 
-    def __init__(self, weights, terms):
+    def __init__(self, weights: Mapping[str, float], terms: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.weights = weights
         self.terms = nn.ModuleDict(terms)
         self.parts = {}
 
-    def forward(self, sr, hr):
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the float32 scalar to minimise; its gradients reach sr only. Raises ValueError if shapes differ."""
         if sr.shape != hr.shape:
             raise ValueError(f"sr {list(sr.shape)} and hr {list(hr.shape)} differ in shape")
@@ -109,7 +113,7 @@ class Loss(nn.Module):
                 self.parts["DIS"] = term.discriminator_loss
         return sum(weighted.values())
 
-    def load_state_dict(self, state_dict, strict=True, assign=False):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Continue a loss of the same parts. Raises UserError, naming --loss, for the state of another one."""
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)

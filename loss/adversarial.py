@@ -1,9 +1,10 @@
 """Adversarial parts: a discriminator that trains along, and what the network pays for being found out."""
 
 import contextlib
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss.discriminator import Discriminator
@@ -25,7 +26,7 @@ class Adversarial(nn.Module):
     the discriminator learns from all of it; its BatchNorm and RGAN's means see each process's own patches.
     """
 
-    def __init__(self, kind, *, patch_size, rgb_range, gan_k=1):
+    def __init__(self, kind: str, *, patch_size: int, rgb_range: float, gan_k: int = 1) -> None:
         super().__init__()
         self.kind = kind
         self.gan_k = gan_k
@@ -35,7 +36,7 @@ class Adversarial(nn.Module):
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), **settings)
         self.discriminator_loss = None
 
-    def forward(self, sr, hr):
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """sr, hr: float32 [N, 3 or 1, patch_size, patch_size] in 0..rgb_range, hr detached. Returns a scalar.
 
         In training, with gradients on, the discriminator takes its steps first; `discriminator_loss` is their mean
@@ -82,26 +83,26 @@ class Adversarial(nn.Module):
         for parameter in self.discriminator.parameters():
             parameter.clamp_(-CLIP, CLIP)
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict[str, Any]:
         """The discriminator's optimizer; torch puts it into the state dict."""
         return self.optimizer.state_dict()
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue the discriminator's optimizer."""
         self.optimizer.load_state_dict(state)
 
 
-def taken_for_real(logits):
+def taken_for_real(logits: Tensor) -> Tensor:
     """Mean cross-entropy of logits [N, 1] against the label 'real'."""
     return F.softplus(-logits).mean()
 
 
-def taken_for_fake(logits):
+def taken_for_fake(logits: Tensor) -> Tensor:
     """Mean cross-entropy of logits [N, 1] against the label 'generated'."""
     return F.softplus(logits).mean()
 
 
-def relativistic(winner, loser):
+def relativistic(winner: Tensor, loser: Tensor) -> Tensor:
     """What is lost while `winner` logits [N, 1] are not above the mean of `loser` logits, and these not below theirs.
 
     ESRGAN's equations 1 and 2: the discriminator wants real above generated, the network the other way round.
@@ -109,7 +110,7 @@ def relativistic(winner, loser):
     return taken_for_real(winner - loser.mean()) + taken_for_fake(loser - winner.mean())
 
 
-def gradient_penalty(discriminator, fake, real):
+def gradient_penalty(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
     """PENALTY * (|gradient| - 1)^2 at random points between fake and real (arXiv 1704.00028, equation 3)."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = torch.lerp(fake, real, share).requires_grad_()

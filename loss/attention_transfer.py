@@ -1,10 +1,11 @@
 """Structured knowledge transfer: where a network's body is active, compared between student and teacher."""
 
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def attention_map(feature):
-    """A(F) of the spec, section 5: F^2 averaged over channels, flattened, of length 1 per sample.
+def attention_map(feature: Tensor) -> Tensor:
+    """A(F) of quant/README.md, "Losses": F^2 averaged over channels, flattened, of length 1 per sample.
 
     feature: [N, C, h, w] of any floating dtype. Returns float32 [N, h*w], each row of L2 norm 1 (a feature of zeros
     gives zeros). The squares are taken in float32 even under autocast: past 255 they overflow float16, and bfloat16's
@@ -13,8 +14,8 @@ def attention_map(feature):
     return F.normalize(feature.float().pow(2).mean(dim=1).flatten(1))
 
 
-def attention_transfer(student, teacher):
-    """AT of the spec, section 5: the mean over samples and positions of (A(student) - A(teacher))^2.
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """AT of quant/README.md, "Losses": the mean over samples and positions of (A(student) - A(teacher))^2.
 
     student, teacher: body features [N, C, h, w]; the channel counts may differ. Returns a float32 scalar, not yet
     multiplied by w_at. Gradients reach the student only. Raises ValueError when samples or positions differ in number.

@@ -1,6 +1,6 @@
 """The network that tells real patches from generated ones (SRGAN, arXiv 1609.04802, figure 4)."""
 
-from torch import nn
+from torch import Tensor, nn
 
 DEPTH = 7
 N_FEATS = 64
@@ -14,7 +14,7 @@ class Discriminator(nn.Module):
     Every other layer halves the side (odd ones rounded up), the ones between double the channels: 512 at the end.
     """
 
-    def __init__(self, *, patch_size):
+    def __init__(self, *, patch_size: int) -> None:
         super().__init__()
         layers, channels, side = [_layer(3, N_FEATS, stride=1)], N_FEATS, patch_size
         for index in range(DEPTH):
@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Linear(channels * side**2, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         """image: [N, 3, patch_size, patch_size] in 0..1. Returns logits [N, 1], above 0: taken for real."""
         return self.classifier(self.features(image).flatten(1))
 

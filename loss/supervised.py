@@ -1,5 +1,10 @@
 """Full-precision training's objective."""
 
+from typing import Any
+
+from torch import Tensor, nn
+
+from loss import Loss
 from model.compiling import compiled
 
 
@@ -9,45 +14,45 @@ class Supervised:
     compiler: model.compiling.compiled's, for the network's forward pass.
     """
 
-    def __init__(self, loss, *, compiler=None):
+    def __init__(self, loss: Loss, *, compiler: str | None = None) -> None:
         self.loss = loss
         self._forward = compiled(_forward, compiler)
 
-    def start_epoch(self, network, epoch):
+    def start_epoch(self, network: nn.Module, epoch: int) -> None:
         """Nothing depends on the epoch."""
         network.train()
         self.loss.train()
 
-    def can_be_tested(self, epoch):
+    def can_be_tested(self, epoch: int) -> bool:
         """Every epoch's network can."""
         return True
 
-    def counts_for_best(self, epoch):
+    def counts_for_best(self, epoch: int) -> bool:
         """Every epoch counts."""
         return True
 
-    def losses(self, network, lr, hr):
+    def losses(self, network: nn.Module, lr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss to minimise, {name: weighted part, a detached 0-d tensor}); lr [N, 3, h, w], hr [N, 3, s*h, s*w]."""
         total = self.loss(self._forward(network, lr), hr)
         return total, dict(self.loss.parts)
 
-    def report(self, network):
+    def report(self, network: nn.Module) -> dict[str, float]:
         """No scalars of its own."""
         return {}
 
-    def warnings(self, network):
+    def warnings(self, network: nn.Module) -> list[str]:
         """Nothing to warn of."""
         return []
 
-    def checkpoint(self, network):
+    def checkpoint(self, network: nn.Module) -> dict[str, Any]:
         """Full precision."""
         return {"quant": None}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The loss's own state: a discriminator with its optimizer, where it has one."""
         return {"loss": self.loss.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the loss."""
         self.loss.load_state_dict(state["loss"])
 

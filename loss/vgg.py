@@ -1,7 +1,9 @@
 """Perceptual loss: the distance between VGG19's features of two images."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 POOL = 0
@@ -11,7 +13,7 @@ MIN_PATCH = {"VGG22": 2, "VGG54": 16}  # one and four pools of 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of images in 0..1
 
 
-def conv_shapes():
+def conv_shapes() -> dict[int, torch.Size]:
     """{position in torchvision's VGG19 `features`: [out, in, 3, 3]} of the convolutions; a ReLU follows each."""
     shapes, position, channels = {}, 0, 3
     for width in WIDTHS:
@@ -30,14 +32,14 @@ class VGGLoss(nn.Module):
     used (loss.vgg_weights reads one).
     """
 
-    def __init__(self, name, state, *, rgb_range):
+    def __init__(self, name: str, state: Mapping[str, Tensor], *, rgb_range: float) -> None:
         super().__init__()
         self.rgb_range = rgb_range
         self.features = nn.Sequential(*_layers(state, DEPTHS[name]))
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, sr, hr):
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """sr, hr: float32 [N, 3 or 1, h, w] in 0..rgb_range, hr detached. Returns a scalar."""
         return F.mse_loss(self._look(sr), self._look(hr))
 
@@ -48,12 +50,15 @@ class VGGLoss(nn.Module):
 class FrozenConv(nn.Module):
     """A 3x3 convolution that never trains: its buffers are found by no optimizer and repeated in no checkpoint."""
 
-    def __init__(self, weight, bias):
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight.float(), persistent=False)
         self.register_buffer("bias", bias.float(), persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [N, in, h, w]. Returns [N, out, h, w]."""
         return F.conv2d(x, self.weight, self.bias, padding=1)
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 ADVICE = "give --vgg_weights torchvision's VGG19, such as vgg19-dcbb9e9d.pth"
 
 
-def read_vgg19(path, name):
+def read_vgg19(path: str | Path, name: str) -> dict[str, torch.Tensor]:
     """The state dict in `path`, with the layers that `name` (VGG22, VGG54) needs, under torchvision's keys.
 
     The file holds VGG19's state dict or only its `features`, which may end after the layer in question. Raises
@@ -28,7 +28,7 @@ def read_vgg19(path, name):
     return state
 
 
-def download_vgg19():
+def download_vgg19() -> Path:
     """The file of torchvision's VGG19 (ImageNet, some 550 MB) in torch's cache, where torchvision keeps it too.
 
     Fetches it when it is not there. Raises UserError when that fails.

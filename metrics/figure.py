@@ -6,7 +6,9 @@
 import argparse
 import math
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,8 @@ MARKED_BY_EXIF, SOFTWARE = ("jpg", "jpeg", "tif", "tiff", "webp"), 0x0131
 LARGEST_DPI = 2400
 
 
-def crop_figure(hr, results, *, crop=None, border=4, psnr_of="image", title="HR image"):
+def crop_figure(hr: np.ndarray, results: Mapping[str, np.ndarray], *, crop: tuple[int, int, int, int] | None = None,
+                border: int = 4, psnr_of: str = "image", title: str = "HR image") -> Figure:
     """The full HR image with the crop's frame in it; beside it the crop from HR and from every result, with its PSNR.
 
     hr: uint8 [H, W, 3]. results: dict label -> uint8 [H, W, 3]. crop: (x, y, width, height) in pixels; None takes
@@ -61,7 +64,8 @@ def crop_figure(hr, results, *, crop=None, border=4, psnr_of="image", title="HR 
     return figure
 
 
-def worst_crop(hr, images, *, border=0, size=None):
+def worst_crop(hr: np.ndarray, images: Iterable[np.ndarray], *, border: int = 0,
+               size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
     """The crop (x, y, width, height) of the largest squared luma error, summed over `images`, away from the border.
 
     hr and images: uint8 [H, W, 3]. size: (width, height), by default 4:3 and a fifth of the short side high.
@@ -74,8 +78,8 @@ def worst_crop(hr, images, *, border=0, size=None):
     if min(size) < 1:
         raise ValueError(f"a border of {border} pixels leaves nothing of {height}x{width} pixels")
     luma = functional.to_luma(_tensor(hr))
-    error = sum((functional.to_luma(_tensor(image)) - luma).square() for image in images)[0]
-    error = error[border : height - border, border : width - border]
+    error: Any = sum((functional.to_luma(_tensor(image)) - luma).square() for image in images)
+    error = error[0, border : height - border, border : width - border]
     # sums over all windows, from the four corners of the running total
     total = torch.nn.functional.pad(error.cumsum(0).cumsum(1), (1, 0, 1, 0))
     w, h = size
@@ -84,7 +88,7 @@ def worst_crop(hr, images, *, border=0, size=None):
     return x + border, y + border, w, h
 
 
-def save_figure(figure, path, *, dpi=300):
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 300) -> None:
     """Write the kind of picture that the extension of `path` says, marked as ours. Raises UserError for another one."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, **_marked(path))
@@ -103,7 +107,7 @@ def _marked(path):
     return {"pil_kwargs": {"exif": exif}}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = _parse_options(argv)
     _marked(options.out)
     check_output(options.out, flag="--out", mark=MAKER.encode(), inputs=[options.gt, *options.sr], force=options.force)
@@ -214,7 +218,7 @@ def _draw(figure, place, image, lines, *, interpolation="nearest", frame=None, b
     return axes
 
 
-def shown(text):
+def shown(text: str) -> str:
     """Text as matplotlib can draw it: no formulas between dollar signs, no characters that can't be encoded."""
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 

@@ -8,6 +8,7 @@ computed here in float64 on the tensors' own device; a device without float64 ha
 import math
 
 import torch
+from torch import Tensor
 
 PEAK = 255.0
 WINDOW = 11
@@ -17,7 +18,7 @@ LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 LUMA_OFFSET = 16.0
 
 
-def to_luma(image):
+def to_luma(image: Tensor) -> Tensor:
     """MATLAB's `rgb2ycbcr(im2double(image))(:, :, 1) * 255`.
 
     image: [3, H, W] of any dtype, RGB in 0..255; or [1, H, W], which is luma already and keeps its values.
@@ -32,11 +33,11 @@ def to_luma(image):
     return (weights[0] * red + weights[1] * green + weights[2] * blue + LUMA_OFFSET)[None]
 
 
-def psnr(sr, hr, *, border, luma=True):
+def psnr(sr: Tensor, hr: Tensor, *, border: int, luma: bool = True) -> float:
     """Peak signal-to-noise ratio in dB, peak 255; infinite for identical images.
 
     sr, hr: [3, H, W] or [1, H, W], 8-bit values in any dtype, same shape and device. border: pixels cut off on each of
-    the four sides (spec, section 6: `scale` on benchmark sets, `scale + 6` on DIV2K). luma: compare `to_luma` of both,
+    the four sides (published: `scale` on benchmark sets, `scale + 6` on DIV2K). luma: compare `to_luma` of both,
     else all channels together. Returns a float. Raises ValueError for unequal shapes or when the border leaves nothing.
     """
     sr, hr = _prepare(sr, hr, border=border, luma=luma)
@@ -44,7 +45,7 @@ def psnr(sr, hr, *, border, luma=True):
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
-def ssim(sr, hr, *, border, luma=True):
+def ssim(sr: Tensor, hr: Tensor, *, border: int, luma: bool = True) -> float:
     """Structural similarity (Wang et al. 2004) of 11x11 Gaussian windows inside the image; 1 for identical images.
 
     Arguments as in `psnr`; without `luma` the mean over the channels. Returns a float. Raises ValueError for unequal

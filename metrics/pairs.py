@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from data.images import image_files, read_image
@@ -21,7 +23,7 @@ class Pairs:
     without_hr: list
 
 
-def find_pairs(gt, sr, *, scale, bit=None):
+def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = None) -> Pairs:
     """Pair the images of folder `gt` with the outputs of folder `sr`.
 
     `baby.png` belongs to `4bit_baby_x4_SR.png` (of the given scale and bit), `baby_x4_SR.png` or `baby.png`, the first
@@ -41,7 +43,7 @@ def find_pairs(gt, sr, *, scale, bit=None):
     )
 
 
-def read_pair(hr_path, sr_path, *, scale):
+def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """Both images as uint8 [H, W, C], the HR image cropped to the size of the SR image.
 
     C is 1 where both files are grey, else 3: a grey file beside a colour one becomes three equal channels, as in
@@ -56,7 +58,7 @@ def read_pair(hr_path, sr_path, *, scale):
     return hr[:, :, :channels], sr[:, :, :channels]
 
 
-def crop_to(hr, sr, *, scale):
+def crop_to(hr: np.ndarray, sr: np.ndarray, *, scale: int) -> np.ndarray:
     """The top left part of `hr` that `sr` covers: networks drop the rows and columns beyond a multiple of the scale.
 
     hr, sr: arrays [H, W, C]. Raises ValueError unless `hr` is as large as `sr` or larger by less than `scale`.

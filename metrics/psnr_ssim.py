@@ -6,8 +6,12 @@
 import argparse
 import json
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from metrics.pairs import Pairs
 
 if not __package__:  # run as a script: the folder of this file stands where the repository should
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -28,7 +32,8 @@ class Score:
     ssim: float
 
 
-def evaluate(gt, sr, *, scale, bit=None, luma=True, border=None):
+def evaluate(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = None, luma: bool = True,
+             border: int | None = None) -> tuple[list[Score], Pairs]:
     """Compare the images in folder `sr` with their partners in folder `gt`.
 
     Returns (scores, pairs): a Score per pair in the order of the names, and the `metrics.pairs.Pairs` they come from.
@@ -42,7 +47,8 @@ def evaluate(gt, sr, *, scale, bit=None, luma=True, border=None):
     return scores, pairs
 
 
-def compare(hr_path, sr_path, *, scale, luma=True, border=None, name=None):
+def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool = True, border: int | None = None,
+            name: str | None = None) -> Score:
     """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
 
     luma: compare the luma of colour images (grey ones are compared as they are), else R, G and B. Raises UserError
@@ -58,13 +64,13 @@ def compare(hr_path, sr_path, *, scale, luma=True, border=None, name=None):
     return Score(name or Path(hr_path).stem, psnr, ssim)
 
 
-def mean_score(scores):
+def mean_score(scores: Sequence[Score]) -> Score:
     """The Score named "mean": the mean of the PSNR figures and that of the SSIM figures."""
     count = len(scores)
     return Score("mean", sum(score.psnr for score in scores) / count, sum(score.ssim for score in scores) / count)
 
 
-def format_table(scores):
+def format_table(scores: Sequence[Score]) -> str:
     """A line per image and the mean, six decimals."""
     rows = [("image", "PSNR (dB)", "SSIM")]
     rows += [(score.name, f"{score.psnr:.6f}", f"{score.ssim:.6f}") for score in [*scores, mean_score(scores)]]
@@ -72,7 +78,7 @@ def format_table(scores):
     return "\n".join(f"{name:<{width}}  {psnr:>10}  {ssim:>8}" for name, psnr, ssim in rows)
 
 
-def format_json(scores, pairs, options):
+def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> str:
     """The settings, every image, the mean and the names without partner; identical images have PSNR Infinity."""
     mean = mean_score(scores)
     summary = {
@@ -87,7 +93,7 @@ def format_json(scores, pairs, options):
     return json.dumps(summary, indent=2)
 
 
-def parse_options(argv=None):
+def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = argparse.ArgumentParser(
         description="PSNR and SSIM of super-resolved images against their originals, as MATLAB computes them.",
         epilog="baby.png in --gt is compared with 4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.",
@@ -105,7 +111,7 @@ def parse_options(argv=None):
     return options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(argv)
     scores, pairs = evaluate(
         options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb, border=options.border

@@ -13,8 +13,10 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.registry import title
 from utility import UserError, add_force, atomic_path, check_file, check_output, run_main, summary
@@ -44,12 +46,12 @@ class Result:
     run: str = ""
 
     @property
-    def key(self):
+    def key(self) -> tuple[str, int, str, int]:
         return self.model, self.scale, self.set, self.k_bits
 
 
 @functools.cache
-def published_results():
+def published_results() -> dict[tuple[str, int, str, int], Result]:
     """The figures of published.csv as dict: (model, scale, set, bits) -> Result."""
     with open(PUBLISHED, encoding="utf-8") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
@@ -57,7 +59,7 @@ def published_results():
     return {result.key: result for result in results}
 
 
-def read_run(run):
+def read_run(run: str | Path) -> list[Result]:
     """The results of one run, last line per key, in the order of the first lines.
 
     run: folder with `eval.txt`, or its name below ../experiment. Sets without HR images have no figures and are left
@@ -77,7 +79,7 @@ def read_run(run):
     return list(results.values())
 
 
-def result_lines(path):
+def result_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, object) for every line of an `eval.txt`; lines that hold no JSON are left out, which the log tells.
 
     Raises UserError where there is no such file.
@@ -93,7 +95,7 @@ def result_lines(path):
             log.warning("%s, line %d: cut short, left out", path, number)
 
 
-def markdown_table(results):
+def markdown_table(results: Iterable[Result]) -> str:
     """Markdown with model, set, bits, PSNR/SSIM, the published PSNR/SSIM and the difference; one row a result.
 
     Differences are between the figures as printed. A column with the run follows where two rows would look alike.
@@ -108,7 +110,7 @@ def markdown_table(results):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def csv_table(results):
+def csv_table(results: Iterable[Result]) -> str:
     """The same as CSV with all digits measured; fields are empty where nothing is published."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
@@ -124,7 +126,7 @@ def csv_table(results):
     return text.getvalue()
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m metrics.report", description=summary(__doc__))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below ../experiment")
     parser.add_argument("--csv", metavar="FILE", help="also write the table, with every digit, to this file")

@@ -1,16 +1,18 @@
 """Pieces that more than one network is made of."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.settings import check_settings
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
-def conv(in_channels, out_channels, kernel_size, *, bias=True):
+def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps height and width (`same` zero padding)."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
@@ -23,13 +25,13 @@ def mean_colour(n_colors: int) -> torch.Tensor:
 class MeanShift(nn.Conv2d):
     """Add `sign * rgb_range * mean_colour` to an image [N, n_colors, h, w]; a fixed 1x1 convolution, for its keys."""
 
-    def __init__(self, *, rgb_range, n_colors=3, sign=-1):
+    def __init__(self, *, rgb_range: float, n_colors: int = 3, sign: int = -1) -> None:
         super().__init__(n_colors, n_colors, kernel_size=1)
         self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
-        self.bias.data = sign * rgb_range * mean_colour(n_colors)
+        self.bias = nn.Parameter(sign * rgb_range * mean_colour(n_colors))
         self.requires_grad_(False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):  # in 16 bit the mean would cost up to half a grey level
             return super().forward(x.to(self.weight.dtype))
 
@@ -41,7 +43,7 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
-def shuffle_factors(scale):
+def shuffle_factors(scale: int) -> list[int]:
     """The pixel shuffles that make `scale`: [2, 2] for 4, [scale] for 2 and 3. Raises ValueError for any other."""
     if scale not in (2, 3, 4):
         raise ValueError(f"scale {scale}: the networks know 2, 3 and 4")
@@ -57,12 +59,14 @@ class SuperResolver(nn.Module):
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
 
-    UPSAMPLER = ()
+    UPSAMPLER: tuple[str, ...] = ()
 
     # what the file that the network was opened from says (quant.open), None for a new one
-    source = None
+    source: Any = None
+    # how it is quantized: the QuantConfig that quant.quantize was given
+    quant_config: Any
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
         check_settings(settings)
         self.settings = settings
@@ -75,23 +79,23 @@ class SuperResolver(nn.Module):
         return name.partition(".")[0] in self.UPSAMPLER
 
     @staticmethod
-    def rgb_range_of(state):
+    def rgb_range_of(state: Mapping[str, Tensor]) -> float | None:
         """The rgb_range that the weights of a state dict were made for, or None where they don't tell."""
         return None
 
-    def body_feature(self, lr):
+    def body_feature(self, lr: Tensor) -> Tensor:
         """Image to body feature, the tensor that enters the upsampler and that attention transfer compares."""
         raise NotImplementedError
 
-    def upsample(self, feature):
+    def upsample(self, feature: Tensor) -> Tensor:
         """Body feature to image."""
         raise NotImplementedError
 
-    def forward_features(self, lr):
+    def forward_features(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Give (sr, body feature)."""
         feature = self.body_feature(lr)
         return self.upsample(feature), feature
 
-    def forward(self, lr):
+    def forward(self, lr: Tensor) -> Tensor:
         """Give sr."""
         return self.upsample(self.body_feature(lr))

@@ -1,6 +1,8 @@
-"""EDSR (Lim et al., 2017), spec section 1; state-dict keys of the EDSR-PyTorch family."""
+"""EDSR (Lim et al., 2017); state-dict keys of the EDSR-PyTorch family."""
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from model.common import MeanShift, SuperResolver, conv, mean_colour, shuffle_factors
 
@@ -8,12 +10,12 @@ from model.common import MeanShift, SuperResolver, conv, mean_colour, shuffle_fa
 class ResBlock(nn.Module):
     """x + res_scale * conv(relu(conv(x))), on [N, n_feats, h, w]."""
 
-    def __init__(self, n_feats, res_scale=1.0):
+    def __init__(self, n_feats: int, res_scale: float = 1.0) -> None:
         super().__init__()
         self.body = nn.Sequential(conv(n_feats, n_feats, 3), nn.ReLU(inplace=True), conv(n_feats, n_feats, 3))
         self.res_scale = res_scale
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         residual = self.body(x)
         return x + (residual if self.res_scale == 1 else residual * self.res_scale)
 
@@ -24,7 +26,7 @@ class EDSR(SuperResolver):
     UPSAMPLER = ("tail",)
 
     def __init__(self, *, scale: int, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0,
-                 rgb_range: float = 255, n_colors: int = 3):
+                 rgb_range: float = 255, n_colors: int = 3) -> None:
         super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, res_scale=res_scale,
                          rgb_range=rgb_range, n_colors=n_colors)
         upsampler = []
@@ -39,7 +41,7 @@ class EDSR(SuperResolver):
         self.tail = nn.Sequential(nn.Sequential(*upsampler), conv(n_feats, n_colors, 3))
 
     @staticmethod
-    def rgb_range_of(state):
+    def rgb_range_of(state: Mapping[str, Tensor]) -> float | None:
         """What the mean that is subtracted belongs to; None where it is not DIV2K's, whatever the range."""
         bias = state.get("sub_mean.bias")
         if bias is None or bias.dim() != 1 or len(bias) not in (1, 3):
@@ -51,9 +53,9 @@ class EDSR(SuperResolver):
         whole = round(found)
         return whole if abs(found - whole) < 0.01 * found else float(f"{found:.3g}")
 
-    def body_feature(self, lr):
+    def body_feature(self, lr: Tensor) -> Tensor:
         head = self.head(self.sub_mean(lr))
         return self.body(head) + head
 
-    def upsample(self, feature):
+    def upsample(self, feature: Tensor) -> Tensor:
         return self.add_mean(self.tail(feature))

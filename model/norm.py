@@ -1,5 +1,7 @@
 """Batch normalisation that sees the whole batch, also where several processes share it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         own_var, own_mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
         means, variances = parallel.gathered(torch.stack((own_mean, own_var))[None]).unbind(1)
         mean = means.mean(0)
@@ -44,7 +46,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad, _mean, _var):
+    def backward(ctx: Any, grad: Tensor, _mean: Any, _var: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, factor = ctx.saved_tensors
         normal = (x.float() - _plane(mean)) * _plane(factor)
         wide = grad.float()

@@ -1,8 +1,8 @@
-"""SRResNet with batch normalisation (Ledig et al., 2017), spec section 1."""
+"""SRResNet with batch normalisation (Ledig et al., 2017)."""
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from model.common import SuperResolver, conv, shuffle_factors
 from model.norm import BatchNorm2d
@@ -11,7 +11,7 @@ from model.norm import BatchNorm2d
 class BNResBlock(nn.Module):
     """x + bn(conv(prelu(bn(conv(x))))), on [N, n_feats, h, w]."""
 
-    def __init__(self, n_feats):
+    def __init__(self, n_feats: int) -> None:
         super().__init__()
         self.conv1 = conv(n_feats, n_feats, 3, bias=False)
         self.in1 = BatchNorm2d(n_feats)
@@ -19,7 +19,7 @@ class BNResBlock(nn.Module):
         self.conv2 = conv(n_feats, n_feats, 3, bias=False)
         self.in2 = BatchNorm2d(n_feats)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         hidden = self.relu(self.in1(self.conv1(x)))
         return self.in2(self.conv2(hidden)) + x
 
@@ -33,7 +33,7 @@ class SRResNet(SuperResolver):
     UPSAMPLER = ("upscale", "conv_output")
 
     def __init__(self, *, scale: int, n_resblocks: int = 16, n_feats: int = 64, rgb_range: float = 255,
-                 n_colors: int = 3):
+                 n_colors: int = 3) -> None:
         super().__init__(scale=scale, n_resblocks=n_resblocks, n_feats=n_feats, rgb_range=rgb_range, n_colors=n_colors)
         upsampler = []
         for factor in shuffle_factors(scale):
@@ -54,9 +54,9 @@ class SRResNet(SuperResolver):
                 height, width = module.kernel_size
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
 
-    def body_feature(self, lr):
+    def body_feature(self, lr: Tensor) -> Tensor:
         head = self.relu(self.conv_input(lr))
         return self.bn_mid(self.conv_mid(self.residual(head))) + head
 
-    def upsample(self, feature):
+    def upsample(self, feature: Tensor) -> Tensor:
         return self.conv_output(self.upscale(feature))

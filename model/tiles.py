@@ -14,11 +14,15 @@ Gates round, so a mean that is nearly right is soon exactly right, but one that 
 
 import contextlib
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.common import SuperResolver
 
 # means that agree to this are the same but for the order of a sum
 SETTLED = 1e-6
@@ -31,11 +35,11 @@ class GlobalMean(nn.Module):
     `of_tiles`: a TileMeans while an image passes in tiles, else None.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.of_tiles = None
+        self.of_tiles: TileMeans | None = None
 
-    def forward(self, *parts):
+    def forward(self, *parts: Tensor) -> Tensor:
         if self.of_tiles is not None:
             return self.of_tiles.see(torch.cat(parts, 1))
         return torch.cat([F.adaptive_avg_pool2d(part, 1) for part in parts], 1)
@@ -47,18 +51,19 @@ class TileMeans:
     In the first pass, when there is none, the tile's own mean stands in.
     """
 
-    def __init__(self):
-        self.mean = None
-        self.total = 0
-        self.core = None
+    def __init__(self) -> None:
+        self.mean: Any = None
+        self.total: Any = 0
+        self.core: tuple[slice, ...] = ()
 
-    def see(self, x):
+    def see(self, x: Tensor) -> Tensor:
         """x: the feature of a tile, [1, C, h, w]; `core` says which part of it counts. Returns [1, C, 1, 1]."""
-        part = x[(..., *self.core)].sum((2, 3), keepdim=True)
+        rows, columns = self.core
+        part = x[..., rows, columns].sum((2, 3), keepdim=True)
         self.total = self.total + part
         return F.adaptive_avg_pool2d(x, 1) if self.mean is None else self.mean
 
-    def finish_pass(self, pixels):
+    def finish_pass(self, pixels: int) -> bool:
         """Take the mean over so many pixels as known; returns whether it is the one that was known before."""
         before, self.mean = self.mean, self.total / pixels
         self.total = 0
@@ -74,7 +79,7 @@ class Tile:
     kept: tuple
 
 
-def plan_tiles(height, width, *, size, margin):
+def plan_tiles(height: int, width: int, *, size: int, margin: int) -> list[Tile]:
     """Tiles of at most size x size pixels whose kept parts cover the image once, margin or more from inner edges."""
     rows, columns = (_spans(length, size, margin) for length in (height, width))
     return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
@@ -91,12 +96,12 @@ def _spans(length, size, margin):
             for start, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True)]
 
 
-def reach(modules):
+def reach(modules: Iterable[nn.Module]) -> int:
     """How many pixels around a pixel these modules in a row can see, at most: half a kernel for each convolution."""
     return sum(conv.kernel_size[0] // 2 for conv in _convolutions(modules))
 
 
-def in_tiles(network, lr, *, scale, size):
+def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Tensor:
     """network(lr) for one image [1, C, h, w], upsampled in tiles of at most size x size LR pixels.
 
     Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
@@ -123,11 +128,12 @@ def _plan(x, size, reach):
     return plan_tiles(*x.shape[2:], size=size, margin=min(reach, size // 4))
 
 
-def assembled(function, tiles, shape, scale=1):
+def assembled(function: Callable[[Tile], Tensor], tiles: Sequence[Tile], shape: Sequence[int],
+              scale: int = 1) -> Tensor:
     """One image of `scale` times the height and width in `shape`, [1, C, h, w], from function(tile) of every tile."""
     if len(tiles) == 1:
         return function(tiles[0])
-    whole = None
+    whole: Any = None
     for tile in tiles:
         part = function(tile)
         if whole is None:

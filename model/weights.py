@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.common import SuperResolver
 from model.torch_file import read_torch_file
 from utility import UserError
 
@@ -57,11 +58,11 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def _own(content, path):
-    told = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(told, str) or not told.startswith(FAMILY):
+    version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(version, str) or not version.startswith(FAMILY):
         return None
-    if told != FORMAT:
-        raise UserError(f"{path}: was written by another version of this program ({told:.40}); use that one")
+    if version != FORMAT:
+        raise UserError(f"{path}: was written by another version of this program ({version:.40}); use that one")
     if not _is_state(content.get("state_dict")):
         raise UserError(f"{path}: is an incomplete checkpoint of this program; give another one")
     return Weights(path, "a checkpoint of this program", content["state_dict"], content)
@@ -181,9 +182,9 @@ def check_fits(network: nn.Module, state: dict[str, torch.Tensor], path: str | P
         ("of whole numbers", [key for key in both if own[key].is_floating_point() and state[key].numel() > 1
                               and not state[key].is_floating_point()]),
     ]
-    told = "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys)
-    if told:
-        raise UserError(f"{path}: does not fit this network ({told})")
+    differences = "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys)
+    if differences:
+        raise UserError(f"{path}: does not fit this network ({differences})")
 
 
 def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -192,7 +193,7 @@ def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str 
     network.load_state_dict(dict(state))
 
 
-def load_body(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> str:
+def load_body(network: SuperResolver, state: dict[str, torch.Tensor], path: str | Path) -> str:
     """Load all but the upsampler from a network of another scale; the upsampler stays as it is.
 
     Returns what was done, in words. Raises UserError where the rest does not fit.

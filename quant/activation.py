@@ -1,9 +1,11 @@
 """What every activation quantizer has in common; each method's own lies in quant/methods."""
 
-import torch
-from torch import nn
+from typing import Any
 
-from quant.functional import check_bits, concatenated, concatenated_with_extremes, keep_apart
+import torch
+from torch import Tensor, nn
+
+from quant.functional import check_bits, concatenated, concatenated_with_extremes, with_minimal_width
 from quant.phase import Phase, Phased
 
 
@@ -18,9 +20,13 @@ class ActivationQuantizer(nn.Module, Phased):
     """
 
     dynamic = False
-    logits = None
+    logits: Tensor | None = None
+    gate: Any
+    max_val: Tensor
+    min_val: Tensor
+    initialised: Tensor
 
-    def __init__(self, k_bits, *, initialised=False):
+    def __init__(self, k_bits: int, *, initialised: bool = False) -> None:
         super().__init__()
         check_bits(k_bits)
         self.k_bits = k_bits
@@ -33,7 +39,7 @@ class ActivationQuantizer(nn.Module, Phased):
         self._started = initialised
         self.register_load_state_dict_post_hook(_read_flags)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Without the gate's last output: it holds the graph of a forward, which can't be copied."""
         return {name: value for name, value in self.__dict__.items() if name != "logits"}
 
@@ -49,48 +55,52 @@ class ActivationQuantizer(nn.Module, Phased):
         """The trained bounds, which learn at a rate of their own: every Parameter that lies in the quantizer itself."""
         return list(self.parameters(recurse=False))
 
-    def read_flags(self):
+    def read_flags(self) -> None:
         """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
         self._started = bool(self.initialised.item())
 
-    def static_bounds(self):
+    def set_dynamic(self, dynamic: bool) -> None:
+        """Say whether the gate belongs to this quantizer; for those that have one."""
+        raise NotImplementedError
+
+    def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper) as they are kept, [1] each."""
         raise NotImplementedError
 
-    def bounds(self, *parts):
+    def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper) for a feature, [1] each, or [N, 1, 1, 1] where they are each image's own."""
         return self.static_bounds()
 
-    def quantized(self, *parts):
+    def quantized(self, *parts: Tensor) -> Tensor:
         """The feature on its levels, float32 [N, channels, h, w]."""
         raise NotImplementedError
 
-    def start_bounds(self, x):
+    def start_bounds(self, x: Tensor) -> None:
         """Set the bounds from x, a training batch [N, channels, h, w]."""
         raise NotImplementedError
 
-    def end_calibration(self):
+    def end_calibration(self) -> None:
         """Calibration is over: the records have done their work, the last is kept as the release keeps it."""
         if self.observations:
             self.min_val[0], self.max_val[0] = self.observations[-1]
         self.observations.clear()
 
-    def mark_started(self):
+    def mark_started(self) -> None:
         """The bounds are set; no later batch sets them."""
         self.initialised.fill_(True)
         self._started = True
 
-    def forward(self, *parts):
+    def forward(self, *parts: Tensor) -> Tensor:
         dtype = self.max_val.dtype
         # 16 bit under autocast: levels would be wrong
-        parts = [part if part.dtype is dtype else part.to(dtype) for part in parts]
+        parts = tuple(part if part.dtype is dtype else part.to(dtype) for part in parts)
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
         if self.training and not self._started:
             self.start_bounds(concatenated(parts))
         return self.quantized(*parts)
 
-    def observe(self, observing):
+    def observe(self, observing: bool) -> None:
         """Start or stop recording; only calibration records."""
         self._observing = observing
 
@@ -101,7 +111,7 @@ class ActivationQuantizer(nn.Module, Phased):
         self.observations.append(extremes)
         return x
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k_bits={self.k_bits}"
 
 
@@ -109,17 +119,17 @@ def _read_flags(quantizer, _):
     quantizer.read_flags()
 
 
-def quantizers(network):
+def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
     """Name and module of every activation quantizer, in the network's order."""
     return {name: module for name, module in network.named_modules() if isinstance(module, ActivationQuantizer)}
 
 
-def gated_quantizers(network):
+def gated_quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
     """Those of `quantizers` that have a gate and can become dynamic."""
     return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gate is not None}
 
 
-def collapsed(network):
+def collapsed(network: nn.Module) -> list[str]:
     """Names of the quantizers whose bounds have crossed or nearly met, so that the width floor holds them apart.
 
     Waits for the device once per quantizer: for logs, not for steps.
@@ -127,6 +137,6 @@ def collapsed(network):
     met = []
     for name, quantizer in quantizers(network).items():
         lower, upper = quantizer.static_bounds()
-        if not torch.equal(keep_apart(lower, upper), upper):
+        if not torch.equal(with_minimal_width(lower, upper), upper):
             met.append(name)
     return met

@@ -1,18 +1,19 @@
-"""The quantized form of each float block (spec, section 2): which convolution and which feature is quantized.
+"""The quantized form of each float block: which convolution and which feature is quantized.
 
-A network's quantized block takes over the float block's Parameters, under the same names, and is registered in BLOCKS
-beside the float class that it stands for; what else the network is made of is said in STAYS_FLOAT. FLOAT_INPUT names a
-block's quantized convolutions whose input is not quantized.
+quant/README.md, "Where quantizers sit", has the table. A quantized block takes over the float block's Parameters, under
+the same names. BLOCKS maps each float class to its quantized one; STAYS_FLOAT lists the classes that stay as they are.
+FLOAT_INPUT names a block's quantized convolutions whose input is not quantized.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from model.common import MeanShift
 from model.edsr import ResBlock
 from model.norm import BatchNorm2d
-from model.rdn import DenseBlock, GlobalFusion
+from model.rdn import DenseBlock, DenseConv, GlobalFusion
 from model.srresnet import BNResBlock
 from quant.config import QuantConfig
 from quant.weight import QuantConv2d
@@ -53,7 +54,7 @@ class QuantResBlock(nn.Module):
 
     FLOAT_INPUT = ("body.0",)
 
-    def __init__(self, block, config):
+    def __init__(self, block: ResBlock, config: QuantConfig) -> None:
         super().__init__()
         conv1, relu, conv2 = block.body
         self.act1 = RESIDUAL.act(conv1.in_channels, config, config.sum_bits)
@@ -62,7 +63,7 @@ class QuantResBlock(nn.Module):
         self.body = nn.Sequential(RESIDUAL.conv(conv1, config), relu, RESIDUAL.conv(conv2, config))
         self.res_scale = block.res_scale
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv1, relu, conv2 = self.body
         residual = conv2(self.act2(relu(conv1(x))))
         if self.res_scale != 1:
@@ -73,14 +74,14 @@ class QuantResBlock(nn.Module):
 class QuantBNResBlock(nn.Module):
     """SRResNet: the inputs of both convolutions are quantized, the skip is not."""
 
-    def __init__(self, block, config):
+    def __init__(self, block: BNResBlock, config: QuantConfig) -> None:
         super().__init__()
         self.conv1, self.in1, self.relu = RESIDUAL.conv(block.conv1, config), block.in1, block.relu
         self.conv2, self.in2 = RESIDUAL.conv(block.conv2, config), block.in2
         self.act1 = RESIDUAL.act(self.conv1.in_channels, config)
         self.act2 = RESIDUAL.act(self.conv2.in_channels, config)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         hidden = self.relu(self.in1(self.conv1(self.act1(x))))
         return self.in2(self.conv2(self.act2(hidden))) + x
 
@@ -91,13 +92,13 @@ class QuantDenseConv(nn.Module):
     The concatenation itself, the float block's result, is never made: the next act and its backward read the parts.
     """
 
-    def __init__(self, block, config, *, first):
+    def __init__(self, block: DenseConv, config: QuantConfig, *, first: bool) -> None:
         super().__init__()
         conv, relu = block.conv
         self.conv = nn.Sequential(DENSE.conv(conv, config), relu)
         self.act = nn.Identity() if first else DENSE.act(conv.in_channels, config)
 
-    def forward(self, parts):
+    def forward(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         x = self.act(*parts)
         return x, self.conv(x)
 
@@ -108,7 +109,7 @@ class QuantDenseBlock(nn.Module):
     As published the residual is the quantized input too; with other bits for sums it has its own quantizer, `skip`.
     """
 
-    def __init__(self, block, config):
+    def __init__(self, block: DenseBlock, config: QuantConfig) -> None:
         super().__init__()
         self.convs = nn.Sequential(*(QuantDenseConv(c, config, first=j == 0) for j, c in enumerate(block.convs)))
         channels = block.convs[0].conv[0].in_channels
@@ -117,7 +118,7 @@ class QuantDenseBlock(nn.Module):
         self.LFF = DENSE.conv(block.LFF, config)
         self.skip = None if config.sum_bits == config.k_bits else DENSE.act(channels, config, config.sum_bits)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         first = self.act1(x)
         kept = first if self.skip is None else self.skip(x)
         return self.LFF(self.act2(*self.convs((first,)))) + kept
@@ -128,11 +129,11 @@ class QuantGlobalFusion(nn.Sequential):
 
     FLOAT_INPUT = ("1",)
 
-    def __init__(self, block, config):
+    def __init__(self, block: GlobalFusion, config: QuantConfig) -> None:
         super().__init__(*(DENSE.conv(conv, config) for conv in block))
         self.act = DENSE.act(block[0].in_channels, config)
 
-    def forward(self, features):
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self[1](self[0](self.act(*features)))
 
 

@@ -1,7 +1,9 @@
 """What a quantized network is: bits, method, and the method's own settings."""
 
+from argparse import Namespace
+
 from quant.functional import check_bits
-from quant.methods import METHODS, setting_names
+from quant.methods import METHODS, Method, setting_names
 
 
 def quant_flags() -> tuple[str, ...]:
@@ -17,7 +19,7 @@ class QuantConfig:
     value that can't be, and for a name that no method knows.
     """
 
-    def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str):
+    def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str) -> None:
         if quantizer not in METHODS:
             raise ValueError(f"quantizer {quantizer}: choose {', '.join(METHODS)}")
         check_bits(k_bits)
@@ -34,13 +36,13 @@ class QuantConfig:
                 raise ValueError(f"{name} {self.settings[name]}: choose {', '.join(values)}")
 
     @classmethod
-    def of(cls, options) -> "QuantConfig":
+    def of(cls, options: Namespace) -> "QuantConfig":
         """The configuration that parsed options name."""
         own = {name: getattr(options, name) for name in METHODS[options.quantizer].settings}
         return cls(options.k_bits, options.quantizer, options.skip_bits, **own)
 
     @property
-    def method(self):
+    def method(self) -> Method:
         """The quantizer's Method."""
         return METHODS[self.quantizer]
 
@@ -57,8 +59,8 @@ class QuantConfig:
         """`to_dict` without what means nothing to a trained network."""
         return {name: value for name, value in self.to_dict().items() if name not in self.method.start_settings}
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, QuantConfig) and self.to_dict() == other.to_dict()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"QuantConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"

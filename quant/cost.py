@@ -19,13 +19,15 @@ import logging
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 import model
-from model.common import MeanShift
+from model.common import MeanShift, SuperResolver
 from quant.activation import gated_quantizers, quantizers
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
@@ -56,7 +58,7 @@ class ConvCost:
     weights: int
     biases: int
 
-    def bops(self, formula, *, as_run=False):
+    def bops(self, formula: str, *, as_run: bool = False) -> float:
         """Bit operations per output pixel."""
         feature_bits = self.feature_bits_run if as_run else self.feature_bits
         product = self.weight_bits * feature_bits
@@ -65,7 +67,7 @@ class ConvCost:
         return self.macs * (product + self.weight_bits + feature_bits + math.log2(self.fan_in))
 
 
-def conv_costs(network):
+def conv_costs(network: SuperResolver) -> list[ConvCost]:
     """The ConvCost of every convolution that runs on features, in the network's order; gates and mean shifts apart."""
     floats = {id(conv) for block in network.modules() for conv in _reading_floats(block)}
     costs = []
@@ -93,7 +95,7 @@ def _reading_floats(block):
     return [block.get_submodule(name) for name in getattr(block, "FLOAT_INPUT", ())]
 
 
-def gate_costs(network):
+def gate_costs(network: nn.Module) -> dict[str, int]:
     """What the applied gates add: their number, parameters, bits to store, MACs an image and additions an LR pixel."""
     live = [quantizer.gate for quantizer in quantizers(network).values() if quantizer.dynamic]
     weights = sum(gate.reduce.weight.numel() + gate.expand.weight.numel() for gate in live)
@@ -102,7 +104,7 @@ def gate_costs(network):
             "macs_per_image": weights, "additions_per_lr_pixel": sum(gate.reduce.in_channels for gate in live)}
 
 
-def summary(network, *, formula="product", output=OUTPUT):
+def summary(network: SuperResolver, *, formula: str = "product", output: tuple[int, int] = OUTPUT) -> dict[str, Any]:
     """Costs of a network, full-precision or quantized, as a dict of numbers; the gates' under `gates`."""
     costs = conv_costs(network)
     ours = sum(cost.weights + cost.biases for cost in costs)
@@ -126,7 +128,7 @@ def _parts(costs):
     return dict(shares)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the costs of a quantized network beside those of the full-precision one. Raises UserError."""
     options = _parse(argv)
     network = open_network(options.refine, flag="--refine", **given_flags(options)) if options.refine else \

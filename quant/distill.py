@@ -1,12 +1,17 @@
-"""What DDTB training minimises (spec, section 5): the student against the images and against its teacher."""
+"""What DDTB training minimises (quant/README.md, "Losses"): the student against the images and against its teacher."""
+
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
+from model.common import SuperResolver
 from model.compiling import compiled
 from quant.activation import collapsed, quantizers
 from quant.phase import Phase
+from quant.schedule import Schedule
 
 BOUND_LR = 1e-2
 
@@ -18,7 +23,8 @@ class Distillation:
     compiler: model.compiling.compiled's, for the forward passes of both.
     """
 
-    def __init__(self, teacher, schedule, *, w_l1=1.0, w_at=1000.0, compiler=None):
+    def __init__(self, teacher: SuperResolver, schedule: Schedule, *, w_l1: float = 1.0, w_at: float = 1000.0,
+                 compiler: str | None = None) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
         self.schedule = schedule
         self.w_l1 = w_l1
@@ -26,20 +32,20 @@ class Distillation:
         self._forward_features = compiled(_forward_features, compiler)
         self._body_feature = compiled(_body_feature, compiler)
 
-    def start_epoch(self, network, epoch):
+    def start_epoch(self, network: SuperResolver, epoch: int) -> None:
         """Enter the epoch's phase; calibration runs in evaluation mode."""
         self.schedule.start_epoch(epoch)
         network.train(self.schedule.phase is not Phase.CALIBRATE)
 
-    def can_be_tested(self, epoch):
+    def can_be_tested(self, epoch: int) -> bool:
         """Whether the epoch's network is a quantized one: while calibrating nothing is."""
         return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
 
-    def counts_for_best(self, epoch):
+    def counts_for_best(self, epoch: int) -> bool:
         """Whether the epoch's network may be the best one."""
         return self.schedule.counts_for_best(epoch)
 
-    def losses(self, network, lr, hr):
+    def losses(self, network: SuperResolver, lr: Tensor, hr: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].
 
         Returns (loss to minimise, or None while calibrating; {name: weighted part, a detached 0-d tensor}).
@@ -50,12 +56,13 @@ class Distillation:
         sr, feature = self._forward_features(network, lr)
         with torch.no_grad():
             guide = self._body_feature(self.teacher, lr)
-        parts = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr), "AT": self.w_at * attention_transfer(feature, guide)}
+        parts: dict[str, Any] = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr),
+                                 "AT": self.w_at * attention_transfer(feature, guide)}
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
 
-    def report(self, network):
+    def report(self, network: SuperResolver) -> dict[str, float]:
         """Scalars worth a curve, by name: every quantizer's bounds. Waits for the device."""
         scalars = {}
         for name, quantizer in quantizers(network).items():
@@ -64,20 +71,20 @@ class Distillation:
             scalars[f"bounds/{name}/lower"] = lower.item()
         return scalars
 
-    def warnings(self, network):
+    def warnings(self, network: SuperResolver) -> list[str]:
         """Sentences on what looks wrong in the network. Waits for the device."""
         names = collapsed(network)
         return [f"bounds of {', '.join(names)} have met; a minimal width is kept between them"] if names else []
 
-    def checkpoint(self, network):
+    def checkpoint(self, network: SuperResolver) -> dict[str, Any]:
         """What a checkpoint says of the quantized network besides its state dict."""
         return {"quant": network.quant_config.to_dict(), "phase": self.schedule.phase.value}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The schedule's state, and the teacher: a run continues from its checkpoint alone."""
         return {"schedule": self.schedule.state_dict(), "teacher": self.teacher.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
@@ -91,7 +98,7 @@ def _body_feature(network, lr):
     return network.body_feature(lr)
 
 
-def parameter_groups(network, *, bound_lr=BOUND_LR):
+def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:
     """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
     bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.bound_parameters()}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]

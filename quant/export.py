@@ -4,7 +4,13 @@ import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from torch import Tensor
+
+from model.common import SuperResolver
+from quant.deploy.lowering.fold import Folded
 
 try:
     import onnx
@@ -43,7 +49,7 @@ INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
 COMMUTING = ("Concat", "DepthToSpace")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Read --refine, write --out, say which convolutions became integers. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
@@ -60,7 +66,7 @@ def main(argv=None):
     with atomic_path(options.out) as temporary:
         onnx.save(exported, temporary)
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
-          f"{told(exported)}")
+          f"{summary(exported)}")
     return 0
 
 
@@ -125,7 +131,7 @@ def _check(options, k_bits):
         raise UserError(f"--weights packed: needs --opset {PACKING_OPSET} or newer; give that, or --weights plain")
 
 
-def calibration_images(folder, network):
+def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tensor]:
     """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
 
     network: whose range and colours they have.
@@ -143,8 +149,9 @@ def calibration_images(folder, network):
     return images
 
 
-def export(network, *, rest="fp32", images=None, opset=None, source=None, operators="qlinear", symmetric=False,
-           weights=None, folded=None):
+def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
+           opset: int | None = None, source: dict[str, str] | None = None, operators: str = "qlinear",
+           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> onnx.ModelProto:
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
@@ -156,7 +163,7 @@ def export(network, *, rest="fp32", images=None, opset=None, source=None, operat
     lowering = lowering_of(network)
     graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
-        sr = lowering.int8_network(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
+        sr = lowering.int8_network(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
     else:
         sr = lowering.network(graph, network, {**lowering.FLOAT_BLOCKS, **lowering.EXACT_BLOCKS})
     bits = network.quant_config.k_bits if is_quantized(network) else 32
@@ -185,8 +192,8 @@ def _graph(network, operators, symmetric, weights, opset):
     return QLinear(network, packed=pack_types(opset) if weights == "packed" else None)
 
 
-def told(exported):
-    """What became of the convolutions, in words."""
+def summary(exported: onnx.ModelProto) -> str:
+    """How many convolutions became integers, in words."""
     nodes = [node for node in body_nodes(exported.graph) if ".gate/" not in node.name]
     counts = Counter(node.op_type for node in nodes)
     makers = {output: node for node in nodes for output in node.output}
@@ -206,7 +213,7 @@ def _dequantized(name, makers):
     return node.op_type == "DequantizeLinear"
 
 
-def body_nodes(graph):
+def body_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """All nodes of a graph; those of its Scan over the batch, where there is one."""
     for node in graph.node:
         bodies = [attribute.g for attribute in node.attribute if attribute.name == "body"]

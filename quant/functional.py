@@ -1,4 +1,4 @@
-"""The arithmetic of uniform quantization (spec, section 3).
+"""The arithmetic of uniform quantization (quant/README.md, "Uniform quantizer").
 
 Order of operations matters: in float32 it gives the published release's values to the bit.
 """
@@ -6,6 +6,7 @@ Order of operations matters: in float32 it gives the published release's values 
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def width_floor(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(lower.abs(), upper.abs()) * RELATIVE_WIDTH_FLOOR + ABSOLUTE_WIDTH_FLOOR
 
 
-def keep_apart(lower: Tensor, upper: Tensor) -> Tensor:
+def with_minimal_width(lower: Tensor, upper: Tensor) -> Tensor:
     """The upper bound, raised where it is less than `width_floor` above lower (crossed bounds included)."""
     floor = width_floor(lower, upper)
     return torch.where(upper - lower < floor, lower + floor, upper)
@@ -47,14 +48,14 @@ def integer_levels(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> tupl
     x: float32, any shape. lower, upper: shapes that broadcast to x. Returns (m, s): m float32 holding whole numbers, in
     x's shape, s in the bounds' shape. m spans at most 2**k_bits consecutive values.
     """
-    upper = keep_apart(lower, upper)
+    upper = with_minimal_width(lower, upper)
     scale, zero = scale_and_zero(lower, upper, k_bits)
     levels = torch.clamp(x, lower, upper).mul_(scale).sub_(zero).round_().add_(zero)
     return levels, scale
 
 
 def fake_quantize(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> Tensor:
-    """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units (spec, section 3).
+    """Clip x to [lower, upper] and round it to 2**k_bits levels, in x's own units.
 
     x: float32, any shape; feature values or weights. lower, upper: float32, [1] for one pair of bounds, [N, 1, 1, 1]
     for one pair a sample. Returns x's shape, every value m / s with m a whole number. Gradients reach x, lower and
@@ -76,19 +77,19 @@ def fake_quantize_parts(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """The concatenation of `parts` over channels; of one part, itself."""
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return torch.cat(list(parts), 1) if len(parts) > 1 else parts[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, lower, upper, k_bits, *parts):
+    def forward(ctx: Any, lower: Tensor, upper: Tensor, k_bits: int, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(lower, upper, *parts)
         ctx.k_bits = k_bits
         return _quantized(parts, lower, upper, k_bits)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         lower, upper, *parts = ctx.saved_tensors
         arguments, of_bounds = (parts, lower, upper, ctx.k_bits, grad), any(ctx.needs_input_grad[:2])
         grads = native.quantize_backward(*arguments, of_bounds=of_bounds)
@@ -99,10 +100,10 @@ class _FakeQuantize(torch.autograd.Function):
 _Node = _FakeQuantize._backward_cls
 
 
-def remaking(*results: Tensor) -> contextlib.AbstractContextManager:
-    """Context: what saves a result of `fake_quantize` for its backward keeps how it was made, and makes it again there.
+def recomputed(*results: Tensor) -> contextlib.AbstractContextManager:
+    """Context in which a result of `fake_quantize` is not saved for backward: backward recomputes it.
 
-    That costs a pass over it and no memory: the backward of `fake_quantize` itself keeps all that it takes.
+    This costs one pass over the result and no memory: the backward of `fake_quantize` keeps all inputs anyway.
     """
     if torch.compiler.is_compiling():  # the compiler decides itself what backward keeps
         return contextlib.nullcontext()
@@ -111,14 +112,14 @@ def remaking(*results: Tensor) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(
         lambda saved: nodes.get(_place(saved), saved),
-        lambda packed: _made_again(packed) if isinstance(packed, _Node) else packed)
+        lambda packed: _recompute(packed) if isinstance(packed, _Node) else packed)
 
 
 def _place(tensor):
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def _made_again(node):
+def _recompute(node):
     lower, upper, *parts = node.saved_tensors
     return _quantized(parts, lower, upper, node.k_bits)
 
@@ -134,9 +135,9 @@ def _quantized(parts, lower, upper, k_bits):
 
 
 def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
-    """Spec 3's closed forms: gradients of (lower, upper, [each part]); of_bounds: those of the bounds are needed."""
+    """Gradients of (lower, upper, [each part]) in closed form; of_bounds: whether those of the bounds are needed."""
     x = concatenated(parts)
-    raised = keep_apart(lower, upper)
+    raised = with_minimal_width(lower, upper)
     to_capped = grad * _less(lower, torch.minimum(x, raised))
     grad_x = to_capped * _less(x, raised)
     grad_parts = grad_x.split([part.shape[1] for part in parts], 1) if len(parts) > 1 else [grad_x]
@@ -185,23 +186,18 @@ def _less(a, b):
     return torch.sign(b - a).add_(1).mul_(0.5)
 
 
-def percentile(x: Tensor, q: float) -> Tensor:
-    """The q-th percentile of all values of x, q in 0..100: numpy.percentile's, to the bit.
-
-    x: float32, any shape, not empty. Returns a 0-d float32 tensor on x's device; nothing waits for the device.
-    """
-    return percentiles(x, q)[0]
-
-
 def percentiles(x: Tensor, *qs: float) -> list[Tensor]:
-    """`percentile` for several q at once, a list."""
+    """The q-th percentile of all values of x for each q in 0..100: numpy.percentile's, to the bit.
+
+    x: float32, any shape, not empty. Returns 0-d float32 tensors on x's device; nothing waits for the device.
+    """
     x = x.detach()
     positions = [q / 100 * (x.numel() - 1) for q in qs]
     ranks = sorted({rank for position in positions for rank in (math.floor(position), math.ceil(position))})
     found = native.order_statistics(x, ranks)
     if found is None:
         values = x.flatten()
-        found = [values.kthvalue(rank + 1).values for rank in ranks]
+        found = torch.stack([values.kthvalue(rank + 1).values for rank in ranks])
     ranked = dict(zip(ranks, found, strict=True))
     return [_between(ranked[math.floor(position)], ranked[math.ceil(position)], position % 1) for position in positions]
 

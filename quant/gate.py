@@ -1,4 +1,4 @@
-"""The dynamic gate (spec, section 4): from a feature's pooled channels to two factors for its bounds."""
+"""The gate: from a feature's pooled channels to two factors for its bounds (quant/README.md, "Bounds and gates")."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Gate(nn.Module):
     each: one exchange, and extremes and statistics are the whole batch's as they stand.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.pool = GlobalMean()
         self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
@@ -49,7 +49,7 @@ class Gate(nn.Module):
         return self.norm(hidden)
 
     def _quantize(self, x):
-        """Spec 3, 2d: bounds are the batch's extremes in training, each image's own in evaluation (section 9)."""
+        """2-bit levels between min and max: those of the batch in training, of each image in evaluation."""
         if not self.training:
             return fake_quantize(x, x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True), GATE_BITS)
         return fake_quantize(x, x.amin().view(1), x.amax().view(1), GATE_BITS)

@@ -6,9 +6,12 @@ every gate, how far it moves each bound from image to image.
 
 import math
 import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import skimage
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +20,8 @@ from data.images import image_files, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
 from metrics.figure import save_figure
-from quant.activation import quantizers
+from model.common import SuperResolver
+from quant.activation import ActivationQuantizer, quantizers
 from quant.deploy.network import given_flags, network_parser
 from quant.open import open_network
 from utility import MAKER, UserError, add_force, check_output, run_main, summary
@@ -41,7 +45,7 @@ class Record:
     clipped: list = field(default_factory=list)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
     options = parse(argv)
     out = Path(options.out)
@@ -60,7 +64,7 @@ def main(argv=None):
     return 0
 
 
-def parse(argv):
+def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
     parser = network_parser(summary(__doc__))
     parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
@@ -70,7 +74,7 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def load_images(folder, scale):
+def load_images(folder: str | Path | None, scale: int) -> list[np.ndarray]:
     """LR images as uint8 [h, w, 3]. Raises UserError for a folder without images."""
     if folder is None:
         shipped = Path(skimage.__file__).parent / "data"
@@ -82,7 +86,7 @@ def load_images(folder, scale):
 
 
 @torch.inference_mode()
-def record(network, images):
+def record(network: SuperResolver, images: Sequence[np.ndarray]) -> dict[str, Record]:
     """Run the network over the images twice, for ranges and for histograms. Returns {quantizer's name: Record}."""
     members = quantizers(network)
     records = {name: Record(quantizer.dynamic) for name, quantizer in members.items()}
@@ -115,7 +119,7 @@ def _mean(values):
     return sum(values) / len(values)
 
 
-def print_table(records):
+def print_table(records: Mapping[str, Record]) -> None:
     """A line a quantizer: range of the features, mean bounds, share clipped, whether a gate moves them."""
     print(f"{'quantizer':26}{'features':>22}{'bounds':>22}{'clipped':>9}  gate")
     for name, row in records.items():
@@ -124,7 +128,7 @@ def print_table(records):
         print(f"{name:26}{features:>22}{bounds:>22}{_mean(row.clipped):9.2%}  {'dynamic' if row.dynamic else ''}")
 
 
-def draw_distributions(records):
+def draw_distributions(records: Mapping[str, Record]) -> Figure:
     """A small picture a quantizer: its input's histogram, the bounds; a band is where a gate puts them."""
     rows = math.ceil(len(records) / COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 1.5 * rows + 0.2))
@@ -143,7 +147,7 @@ def draw_distributions(records):
     return figure
 
 
-def draw_gates(records, members):
+def draw_gates(records: Mapping[str, Record], members: Mapping[str, ActivationQuantizer]) -> Figure:
     """Each gate's factors on its upper and lower bound, a dot an image; 1 leaves the bound where training put it."""
     figure = Figure(figsize=(8, 1 + 0.28 * len(records)), layout="constrained")
     for place, (title, side) in enumerate((("lower bound", 0), ("upper bound", 1)), start=1):

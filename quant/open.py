@@ -100,7 +100,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
     if opened.source.settings["scale"] != network.scale:
-        log.info("%s: %s", opened.told, load_body(network, opened.state, path))
+        log.info("%s: %s", opened.place, load_body(network, opened.state, path))
     else:
         opened.load(network)
 
@@ -124,40 +124,38 @@ def trained_file(folder: str | Path) -> Path:
 class _Opened:
     """A file that was read and found to fit the network that it, or else the flags, describe."""
 
-    def __init__(self, path, flag, given, defaults):
+    def __init__(self, path: str | Path, flag: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         path = weights_file(path)
-        self.told = f"{flag} {path}".strip()
-        _refuse_exported(path, self.told)
+        self.place = f"{flag} {path}".strip()
+        _refuse_exported(path, self.place)
         self.weights = read_weights(path)
         record, kind = self._record()
         if record is None:
             record, kind = self._bare_record(given, defaults)
-        skeleton = model.skeleton(record["network"], f"{self.told}: its network record")
+        skeleton = model.skeleton(record["network"], f"{self.place}: its network record")
         quant, phase = self._quant(record)
         self.source = Source(path, kind, model.name_of(skeleton), skeleton.settings, quant, phase)
         self._compare(given)
-        if phase is Phase.CALIBRATE:
-            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it with --load")
         if quant is not None:
             with torch.device("meta"):
                 quantize(skeleton, quant)
-        self.fixed = {}
+        self.fixed: dict[str, Any] = {}
         self.state = from_released(self.weights.state) if is_released(self.weights.state) else self.weights.state
         if "packed" in record:
-            self.state, self.fixed = unpack(skeleton, self.state, record["packed"], phase, self.told)
-        check_fits(skeleton, self.state, self.told)
+            self.state, self.fixed = unpack(skeleton, self.state, record["packed"], phase, self.place)
+        check_fits(skeleton, self.state, self.place)
 
-    def load(self, network):
+    def load(self, network: SuperResolver) -> None:
         """Fill a network of the source's kind, and say so in the log."""
         network.load_state_dict(dict(self.state))
         if self.fixed:
             fix_weights(network.eval(), self.fixed)
-        told = "full precision"
-        if self.source.quant is not None:
+        precision = "full precision"
+        if self.source.phase is not None:
             set_phase(network, self.source.phase)
-            told = f"quantized, phase {self.source.phase.value}"
+            precision = f"quantized, phase {self.source.phase.value}"
         network.source = self.source
-        log.info("%s: %s, %s", self.told, self.source.kind, told)
+        log.info("%s: %s, %s", self.place, self.source.kind, precision)
 
     def _record(self):
         """({"network", "quant", "phase", ...}, what the file is) of a file of ours; (None, None) of another."""
@@ -166,7 +164,7 @@ class _Opened:
         if not is_packed(self.weights.metadata):
             return None, None
         parts = ("network", "quant", "phase", "packed", "source")
-        record = {name: read_json(self.weights.metadata[name], f"{self.told}: its {name}") if name in
+        record = {name: read_json(self.weights.metadata[name], f"{self.place}: its {name}") if name in
                   self.weights.metadata else None for name in parts}
         made_of = record["source"].get("file") if isinstance(record["source"], dict) else None
         return record, f"a packed file made of {made_of!r:.80}" if made_of else "a packed file"
@@ -175,39 +173,39 @@ class _Opened:
         """The same for a file that says nothing of itself but its tensors, by the flags."""
         state, flags = self.weights.state, {**defaults, **given}
         if "model" not in flags or "scale" not in flags:
-            raise UserError(f"{self.told}: does not say which network it is; add --model, --scale and --k_bits")
+            raise UserError(f"{self.place}: does not say which network it is; add --model, --scale and --k_bits")
         network = model.NETWORKS[flags["model"]]
         settings = {name: flags[name] for name in network.settings if name in flags}
         if (made_for := network.kind.rgb_range_of(state)) is not None:
             asked = given.get("rgb_range", made_for)
             if abs(asked - made_for) > 0.02 * made_for:
-                raise UserError(f"{self.told}: was trained for --rgb_range {made_for:g}, as its mean colour tells "
+                raise UserError(f"{self.place}: was trained for --rgb_range {made_for:g}, as its mean colour tells "
                                 f"(asked for: {asked}); leave out the flags that it knows, or give another file")
             settings["rgb_range"] = asked
         record = {"network": {"name": flags["model"], **settings}, "quant": None, "phase": None}
-        told = "the release's DDTB checkpoint" if is_released(state) else self.weights.kind
+        kind = "the release's DDTB checkpoint" if is_released(state) else self.weights.kind
         if not _holds_quantizers(state):
-            return record, told
+            return record, kind
         if given.get("k_bits") == FULL_PRECISION:
             self._refuse_quantized("")
         if flags.get("k_bits", FULL_PRECISION) == FULL_PRECISION:
-            raise UserError(f"{self.told}: is quantized and does not say how; add --k_bits")
+            raise UserError(f"{self.place}: is quantized and does not say how; add --k_bits")
         # released files count as finished: their gates are applied
         return {**record, "quant": {name: flags[name] for name in quant_flags() if name in flags},
-                "phase": Phase.DYNAMIC.value}, told
+                "phase": Phase.DYNAMIC.value}, kind
 
     def _quant(self, record):
         """(QuantConfig, Phase), or (None, None) in full precision."""
         if record.get("quant") is None:
             if "packed" in record or _holds_quantizers(self.weights.state):
-                raise UserError(f"{self.told}: is quantized, and its quant record is missing; give a whole file")
+                raise UserError(f"{self.place}: is quantized, and its quant record is missing; give a whole file")
             return None, None
-        quant = made_from(record["quant"], QuantConfig, f"{self.told}: its quant record")
+        quant = made_from(record["quant"], QuantConfig, f"{self.place}: its quant record")
         phases = [phase for phase in Phase if isinstance(record.get("phase"), str) and phase.value == record["phase"]]
         if not phases:
-            raise UserError(f"{self.told}: its phase is none ({record.get('phase')!r:.40}); give a whole file")
+            raise UserError(f"{self.place}: its phase is none ({record.get('phase')!r:.40}); give a whole file")
         if phases[0] is Phase.CALIBRATE:
-            raise UserError(f"{self.told}: was saved while calibrating, nothing is quantized yet; train it further "
+            raise UserError(f"{self.place}: was saved while calibrating, nothing is quantized yet; train it further "
                             "with --load")
         return quant, phases[0]
 
@@ -217,7 +215,7 @@ class _Opened:
         if k_bits == FULL_PRECISION and self.source.quant is not None:
             self._refuse_quantized(f" at --k_bits {self.source.k_bits}")
         if k_bits != FULL_PRECISION and self.source.quant is None:
-            raise UserError(f"{self.told}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
+            raise UserError(f"{self.place}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
                             "training takes it with --pre_train")
         found = self.source.flags
         if self.source.quant is not None and given.get("skip_bits") == k_bits:
@@ -225,11 +223,11 @@ class _Opened:
         different = [f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
                      if name in found and found[name] != value]
         if different:
-            raise UserError(f"{self.told}: was trained for {', '.join(different)}; leave out the flags that it knows, "
+            raise UserError(f"{self.place}: was trained for {', '.join(different)}; leave out the flags that it knows, "
                             "or give another file")
 
     def _refuse_quantized(self, bits):
-        raise UserError(f"{self.told}: is a quantized network{bits} (asked for: --k_bits {FULL_PRECISION}); give a "
+        raise UserError(f"{self.place}: is a quantized network{bits} (asked for: --k_bits {FULL_PRECISION}); give a "
                         "full-precision one here, and quantized ones to main_limitrange_incremental.py with --refine")
 
 
@@ -238,11 +236,11 @@ def _holds_quantizers(state):
         key.endswith(".alpha_upper") for key in state)
 
 
-def _refuse_exported(path, told):
+def _refuse_exported(path, place):
     try:
         with open(path, "rb") as file:
-            exported = file.read(1) == b"\x08" and not is_safetensors(path)  # protobuf's field 1, ir_version
+            exported = file.read(1) == ONNX_START and not is_safetensors(path)
     except OSError:  # whoever reads the whole file says why it can't be read
         return
     if exported:
-        raise UserError(f"{told}: is an exported network; test it with --backend onnx, or use python -m quant.upscale")
+        raise UserError(f"{place}: is an exported network; test it with --backend onnx, or use python -m quant.upscale")

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from quant.deploy.network import given_flags, network_parser
@@ -10,7 +11,7 @@ from quant.open import open_network
 from utility import UserError, add_force, check_output, run_main
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Read --refine, write --out, say how large it became. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)

@@ -1,6 +1,8 @@
-"""The phases of DDTB training (spec, section 5) and how quantized modules learn which one it is."""
+"""The phases of DDTB training (quant/README.md, "Schedule") and how quantized modules learn which one it is."""
 
 import enum
+
+from torch import nn
 
 
 class Phase(enum.Enum):
@@ -17,13 +19,13 @@ class Phased:
     phase = Phase.DYNAMIC
 
 
-def set_phase(network, phase):
+def set_phase(network: nn.Module, phase: Phase) -> None:
     """Tell every quantized module of the network."""
     for module in network.modules():
         if isinstance(module, Phased):
             module.phase = phase
 
 
-def phase_of(network) -> Phase:
+def phase_of(network: nn.Module) -> Phase:
     """The phase that a quantized network is in."""
     return next(module.phase for module in network.modules() if isinstance(module, Phased))

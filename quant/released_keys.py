@@ -1,4 +1,4 @@
-"""Translate state dicts between the names of the published release and ours (spec, sections 2 and 4).
+"""Translate state dicts from the names of the published release to ours.
 
 The release keeps the gate as `atten_c.<index>`, numbers EDSR's second convolution 3 because act2 sits in the block's
 Sequential (and is stored twice, there and as quant_act2), hangs RDN's last quantizer on the network, and stores a
@@ -6,10 +6,10 @@ quantizer for each block's first convolution that never runs.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-
-from quant.methods.ddtb import START_BOUND
 
 _GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
 _QUANTIZER_LEAF = r"(?=alpha_|max_val|min_val|is_dynamic|atten_c\.|gate\.)"
@@ -21,33 +21,28 @@ _FROM_RELEASED = [
     (re.compile(r"^(body\.\d+)\.body\.3\."), r"\1.body.2."),
     (re.compile(rf"^act\.{_QUANTIZER_LEAF}"), "GFF.act."),
 ]
-_TO_RELEASED = [
-    (re.compile(r"^(body\.\d+)\.body\.2\."), r"\1.body.3."),
-    (re.compile(r"^(body\.\d+)\.act(\d)\."), r"\1.quant_act\2."),
-    (re.compile(r"^GFF\.act\."), "act."),
-]
 
 
-def is_released(state):
+def is_released(state: Mapping[str, Any]) -> bool:
     """Whether a state dict has the release's names for gates."""
     return any(".atten_c." in key or key.startswith("atten_c.") for key in state)
 
 
-def _renamed(key, rules):
-    for pattern, replacement in rules:
+def _renamed(key):
+    for pattern, replacement in _FROM_RELEASED:
         key, count = pattern.subn(replacement, key)
         if count:
             return key
     return key
 
 
-def from_released(state):
+def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names for a released state dict; scalars become [1]; of two act2 entries the one in the body wins."""
     ours = {}
     for key, value in state.items():
         if _RELEASED_ONLY.match(key) or _has_twin_in_body(key, state):
             continue
-        key = _renamed(key, _FROM_RELEASED)
+        key = _renamed(key)
         for theirs, name in _GATE.items():
             key = key.replace(theirs, name)
         ours[key] = value.reshape(1) if key.endswith((".max_val", ".min_val", ".is_dynamic")) else value
@@ -59,26 +54,3 @@ def from_released(state):
 def _has_twin_in_body(key, state):
     twin = _FIRST_ACT2.sub(r"\1.body.2.", key)
     return twin != key and twin in state
-
-
-def to_released(state):
-    """The release's names, doubles included, for our quantized state dict; what never runs gets start values."""
-    released = {}
-    for key, value in state.items():
-        if key.endswith(".initialised"):
-            continue
-        key = _renamed(key, _TO_RELEASED)
-        for theirs, name in _GATE.items():
-            key = key.replace(name, theirs)
-        released[key] = value
-        if ".quant_act2." in key:
-            released[key.replace(".quant_act2.", ".body.2.")] = value
-        if re.match(r"RDBs\.\d+\.act1\.", key):
-            released[key.replace(".act1.", ".convs.0.act.")] = _start_value(key, value)
-    return released
-
-
-def _start_value(key, value):
-    if key.endswith(("alpha_upper", "alpha_lower")):
-        return torch.full_like(value, START_BOUND if key.endswith("upper") else -START_BOUND)
-    return torch.zeros_like(value)

@@ -1,8 +1,11 @@
-"""The staged schedule of DDTB training (spec, section 5): an object that can be read, tested and saved."""
+"""The staged schedule of DDTB training (quant/README.md, "Schedule")."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from model import parallel
 from quant.activation import gated_quantizers, quantizers
@@ -22,8 +25,8 @@ class Schedule:
     through again.
     """
 
-    def __init__(self, network, *, dynamic_ratio, first_stage_epoch=FIRST_STAGE_EPOCH, dynamic_choice="variance",
-                 seed=1, starts_in=Phase.CALIBRATE):
+    def __init__(self, network: nn.Module, *, dynamic_ratio: float, first_stage_epoch: int = FIRST_STAGE_EPOCH,
+                 dynamic_choice: str = "variance", seed: int = 1, starts_in: Phase = Phase.CALIBRATE) -> None:
         self.network = network
         self.dynamic_ratio = dynamic_ratio
         self.first_stage_epoch = first_stage_epoch
@@ -36,17 +39,17 @@ class Schedule:
         for quantizer in () if self.chosen else self._gated.values():
             quantizer.set_dynamic(False)
 
-    def phase_of(self, epoch):
+    def phase_of(self, epoch: int) -> Phase:
         """The phase that an epoch trains in."""
         if epoch >= self.first_stage_epoch or self.starts_in is Phase.DYNAMIC:
             return Phase.DYNAMIC
         return Phase.STATIC if epoch >= 2 else self.starts_in
 
-    def counts_for_best(self, epoch):
+    def counts_for_best(self, epoch: int) -> bool:
         """Whether an epoch's network may be called the best one: gates have to be applied."""
         return self.phase_of(epoch) is Phase.DYNAMIC
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         """Put the network into the epoch's phase; after calibration choose the dynamic quantizers, once."""
         self.phase = self.phase_of(epoch)
         if self.phase is not Phase.CALIBRATE and not self.chosen:
@@ -54,7 +57,7 @@ class Schedule:
         set_phase(self.network, self.phase)
 
     @contextlib.contextmanager
-    def recording(self):
+    def recording(self) -> Iterator[None]:
         """Record [min, max] of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing.
 
         Where several processes share a batch, the pair is that of the whole batch.
@@ -71,12 +74,12 @@ class Schedule:
             for quantizer in self._quantizers.values():
                 quantizer.observe(False)
 
-    def scores(self):
+    def scores(self) -> dict[str, float]:
         """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
         return {name: torch.stack(quantizer.observations).var(0, unbiased=False).sum().item()
                 for name, quantizer in self._gated.items() if quantizer.observations}
 
-    def choose_dynamic(self):
+    def choose_dynamic(self) -> None:
         """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; end calibration."""
         ranked = self._ranked()
         dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
@@ -93,12 +96,12 @@ class Schedule:
             return [names[i] for i in torch.randperm(len(names), generator=torch.Generator().manual_seed(self.seed))]
         return sorted(scores, key=scores.get, reverse=True)
 
-    def gate_regulariser(self):
+    def gate_regulariser(self) -> Tensor | None:
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""
-        ran = [quantizer.logits for quantizer in self._quantizers.values() if quantizer.logits is not None]
+        ran: list[Any] = [quantizer.logits for quantizer in self._quantizers.values() if quantizer.logits is not None]
         return sum(logits.square().mean() for logits in ran) / len(ran) if ran else None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
         observations = {name: torch.stack(quantizer.observations)
                         for name, quantizer in self._quantizers.items() if quantizer.observations}
@@ -106,7 +109,7 @@ class Schedule:
                 "first_stage_epoch": self.first_stage_epoch, "starts_in": self.starts_in.value,
                 "observations": observations}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the network is put into its phase. Its ratio and epochs are those of the constructor.
 
         Raises ValueError for records that are not of this network.

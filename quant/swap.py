@@ -1,11 +1,16 @@
 """Turn a full-precision network into its DDTB form, in place."""
 
+from typing import Any
+
+from torch import nn
+
 from model.common import SuperResolver
 from quant.blocks import BLOCKS, STAYS_FLOAT
+from quant.config import QuantConfig
 from quant.phase import Phased
 
 
-def quantize(network, config):
+def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
     """Replace every float block of the network by its quantized form; `config` is a QuantConfig.
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
@@ -51,7 +56,7 @@ def _refuse_unknown(module):
         _refuse_unknown(child)
 
 
-def is_quantized(network):
+def is_quantized(network: Any) -> bool:
     """Whether `quantize` has been here."""
     return any(isinstance(module, Phased) for module in network.modules())
 

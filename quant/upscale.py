@@ -6,9 +6,9 @@ Needs no PyTorch checkpoint; the file itself says what it is.
 import argparse
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from data.images import MAX_PIXELS, image_files
@@ -20,7 +20,7 @@ TILE, SMALLEST_TILE = 512, 64
 GATED_TILE = 1024  # tiles of a network with gates are passed over several times: larger ones save time
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Enlarge every image of --input into --output; returns 1 where some could not be. Raises UserError."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
@@ -78,7 +78,8 @@ def _parse(argv):
     return options
 
 
-def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None, progress=lambda: None) -> Picture:
+def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
+            progress: Callable[[], object] = lambda: None) -> Picture:
     """The picture, `network.scale` times as high and wide, by an OnnxNetwork.
 
     tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory to that of a
@@ -95,11 +96,6 @@ def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None, 
     lr = picture.values(rgb_range=network.rgb_range, n_colors=colours)
     sr = network.in_tiles(lr, size=tile or max(lr.shape), finish=in_8_bits, progress=progress)
     return picture.enlarged(sr[0], scale=network.scale)
-
-
-def upscale(network: OnnxNetwork, image: np.ndarray, *, tile: int | None = None) -> np.ndarray:
-    """image: uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], as `enlarge`."""
-    return enlarge(network, Picture(image), tile=tile).colours
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from onnx import helper
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
 from metrics.functional import psnr
+from model.common import SuperResolver
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import set_bounds
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from quant.deploy.onnx_file import of_one_image
-from quant.functional import keep_apart
+from quant.functional import with_minimal_width
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, run_main
@@ -27,7 +29,7 @@ SIDE = 96
 BEST_DB = 100.0
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison; 0 when the file keeps what its metadata promises, else 1. Raises UserError."""
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
@@ -88,7 +90,7 @@ class Layers:
     described: the file's metadata. Raises UserError for a file that does not say where its levels are.
     """
 
-    def __init__(self, path: Path, described: dict, backend: str):
+    def __init__(self, path: Path, described: dict, backend: str) -> None:
         if "levels" not in described:
             raise UserError(f"{path}: does not say where its quantizers' levels are; export it again")
         self.levels = described["levels"]
@@ -101,7 +103,7 @@ class Layers:
         self._names = list(wanted)
         self._session = SESSIONS[backend](path, 0, graph.SerializeToString())
 
-    def compare(self, network, lr: torch.Tensor) -> dict[str, tuple[int, float]]:
+    def compare(self, network: SuperResolver, lr: torch.Tensor) -> dict[str, tuple[int, float]]:
         """{quantizer: (largest difference in levels, share of values that differ)} on one image, in their order."""
         feeds = lr[0] if len(self._input.type.tensor_type.shape.dim) == 3 else lr
         found = dict(zip(self._names, self._session.run(self._names, {self._input.name: feeds.numpy()}), strict=True))
@@ -125,7 +127,7 @@ def _outputs(network, lr):
     def record(name):
         def hook(quantizer, parts, output):
             lower, upper = quantizer.bounds(*parts)
-            width = (keep_apart(lower, upper) - lower).double().item()
+            width = (with_minimal_width(lower, upper) - lower).double().item()
             found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
 
         return hook

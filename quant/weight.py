@@ -1,42 +1,44 @@
-"""Weight quantizers (spec, sections 2 and 3) and the convolution that uses one."""
+"""Weight quantizers (quant/README.md, "Weights") and the convolution that uses one."""
 
 import contextlib
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, remaking
+from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, recomputed
 from quant.phase import Phase, Phased
 
 WEIGHT_PERCENTILE = 99
+GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
-def percentile_bounds(weight):
-    """(1st, 99th percentile) of a weight tensor, [1] each; spec 3, 2b."""
+def percentile_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(1st, 99th percentile) of a weight tensor, [1] each."""
     low, high = percentiles(weight, 100 - WEIGHT_PERCENTILE, WEIGHT_PERCENTILE)
     return low.view(1), high.view(1)
 
 
-def minmax_bounds(weight):
-    """(min, max) of a weight tensor, [1] each; spec 3, 2a."""
+def minmax_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(min, max) of a weight tensor, [1] each."""
     low, high = extremes(weight)
     return low.view(1), high.view(1)
 
 
-def quantize_percentile(weight, k_bits):
+def quantize_percentile(weight: Tensor, k_bits: int) -> Tensor:
     """Weights on 2**k_bits levels between their 1st and 99th percentile; what lies outside has no gradient."""
     return fake_quantize(weight, *percentile_bounds(weight), k_bits)
 
 
-def quantize_minmax(weight, k_bits):
+def quantize_minmax(weight: Tensor, k_bits: int) -> Tensor:
     """Weights on 2**k_bits levels between their minimum and maximum; the gradient passes unchanged."""
     with torch.no_grad():
         quantized = fake_quantize(weight, *minmax_bounds(weight), k_bits)
     return _PassGradient.apply(weight, quantized)
 
 
-def quantize_symmetric(weight, k_bits):
-    """Weights on 2**k_bits - 1 levels around zero, y = round(w*Q/a)*a/Q with a = max|w| + 1e-8; spec 3, 2c."""
+def quantize_symmetric(weight: Tensor, k_bits: int) -> Tensor:
+    """Weights on 2**k_bits - 1 levels around zero, y = round(w*Q/a)*a/Q with a = max|w| + 1e-8."""
     check_bits(k_bits)
     with torch.no_grad():
         largest = 2 ** (k_bits - 1) - 1
@@ -45,7 +47,7 @@ def quantize_symmetric(weight, k_bits):
     return _PassGradient.apply(weight, quantized)
 
 
-def quantize_dorefa(weight, k_bits):
+def quantize_dorefa(weight: Tensor, k_bits: int) -> Tensor:
     """Weights on 2**k_bits levels, spaced evenly after a tanh; the tanh takes part in the gradient.
 
     DoReFa-Net's y = 2*round(n*w')/n - 1 with w' = tanh(w)/(2t) + 1/2, t = max|tanh(w)| and n = 2**k_bits - 1, times t:
@@ -62,11 +64,11 @@ def quantize_dorefa(weight, k_bits):
 
 class _PassGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, quantized):
+    def forward(ctx: Any, weight: Tensor, quantized: Tensor) -> Tensor:
         return quantized.view_as(quantized)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -79,18 +81,18 @@ WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
-    It takes over the Parameters of `conv`. While `model.inference.constant_weights` says that nobody changes the weight
-    it is quantized once. keeps_operands: quantized inputs and weights stay in memory for backward, else they are made
-    again there, which takes time where something else keeps them anyway.
+    It takes over the Parameters of `conv`. Within `model.inference.constant_weights` the weight is quantized once.
+    keeps_operands: quantized inputs and weights stay in memory for backward; otherwise backward recomputes them, which
+    costs time for nothing where another module keeps them anyway.
     """
 
     constant = False
     _kept = None
 
-    def __init__(self, conv, k_bits, weight_quantizer, *, calibrates_quantized=False, keeps_operands=False):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
-                         padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
-                         bias=conv.bias is not None, padding_mode=conv.padding_mode, device="meta")
+    def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
+                 keeps_operands: bool = False) -> None:
+        same: dict[str, Any] = {name: getattr(conv, name) for name in GEOMETRY}
+        super().__init__(**same, bias=conv.bias is not None, device="meta")
         self.weight = conv.weight
         self.bias = conv.bias
         self.k_bits = k_bits
@@ -99,7 +101,7 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.keeps_operands = keeps_operands
         self.train(conv.training)
 
-    def quantized_weight(self):
+    def quantized_weight(self) -> Tensor:
         """The weight on its levels; shape and device of the weight."""
         quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
         if not self.constant or self.training or torch.is_grad_enabled():
@@ -108,11 +110,11 @@ class QuantConv2d(nn.Conv2d, Phased):
             self._kept = quantize(self.weight, self.k_bits)
         return self._kept
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """A copy's weight is its own."""
         return {name: value for name, value in self.__dict__.items() if name not in ("constant", "_kept")}
 
-    def set_constant(self, constant):
+    def set_constant(self, constant: bool) -> None:
         """Say whether the weight may be taken as constant from now on; what was made of it before is forgotten."""
         self.constant = constant
         self._kept = None
@@ -126,12 +128,12 @@ class QuantConv2d(nn.Conv2d, Phased):
         weight = self.weight.detach()
         return integer_levels(weight, *WEIGHT_BOUNDS[self.weight_quantizer](weight), self.k_bits)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:
             return super().forward(x)
         weight = self.quantized_weight()
-        with contextlib.nullcontext() if self.keeps_operands else remaking(x, weight):
+        with contextlib.nullcontext() if self.keeps_operands else recomputed(x, weight):
             return self._conv_forward(x, weight, self.bias)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, k_bits={self.k_bits}, weight_quantizer={self.weight_quantizer}"

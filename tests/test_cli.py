@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from released import to_released
 
 from data.images import read_image, write_png
 from data.imresize import imresize
 from model import NETWORKS
 from model.torch_file import read_torch_file
 from quant import QuantConfig, quantize
-from quant.released_keys import to_released
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "--cpu --n_threads 0 --test_every 2 --batch_size 2 --print_every 1 --n_feats 8 --n_resblocks 2".split()

@@ -43,7 +43,7 @@ def test_test_installs_what_it_needs_once(make):
     assert test == "python -m pytest"
     assert make("test") == [test]
     assert make("slow") == ["python -m pytest -m slow"]
-    assert make("lint") == ["ruff check ."]
+    assert make("lint") == ["ruff check .", "python -m mypy"]
     assert make("results") == ["python -m examples.results --dir_data datasets"]
 
 

@@ -14,6 +14,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py")
                if path.relative_to(ROOT).parts[0].removesuffix(".py") in FLOOR and "__pycache__" not in path.parts)
 LONGEST = 250
+TYPED = FLOOR["main_ori"]
 
 
 def module_of(path):
@@ -70,3 +71,22 @@ def test_nothing_but_definitions_at_import(path):
             continue
         told = ast.unparse(node)
         assert not any(word in told for word in ("open(", "sys.argv", "os.environ[", "read_text", "parse_args")), told
+
+
+def public_functions(node):
+    """The functions and methods in a module or class that others may call."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef) and (not child.name.startswith("_") or child.name.startswith("__")):
+            yield child
+        elif isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if FLOOR[module_of(path).partition(".")[0]] < TYPED],
+                         ids=module_of)
+def test_public_functions_say_their_types(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        given = function.args
+        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        untyped = {one.arg for one in arguments if one and not one.annotation} - {"self", "cls"}
+        assert function.returns and not untyped, f"{function.name}: {untyped or 'what it returns'}"

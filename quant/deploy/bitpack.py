@@ -1,9 +1,11 @@
 """Small whole numbers packed tight into bytes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def pack_bits(values, bits):
+def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
     """Whole numbers 0 <= v < 2**bits of any shape, in row order, to uint8 [ceil(count * bits / 8)].
 
     The lowest bit of the first value is the lowest bit of the first byte; what remains of the last byte is 0.
@@ -14,7 +16,7 @@ def pack_bits(values, bits):
     return np.packbits(values.astype(np.uint16) >> np.arange(bits, dtype=np.uint16) & 1, bitorder="little")
 
 
-def unpack_bits(packed, bits, shape):
+def unpack_bits(packed: np.ndarray, bits: int, shape: Sequence[int]) -> np.ndarray:
     """What `pack_bits` packed, as int64 in `shape`. Raises ValueError when the bytes hold another count."""
     count = int(np.prod(shape))
     if packed.dtype != np.uint8 or packed.shape != (-(-count * bits // 8),):

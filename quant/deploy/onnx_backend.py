@@ -2,11 +2,13 @@
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import model
 from model.settings import SETTINGS, made_from, read_json
@@ -28,7 +30,7 @@ class Exported:
     rgb_range: float = 255
     rest: str = "fp32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.k_bits not in (*range(2, 9), 32):
             raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
         if problem := SETTINGS["rgb_range"].problem(self.rgb_range):
@@ -43,7 +45,7 @@ class OnnxNetwork:
     enlarge as it says.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0, runtime: str = "onnx"):
+    def __init__(self, path: str | Path, *, threads: int = 0, runtime: str = "onnx") -> None:
         self.path, self.runtime = Path(path), runtime
         check_file(self.path)
         self.content = self.path.read_bytes()
@@ -97,11 +99,12 @@ class OnnxNetwork:
         return torch.from_numpy(sr).to(lr.device)
 
     @functools.cached_property
-    def gated(self):
+    def gated(self) -> bool:
         """Whether bounds depend on means over the whole image."""
         return any(node.op_type == "Scan" or GATE in node.name for node in read_graph(self.content, self.path).node)
 
-    def in_tiles(self, lr, *, size, finish, progress=lambda: None):
+    def in_tiles(self, lr: Tensor, *, size: int, finish: Callable[[torch.Tensor], torch.Tensor],
+                 progress: Callable[[], object] = lambda: None) -> torch.Tensor:
         """finish(self(lr)) for one image, float32 [1, n_colors, h, w], in tiles of at most size x size LR pixels.
 
         The result is the whole image's, means of gates included, as `model.tiles.in_tiles` says. finish: what becomes

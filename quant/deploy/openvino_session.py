@@ -1,6 +1,8 @@
 """OpenVINO behind the few methods of an ONNX Runtime session that exported networks are run by."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +20,25 @@ class OpenVinoSession:
     Raises UserError where OpenVINO is missing or too old, and for files that were not exported for it.
     """
 
-    def __init__(self, path, threads: int, content: bytes):
+    def __init__(self, path: str | Path, threads: int, content: bytes) -> None:
         self._compiled = _compiled(path, threads, content)
         self._request = self._compiled.create_infer_request()
         self._metadata = _metadata(path, content)
 
-    def run(self, names: list[str], feeds: dict[str, np.ndarray], options=None) -> list[np.ndarray]:
+    def run(self, names: list[str], feeds: dict[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
         """The outputs of these names; options: of ONNX Runtime, without a meaning here."""
         self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in names]
 
-    def get_modelmeta(self):
+    def get_modelmeta(self) -> SimpleNamespace:
         """As in ONNX Runtime: an object with `custom_metadata_map`."""
         return SimpleNamespace(custom_metadata_map=self._metadata)
 
-    def get_inputs(self):
+    def get_inputs(self) -> list[SimpleNamespace]:
         """As in ONNX Runtime: objects with `name` and `type`."""
         return [_described(port) for port in self._compiled.inputs]
 
-    def get_outputs(self):
+    def get_outputs(self) -> list[SimpleNamespace]:
         """As in ONNX Runtime: objects with `name` and `type`."""
         return [_described(port) for port in self._compiled.outputs]
 

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import model
+from model.common import SuperResolver
 from model.settings import made_from
-from quant.activation import gated_quantizers, quantizers
+from quant.activation import ActivationQuantizer, gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
@@ -38,7 +39,8 @@ UNUSED = ("max_val", "min_val", "num_batches_tracked")
 STATISTICS = ("running_mean", "running_var")
 
 
-def write_packed(network, path, *, phase, source, rest="fp32"):
+def write_packed(network: SuperResolver, path: str | Path, *, phase: Phase, source: str | Path,
+                 rest: str = "fp32") -> int:
     """Write a quantized network in evaluation mode to `path`; atomic. Returns the file's size in bytes.
 
     phase: the network's Phase. source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
@@ -86,7 +88,7 @@ def _quantized(network, phase):
                 yield f"{name}.gate.{part}.weight", torch.round(weight / (largest + 1e-8)), GATE_BITS, {STEP: largest}
 
 
-def is_applied(quantizer, phase):
+def is_applied(quantizer: ActivationQuantizer, phase: Phase) -> bool:
     """Whether a quantizer's gate makes its bounds."""
     return quantizer.dynamic and phase is Phase.DYNAMIC
 
@@ -108,7 +110,7 @@ def _rounded(name, tensor):
     return half
 
 
-def file_hash(path):
+def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -130,7 +132,7 @@ class Packed:
     bits: int
     offset: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.bits <= LARGEST_BITS or abs(self.offset) > 2**LARGEST_BITS:
             raise ValueError(f"{self.bits} bits from {self.offset} on are no levels of a quantized weight")
 
@@ -156,8 +158,8 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
     for name, entry in record.items():
         entry = made_from(entry, Packed, f"{where}: packed {name}")
         packed, factor = state.pop(name, None), state.pop(name + (SCALE if name in convs else STEP), None)
-        if entry.shape != list(own[name].shape) or packed is None or packed.dtype is not torch.uint8 or \
-                not _is_factor(factor, least=TINY if name in convs else 0):
+        if packed is None or factor is None or packed.dtype is not torch.uint8 or \
+                entry.shape != list(own[name].shape) or not _is_factor(factor, least=TINY if name in convs else 0):
             raise UserError(f"{where}: {name} has another shape, or no levels or no scale that can be used; {AGAIN}")
         try:
             levels = unpack_bits(packed.numpy(), entry.bits, entry.shape) + entry.offset
@@ -173,7 +175,7 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
 
 
 def _is_factor(tensor, least):
-    return tensor is not None and tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
+    return tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
 
 
 def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -181,4 +183,5 @@ def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.T
     for name, (levels, scale) in fixed.items():
         path = name.removesuffix(".weight")
         parent, _, leaf = path.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, FixedConv2d(network.get_submodule(path), levels, scale))
+        conv: Any = network.get_submodule(path)
+        setattr(network.get_submodule(parent), leaf, FixedConv2d(conv, levels, scale))

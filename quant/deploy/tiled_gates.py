@@ -4,12 +4,15 @@ A gate's mean over the image is computed inside the graph. Here the graph of one
 a tile's core goes out, the mean over the whole image comes in. Passes over all tiles gather the means until they stay.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
 
-from model.tiles import TileMeans
+from model.tiles import Tile, TileMeans
 from quant.deploy.onnx_file import GATE, of_one_image
 
 # a gate's arithmetic begins with ReduceMin, before that it takes the means
@@ -25,7 +28,7 @@ class TiledGates:
     other bytes. Raises ValueError where the graph is not as quant.export makes it.
     """
 
-    def __init__(self, content: bytes, open_session):
+    def __init__(self, content: bytes, open_session: Callable[[bytes], Any]) -> None:
         graph = of_one_image(onnx.load_model_from_string(content))
         (lr,), (sr,) = graph.graph.input, graph.graph.output
         self.lr, self.sr, self.batched = lr.name, sr.name, len(lr.type.tensor_type.shape.dim) == 4
@@ -33,7 +36,7 @@ class TiledGates:
         self.session = open_session(graph.SerializeToString())
         self.first = True
 
-    def gather(self, lr: torch.Tensor, tiles, progress) -> None:
+    def gather(self, lr: torch.Tensor, tiles: Sequence[Tile], progress: Callable[[], object]) -> None:
         """Pass over the tiles of one image, [1, C, h, w], until its means stay. progress: called after each tile."""
         from onnxruntime import RunOptions
 
@@ -51,7 +54,7 @@ class TiledGates:
             if all([mean.finish_pass(lr[0, 0].numel()) for mean in self.means.values()]):
                 break
 
-    def __call__(self, lr: torch.Tensor, tile) -> torch.Tensor:
+    def __call__(self, lr: torch.Tensor, tile: Tile) -> torch.Tensor:
         """The output for one tile of the image, [1, C, scale*h, scale*w], with the margin around its core."""
         (sr,) = self.session.run([self.sr], self._feeds(lr, tile))
         return torch.from_numpy(sr) if self.batched else torch.from_numpy(sr)[None]

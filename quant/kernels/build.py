@@ -30,7 +30,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 class BuildError(Exception):
     """Why there is no library, in one line of text that any stream can take."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str) -> None:
         super().__init__(" ".join(reason.encode(errors="backslashreplace").decode().split()))
 
 

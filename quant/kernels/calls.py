@@ -46,7 +46,7 @@ def quantize_backward(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k_b
     arguments = _feature_and_bounds(parts, lower, upper, k_bits)
     if arguments is None or not _serves(grad):
         return None
-    grad = grad.contiguous(memory_format=layout(parts[0]))
+    grad = grad.contiguous(memory_format=layout(parts[0]) or torch.contiguous_format)
     grad_parts = [torch.empty_like(part) for part in parts]
     grad_bounds = [torch.empty_like(lower), torch.empty_like(upper)] if of_bounds else [None, None]
     _library().ddtb_quantize_backward(*arguments, grad.data_ptr(), _pointers(grad_parts), row_length(parts[0]),

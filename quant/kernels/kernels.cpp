@@ -55,7 +55,7 @@ void for_each(int64_t count, int n_threads, Work work) {
     for (int64_t i = 0; i < count; i++) work(i);
 }
 
-// functional.keep_apart and functional.scale_and_zero
+// functional.with_minimal_width and functional.scale_and_zero
 struct Grid {
     float lower, upper, scale, zero;
 

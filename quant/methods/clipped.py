@@ -1,6 +1,9 @@
 """What the compared quantizers share: bounds that start from calibration, and clip-and-round with one scale."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model import parallel
@@ -14,17 +17,17 @@ class CalibratedQuantizer(ActivationQuantizer):
     Without calibration it starts from those of its first training batch.
     """
 
-    def start(self, lows, highs):
+    def start(self, lows: Tensor, highs: Tensor) -> None:
         """Set the bounds from the smallest and the largest value of each batch, [batches] each."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def start_bounds(self, x):
+    def start_bounds(self, x: Tensor) -> None:
         """Set the bounds from one batch, of all processes that share it."""
         self._start(batch_extremes(x)[None])
 
     @torch.no_grad()
-    def end_calibration(self):
+    def end_calibration(self) -> None:
         """Set the bounds from the records, and forget those."""
         if self.observations and not self._started:
             self._start(torch.stack(self.observations))
@@ -45,21 +48,23 @@ class ScaleQuantizer(CalibratedQuantizer):
     """
 
     always_signed = False
+    alpha: Tensor
+    signed: Tensor
 
-    def __init__(self, k_bits):
+    def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.register_buffer("signed", torch.ones(1))
 
-    def start(self, lows, highs):
+    def start(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the batches' mean largest |x|."""
         self.signed.fill_(1.0 if self.always_signed else float(lows.min() < 0))
         self.alpha.data.copy_(torch.maximum(highs, -lows).mean())
 
-    def static_bounds(self):
+    def static_bounds(self) -> tuple[Tensor, Tensor]:
         alpha = self.alpha.clamp(min=ABSOLUTE_WIDTH_FLOOR)
         return -alpha * self.signed, alpha
 
-    def quantized(self, *parts):
+    def quantized(self, *parts: Tensor) -> Tensor:
         signed, unsigned = 2 ** (self.k_bits - 1) - 1, 2**self.k_bits - 1
         levels = unsigned + self.signed * (signed - unsigned)
         lower, upper = self.static_bounds()
@@ -70,20 +75,20 @@ class ClipAndRound(torch.autograd.Function):
     """y = round(clip(x, lower, upper) * scale) / scale; lower, upper, scale: [1]."""
 
     @staticmethod
-    def forward(ctx, x, lower, upper, scale):
+    def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(x, lower, upper)
         return torch.clamp(x, lower, upper).mul_(scale).round_().div_(scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, lower, upper = ctx.saved_tensors
         below, above = x < lower, x >= upper
         grad_x = grad.masked_fill(below | above, 0)
         return grad_x, (grad * below).sum().view(1), (grad * above).sum().view(1), None
 
 
-def batch_extremes(x):
+def batch_extremes(x: Tensor) -> Tensor:
     """[min, max] of a batch, [2], over all processes that share it."""
     found = extremes(x)
     signs = found.new_tensor((-1, 1))

@@ -3,7 +3,7 @@ Ultra-low Precision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). qu
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import parallel
 from quant.activation import ActivationQuantizer
@@ -17,16 +17,19 @@ START_BOUND = 10.0
 class DualBoundQuantizer(ActivationQuantizer):
     """2**k_bits levels between two trainable bounds, which a gate may move for each image.
 
-    percentile: M of the spec; on the first training forward the bounds become the M-th and (100-M)-th percentile of the
-    whole batch. init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and else starts from +-10; or
-    'calibrated', the mean of the calibration batches' percentiles: those of a feature that nothing before it quantized.
+    percentile: M; the first training forward sets the bounds to the M-th and (100-M)-th percentile of the whole batch.
+    init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and starts from +-10 elsewhere; or
+    'calibrated', the mean of the calibration batches' percentiles, where nothing before the feature is quantized.
     symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
 
     `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
     multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
     """
 
-    def __init__(self, channels, k_bits, *, percentile, init_bounds="percentile", symmetric=False):
+    is_dynamic: Tensor
+
+    def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
+                 symmetric: bool = False) -> None:
         super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
         self.starts_calibrated = init_bounds == "calibrated"
         self.percentile = percentile
@@ -38,25 +41,26 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.gate = Gate(channels)
 
     @classmethod
-    def for_feature(cls, channels, k_bits, *, percentile, init_bounds, bounds):
-        return cls(channels, k_bits, percentile=percentile, init_bounds=init_bounds, symmetric=bounds == "symmetric")
+    def for_feature(cls, channels: int, k_bits: int, *, percentile: float, **settings: str) -> "DualBoundQuantizer":
+        return cls(channels, k_bits, percentile=percentile, init_bounds=settings["init_bounds"],
+                   symmetric=settings["bounds"] == "symmetric")
 
-    def read_flags(self):
+    def read_flags(self) -> None:
         """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""
         super().read_flags()
         self.dynamic = bool(self.is_dynamic.item())
 
-    def set_dynamic(self, dynamic):
+    def set_dynamic(self, dynamic: bool) -> None:
         """Say whether the gate belongs to this quantizer."""
         self.is_dynamic.fill_(float(dynamic))
         self.dynamic = bool(dynamic)
 
-    def start_bounds(self, x):
+    def start_bounds(self, x: Tensor) -> None:
         """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
         self._move_bounds(x, 1.0)
         self.mark_started()
 
-    def end_calibration(self):
+    def end_calibration(self) -> None:
         """Bounds that calibration has set stay."""
         if self.starts_calibrated and self.observations:
             self.mark_started()
@@ -79,11 +83,11 @@ class DualBoundQuantizer(ActivationQuantizer):
             self.alpha_upper.lerp_(high, share)
             self.alpha_lower.lerp_(low, share)
 
-    def static_bounds(self):
+    def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper) before any gate, [1] each."""
         return -self.alpha_upper if self.symmetric else self.alpha_lower, self.alpha_upper
 
-    def bounds(self, *parts):
+    def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
         gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
         self.logits = self.gate(*parts) if gated else None
@@ -93,9 +97,9 @@ class DualBoundQuantizer(ActivationQuantizer):
         beta = 2 * torch.sigmoid(self.logits)
         return beta[:, 1:] * lower, beta[:, :1] * upper
 
-    def quantized(self, *parts):
+    def quantized(self, *parts: Tensor) -> Tensor:
         lower, upper = self.bounds(*parts)
         return fake_quantize_parts(parts, lower, upper, self.k_bits)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, percentile={self.percentile}, dynamic={self.dynamic}"

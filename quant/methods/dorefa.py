@@ -17,6 +17,6 @@ class DoReFaQuantizer(ScaleQuantizer):
     alpha, the mean of the calibration batches' largest |x|, stays as it is.
     """
 
-    def __init__(self, k_bits):
+    def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.register_buffer("alpha", torch.ones(1))

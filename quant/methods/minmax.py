@@ -7,8 +7,9 @@ where l and u are moved a little so that zero is a level. Nothing is trained. We
 """
 
 import torch
+from torch import Tensor
 
-from quant.functional import concatenated, fake_quantize_parts, keep_apart, scale_and_zero
+from quant.functional import concatenated, fake_quantize_parts, scale_and_zero, with_minimal_width
 from quant.methods.clipped import CalibratedQuantizer, batch_extremes
 
 MOMENTUM = 0.99
@@ -17,12 +18,15 @@ MOMENTUM = 0.99
 class MovingRangeQuantizer(CalibratedQuantizer):
     """The range follows the training batches by momentum 0.99 and stands still in evaluation."""
 
-    def __init__(self, k_bits):
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.register_buffer("lower", torch.zeros(1))
         self.register_buffer("upper", torch.zeros(1))
 
-    def start(self, lows, highs):
+    def start(self, lows: Tensor, highs: Tensor) -> None:
         """The range becomes the moving averages of the calibration batches."""
         self.upper.copy_(highs[0].clamp(min=0))
         self.lower.copy_(lows[0].clamp(max=0))
@@ -33,14 +37,14 @@ class MovingRangeQuantizer(CalibratedQuantizer):
         self.upper.lerp_(high.clamp(min=0).view(1), 1 - MOMENTUM)
         self.lower.lerp_(low.clamp(max=0).view(1), 1 - MOMENTUM)
 
-    def static_bounds(self):
+    def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper), the range moved by less than half a step so that zero is a level."""
-        upper = keep_apart(self.lower, self.upper)
+        upper = with_minimal_width(self.lower, self.upper)
         scale, _ = scale_and_zero(self.lower, upper, self.k_bits)
         zero = torch.round(scale * self.lower)
         return zero / scale, (zero + 2**self.k_bits - 1) / scale
 
-    def quantized(self, *parts):
+    def quantized(self, *parts: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
                 self._move(*batch_extremes(concatenated(parts)))

@@ -18,6 +18,6 @@ class PactQuantizer(ScaleQuantizer):
     alpha starts at the mean of the calibration batches' largest |x|: the paper's 10 fits normalised features alone.
     """
 
-    def __init__(self, k_bits):
+    def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.alpha = nn.Parameter(torch.ones(1))

@@ -7,7 +7,7 @@ from utility import UserError
 
 
 def make_set(root, hr, lr, names=("a", "b"), size=(25, 18), scales=(2, 3)):
-    """Empty pictures in the layout of section 8 of the spec; `hr`, `lr`: folder names."""
+    """Empty pictures in the layout of datasets/README.md; `hr`, `lr`: folder names."""
     for scale in (1, *scales):
         folder, suffix = (root / hr, "") if scale == 1 else (root / lr / f"X{scale}", f"x{scale}")
         folder.mkdir(parents=True)

@@ -9,12 +9,13 @@ from unittest.mock import patch
 
 import torch
 from filling import batch, filled
+from released import to_released
 
 from model import NETWORKS, rdn
 from quant import Phase, QuantConfig, Schedule, quantize, set_phase
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.released_keys import from_released, to_released
+from quant.released_keys import from_released
 
 # name: (settings, k_bits); RDN's config A means 2 blocks of 2 convolutions here
 CASES = {"edsr": ({"n_resblocks": 2, "n_feats": 8, "res_scale": 0.5}, 4),

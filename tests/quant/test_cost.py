@@ -12,7 +12,7 @@ from utility import run_main
     ("edsr", 4, 1_517_595, 114.2e9), ("edsr", 2, 1_369_883, 316.3e9), ("rdn", 4, 22_271_107, 1309.2e9),
 ])
 def test_full_precision_is_as_published(name, scale, parameters, macs):
-    """Parameters of the spec; multiplications for a 1280x720 output as papers state them for these networks."""
+    """Parameters of the networks; multiplications for a 1280x720 output as papers state them for these networks."""
     found = cost.summary(NETWORKS[name](scale=scale))
     assert found["parameters"] == parameters
     assert found["storage_bytes"] == 4 * parameters

@@ -26,7 +26,7 @@ def by_extremes(x):
     return fake_quantize(x, x.min(), x.max(), 2)
 
 
-def test_training_follows_the_spec(gate):
+def test_training_as_published(gate):
     x = feature()
     hidden = F.conv2d(by_extremes(F.adaptive_avg_pool2d(x, 1)), quantize_symmetric(gate.reduce.weight, 2))
     hidden = F.relu(F.batch_norm(hidden, None, None, gate.norm.weight, gate.norm.bias, training=True))

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from released import to_released
 from safetensors.torch import load_file, save_file
 
 import model
@@ -24,7 +25,6 @@ from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import write_packed
 from quant.export import main as exporting
 from quant.pack import main as packing
-from quant.released_keys import to_released
 from utility import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from filling import batch, filled
 from former_adam import FormerAdam
+from released import to_released
 from summation import agreeing
 
 from engine.optimizer import build_optimizer
@@ -16,7 +17,7 @@ from model import NETWORKS
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.released_keys import from_released, to_released
+from quant.released_keys import from_released
 
 PHASES = {"s1": Phase.STATIC, "s2": Phase.DYNAMIC}
 PICTURE = 1e-3  # grey levels; convolutions sum in another order here than where the numbers were measured

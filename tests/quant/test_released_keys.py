@@ -1,9 +1,10 @@
 import pytest
 import torch
 from filling import filled
+from released import to_released
 
 from quant import QuantConfig, quantize
-from quant.released_keys import from_released, is_released, to_released
+from quant.released_keys import from_released, is_released
 
 GATE = ["atten_c.1.weight", "atten_c.2.weight", "atten_c.2.bias", "atten_c.2.running_mean", "atten_c.2.running_var",
         "atten_c.2.num_batches_tracked", "atten_c.5.weight"]
@@ -37,7 +38,7 @@ def plain(*prefixes):
     return keys(*prefixes, leaves=["weight", "bias"])
 
 
-# what the release's state dicts of networks of two blocks hold (spec, sections 1, 2 and 4)
+# what the release's state dicts of networks of two blocks hold
 RELEASED = {
     "edsr": edsr_block(0) | edsr_block(1) | plain("sub_mean", "add_mean", "head.0", "body.2", "tail.0.0", "tail.1"),
     "srresnet": (srresnet_block(0) | srresnet_block(1) | keys("bn_mid", leaves=NORM)

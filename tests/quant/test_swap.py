@@ -169,7 +169,7 @@ def test_a_block_alone_is_replaced_by_its_quantized_form():
 
 
 @pytest.mark.parametrize("res_scale", [1, 0.1])
-def test_edsr_block_by_the_spec(res_scale):
+def test_edsr_block_as_published(res_scale):
     torch.manual_seed(0)
     block = ResBlock(6, res_scale)
     (conv1, _, conv2), x = block.body, torch.randn(2, 6, 5, 5)

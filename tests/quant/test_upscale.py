@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from data.images import read_image, write_png
+from data.pictures import Picture
 from quant import export, upscale
 from quant.deploy.onnx_backend import OnnxNetwork
 from utility import UserError, run_main
@@ -17,14 +18,18 @@ def exported(small_network, tmp_path):
     return path
 
 
+def enlarged(network, pixels, tile=None):
+    return upscale.enlarge(network, Picture(pixels), tile=tile).colours
+
+
 def image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_tiles_do_not_show(exported):
     network = OnnxNetwork(exported, threads=1)
-    whole = upscale.upscale(network, image(75, 120), tile=0)
-    tiled = upscale.upscale(network, image(75, 120), tile=70)
+    whole = enlarged(network, image(75, 120), tile=0)
+    tiled = enlarged(network, image(75, 120), tile=70)
     assert whole.shape == (150, 240, 3) and whole.dtype == np.uint8
     assert np.array_equal(whole, tiled)
 
@@ -51,12 +56,12 @@ def test_same_as_the_network(exported, small_network):
     lr = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         expected = small_network("edsr", dynamic=0)(lr)[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    assert np.mean(upscale.upscale(OnnxNetwork(exported, threads=1), pixels) == expected) > 0.999
+    assert np.mean(enlarged(OnnxNetwork(exported, threads=1), pixels) == expected) > 0.999
 
 
 def test_one_colour(small_network, tmp_path):
     onnx.save(export.export(small_network("edsr", n_colors=1)), tmp_path / "y.onnx")
-    grey = upscale.upscale(OnnxNetwork(tmp_path / "y.onnx", threads=1), image(6, 5))
+    grey = enlarged(OnnxNetwork(tmp_path / "y.onnx", threads=1), image(6, 5))
     assert grey.shape == (12, 10, 3)
 
 

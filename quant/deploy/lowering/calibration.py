@@ -1,10 +1,11 @@
 """What post-training int8 learns from real images: ranges of features, and how the inputs of a convolution vary."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.srresnet import SRResNet
@@ -27,13 +28,13 @@ class Feature:
     high: float = 0.0
     values: list = field(default_factory=list)
 
-    def see(self, x, generator):
+    def see(self, x: Tensor, generator: torch.Generator) -> None:
         """Take note of one image's feature."""
         low, high = (value.item() for value in torch.aminmax(x))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.values.append(x.flatten()[torch.randint(x.numel(), (VALUES_AN_IMAGE,), generator=generator)])
 
-    def range(self):
+    def range(self) -> tuple[float, float]:
         """(low, high), 0 within, the part of the range over which 256 codes lose the least (mean square).
 
         Where a few values lie far out, clipping them costs less than the wider steps that they ask for.
@@ -50,12 +51,12 @@ class Calibration:
     """Made by `calibrate`. range(module): of its output. covariances: {convolution outside the quantized blocks:
     mean of w w^T over its input windows w, float64 [I*k*k, I*k*k]}."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.features = {}
         self.covariances = {}
         self._generator = torch.Generator().manual_seed(0)
 
-    def range(self, module):
+    def range(self, module: nn.Module) -> tuple[float, float]:
         """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
 
         Of one of SRResNet's blocks: of what the blocks have added up to its end, its output minus the first's input.
@@ -63,10 +64,10 @@ class Calibration:
         feature = self.features[module]
         return (feature.low, feature.high) if isinstance(module, DualBoundQuantizer) else feature.range()
 
-    def see_output(self, module, output):
+    def see_output(self, module: nn.Module, output: Tensor) -> None:
         self.features.setdefault(module, Feature()).see(output, self._generator)
 
-    def see_input(self, conv, x):
+    def see_input(self, conv: nn.Conv2d, x: Tensor) -> None:
         windows = _windows(x, conv.kernel_size[0], self._generator).double()
         self.covariances[conv] = self.covariances.get(conv, 0) + windows.T @ windows / len(windows)
 
@@ -81,7 +82,7 @@ def _windows(x, size, generator):
 
 
 @torch.no_grad()
-def calibrate(network, images):
+def calibrate(network: nn.Module, images: Iterable[Tensor]) -> Calibration:
     """The Calibration of a quantized network in evaluation mode on LR images, float32 [1, n_colors, h, w] each."""
     found = Calibration()
     with contextlib.ExitStack() as hooks:

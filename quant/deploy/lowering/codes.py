@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from quant.deploy.lowering.levels import Grid, RuntimeGrid
 
+AnyGrid = Grid | RuntimeGrid
+Range = tuple[float, float]  # the smallest and the largest real value
 TO_LAST = (0, 2, 3, 1)
 TO_FIRST = (0, 3, 1, 2)
 
@@ -16,5 +18,5 @@ class Codes:
     """
 
     name: str
-    grid: Grid | RuntimeGrid
+    grid: AnyGrid
     channels: int

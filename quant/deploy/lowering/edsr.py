@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from model.edsr import ResBlock
+from model.common import MeanShift
+from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
 from quant.deploy.lowering.blocks import (
+    Blocks,
+    Operators,
     activate,
     array,
     conv,
@@ -17,13 +20,15 @@ from quant.deploy.lowering.blocks import (
     on_float,
     upsample,
 )
+from quant.deploy.lowering.codes import Codes
+from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.rounding import rounded_weight
 
 # how often the head reads the image: all that follows hangs on its output, and a finer weight costs little
 HEAD_COPIES = 4
 
 
-def network(graph, network, blocks):
+def network(graph: Operators, network: EDSR, blocks: Blocks) -> str:
     """EDSR from `lr` to sr, its blocks by the functions of `blocks`."""
     head = conv(graph, shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
@@ -34,12 +39,12 @@ def network(graph, network, blocks):
     return shift(graph, upsample(graph, feature, [*network.tail[0], network.tail[1]]), network.add_mean)
 
 
-def shift(graph, image, module):
+def shift(graph: Operators, image: str, module: MeanShift) -> str:
     """A MeanShift, whose 1x1 convolution is an addition."""
     return graph.op("Add", image, graph.constant(array(module.bias).reshape(-1, 1, 1)))
 
 
-def float_block(graph, block, x):
+def float_block(graph: Operators, block: ResBlock, x: str) -> str:
     """The block in full precision."""
     residual = conv(graph, graph.op("Relu", conv(graph, x, block.body[0])), block.body[2])
     return graph.op("Add", x, _scaled(graph, block, residual))
@@ -51,7 +56,7 @@ def _scaled(graph, block, residual):
     return graph.op("Mul", residual, graph.constant(block.res_scale, np.float32))
 
 
-def exact_block(graph, block, x):
+def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
     """The quantized block: conv 1 reads a float feature by the method and stays a float convolution."""
     conv1, _, conv2 = block.body
     skip = activate(graph, block.act1, x)
@@ -74,7 +79,7 @@ def _exact_residual(graph, block, conv, inner):
     return activate(graph, block.act3, _scaled(graph, block, on_codes(graph, conv, inner)))
 
 
-def int8_network(int8, network):
+def int8_network(int8: Int8, network: EDSR) -> str:
     """EDSR from `lr` to sr in integers."""
     last = network.body[-1]
     grids = int8.graph.term_grids(int8.seen.range(last), int8.seen.range(network.head[0]))
@@ -100,7 +105,7 @@ def _head_without_mean(int8, network, grid):
         return graph.code_conv(image, rounded_weight(weight, HEAD_COPIES), array(conv.bias), grid)
 
 
-def int8_block(int8, block, x):
+def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:
     """The quantized block; conv 1 reads the 8-bit codes of the block's input."""
     conv1, _, conv2 = block.body
     skip = int8.activate(block.act1, x)

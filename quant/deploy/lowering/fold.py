@@ -3,13 +3,16 @@
 import copy
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.imresize import imresize
 from metrics.functional import psnr
+from model.common import SuperResolver
 from quant.deploy.lowering.blocks import gated
 
 # smaller images say nothing when they are reduced once more
@@ -30,7 +33,7 @@ class Folded:
 
 
 @torch.no_grad()
-def fold_gates(network, images) -> tuple[nn.Module, Folded]:
+def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperResolver, Folded]:
     """A copy of a quantized network in evaluation mode whose gates are constant factors, and what that did.
 
     images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
@@ -51,10 +54,10 @@ def fold_gates(network, images) -> tuple[nn.Module, Folded]:
                           statistics.fmean(costs) if costs else math.nan)
 
 
-def set_bounds(network, bounds: dict[str, tuple[float, float]]) -> None:
+def set_bounds(network: nn.Module, bounds: dict[str, tuple[float, float]]) -> None:
     """Give quantizers of a network constant bounds, {name: (lower, upper)}, in place of those and their gates."""
     for name, (lower, upper) in bounds.items():
-        quantizer = network.get_submodule(name)
+        quantizer: Any = network.get_submodule(name)
         quantizer.symmetric = False
         quantizer.alpha_lower, quantizer.alpha_upper = (nn.Parameter(torch.tensor([bound])) for bound in (lower, upper))
         quantizer.set_dynamic(False)

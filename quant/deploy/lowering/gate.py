@@ -1,4 +1,4 @@
-"""The dynamic gate in the graph (spec, section 4): from pooled channels to a grid with runtime bounds.
+"""The gate (quant/README.md, "Bounds and gates") in the graph: from pooled channels to a grid with runtime bounds.
 
 All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functional`, to the bit where sums are.
 """
@@ -6,21 +6,23 @@ All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functio
 import numpy as np
 from onnx import TensorProto
 
+from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.gate import GATE_BITS
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import quantize_symmetric
 
 
-def runtime_bounds(graph, quantizer, pooled):
+def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
     """The RuntimeGrid of a quantizer whose gate is applied; pooled: float [N, C, 1, 1], its input's channels' means."""
     with graph.within(quantizer.gate):
         upper, lower = _bounds(graph, quantizer, pooled)
-        upper = _keep_apart(graph, lower, upper)
+        upper = _with_minimal_width(graph, lower, upper)
         return RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, quantizer.k_bits))
 
 
-def runtime_codes(graph, quantizer, bounds):
+def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it.
@@ -32,13 +34,13 @@ def runtime_codes(graph, quantizer, bounds):
     return Grid(step, zero, low, high)
 
 
-def on_levels(graph, x, grid):
+def on_levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
     """Float x [N, C, h, w] clipped and rounded to the levels of a RuntimeGrid, float."""
     held = graph.op("Min", graph.op("Max", x, grid.lower), grid.upper)
     return graph.op("Div", levels(graph, held, grid), grid.scale)
 
 
-def levels(graph, x, grid):
+def levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
     """The whole numbers of a RuntimeGrid for x within its bounds, float."""
     return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, grid.scale), grid.offset)), grid.offset)
 
@@ -75,13 +77,13 @@ def _conv1x1(graph, x, weight):
 
 
 def _quantize(graph, x):
-    """Spec 3, 2d: 2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
+    """2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
     lower, upper = (graph.op(kind, x, graph.integers(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
-    upper = _keep_apart(graph, lower, upper)
+    upper = _with_minimal_width(graph, lower, upper)
     return on_levels(graph, x, RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, GATE_BITS)))
 
 
-def _keep_apart(graph, lower, upper):
+def _with_minimal_width(graph, lower, upper):
     floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
                      _number(graph, RELATIVE_WIDTH_FLOOR))
     floor = graph.op("Add", floor, _number(graph, ABSOLUTE_WIDTH_FLOOR))

@@ -1,12 +1,16 @@
 """A small builder of ONNX graphs: every call adds one node or one constant and gives its name."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from quant.deploy.bitpack import pack_bits
+from quant.deploy.lowering.codes import Codes
 from utility import UserError
 
 PRODUCER = "ddtb"
@@ -25,11 +29,11 @@ class Graph:
     than a byte that weights may be stored in; `pack_types` gives it.
     """
 
-    def __init__(self, network, *, packed: dict[int, int] | None = None):
+    def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
         self.place = ""
         self.notes = {}
         # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
-        self.beta_steps = None
+        self.beta_steps: int | None = None
         self._packed = packed or {}
         self._places = {module: name for name, module in network.named_modules()}
         self.nodes = []
@@ -38,7 +42,7 @@ class Graph:
         self._counts = {}
 
     @contextlib.contextmanager
-    def within(self, module):
+    def within(self, module: nn.Module) -> Iterator[None]:
         """Nodes made in the meantime belong to a module of the network; `place` is its name."""
         outer, self.place = self.place, self._places[module]
         try:
@@ -51,7 +55,7 @@ class Graph:
         self._counts[stem] = count = self._counts.get(stem, 0) + 1
         return stem if count == 1 else f"{stem}_{count}"
 
-    def constant(self, value, dtype=None):
+    def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of a constant tensor; value: anything that numpy.asarray takes."""
         array = np.ascontiguousarray(np.asarray(value, dtype)).reshape(np.shape(value))
         key = (array.dtype.str, array.shape, array.tobytes())
@@ -61,15 +65,15 @@ class Graph:
             self._constants[key] = name
         return self._constants[key]
 
-    def number(self, value):
+    def number(self, value: float | str) -> str:
         """A float32 scalar: a number's constant, or the runtime scalar that already has a name."""
         return value if isinstance(value, str) else self.constant(value, np.float32)
 
-    def byte(self, value):
+    def byte(self, value: int | str) -> str:
         """A uint8 scalar, likewise."""
         return value if isinstance(value, str) else self.constant(value, np.uint8)
 
-    def weight(self, levels):
+    def weight(self, levels: np.ndarray) -> str:
         """An int8 tensor of whole numbers; in the file they take 2 or 4 bits each where `packed` allows it.
 
         A Cast, and where need be a sum and a product, make the int8 values of them: constants, which runtimes compute
@@ -90,7 +94,7 @@ class Graph:
             whole = self.op("Mul", whole, self.constant(factor, np.int32))
         return self.op("Cast", whole, to=TensorProto.INT8)
 
-    def float_weight(self, levels, scale):
+    def float_weight(self, levels: np.ndarray, scale: np.ndarray) -> tuple[str, int]:
         """(name, k) of the float weight levels / scale, [O, I, k, k]: stored as it is, or as packed integers."""
         if not self._packed:
             return self.constant(levels / scale, np.float32), levels.shape[-1]
@@ -106,57 +110,59 @@ class Graph:
             self.initializers.append(helper.make_tensor(name, self._packed[bits], values.shape, data, raw=True))
         return self._constants[key]
 
-    def float_conv(self, x, weight, bias=None):
+    def float_conv(self, x: str, weight: np.ndarray | tuple[str, int], bias: np.ndarray | None = None) -> str:
         """A float convolution with `same` zero padding; weight: [O, I, k, k], or (its name, k); bias: [O]."""
         name, size = weight if isinstance(weight, tuple) else (self.constant(weight, np.float32), weight.shape[-1])
         inputs = [x, name] + ([] if bias is None else [self.constant(bias, np.float32)])
         return self.op("Conv", *inputs, kernel_shape=[size, size], pads=[size // 2] * 4)
 
-    def float_mean(self, x):
+    def float_mean(self, x: str) -> str:
         """The mean of a float feature over height and width, [N, C, 1, 1].
 
         First along rows: GlobalAveragePool adds all pixels one after the other, and rounds ten times as much away.
         """
         return self.op("ReduceMean", self.op("ReduceMean", x, self.integers(3)), self.integers(2))
 
-    def note(self, codes):
+    def note(self, codes: Codes) -> Codes:
         """Keep the feature that the present module, a quantizer, makes: `quant.verify` looks at it. Returns it."""
         self.notes[self.place] = codes
         return codes
 
-    def integers(self, *values):
+    def integers(self, *values: int) -> str:
         """A constant int64 vector: shapes, axes, positions."""
         return self.constant(values, np.int64)
 
-    def op(self, kind, *inputs, outputs=1, **attributes):
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Add a node of the standard operator `kind`; give its output's name, or a list of them."""
         name = self._unique(kind)
         names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return name if outputs == 1 else names
 
-    def rename(self, name, new):
+    def rename(self, name: str, new: str) -> None:
         """Give a tensor another name, everywhere."""
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [new if old == name else old for old in names]
 
 
-def pack_types(largest_opset: int | None, bits=(2, 4)) -> dict[int, int]:
+def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[int, int]:
     """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
-    known = {bits: (getattr(TensorProto, name, None), opset) for bits, (name, opset) in PACKED_TYPES.items()}
+    known: dict[int, Any] = {bits: (getattr(TensorProto, name, None), opset)
+                             for bits, (name, opset) in PACKED_TYPES.items()}
     largest_opset = largest_opset or OPSETS.stop - 1
     return {one: known[one][0] for one in bits if known[one][0] is not None and known[one][1] <= largest_opset}
 
 
-def needed_opset(graph) -> int:
+def needed_opset(graph: Graph) -> int:
     """The least operator set for what a graph's constants are stored in; 18 where nothing asks for a newer one."""
     used = {constant.data_type for constant in graph.initializers}
     return max((opset for name, opset in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
                default=DEFAULT_OPSET)
 
 
-def image_model(graph, sr, *, channels, scale, per_image, metadata, opset=None):
+def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: bool, metadata: dict[str, str],
+                opset: int | None = None) -> onnx.ModelProto:
     """The ONNX model that maps `lr` to `sr`, checked.
 
     graph: made from the input `lr`; sr: the name of its result. Both are float32 [batch, channels, height, width], any

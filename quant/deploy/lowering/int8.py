@@ -4,14 +4,20 @@ Every feature lies on a grid. A quantizer's levels stay what the network was tra
 PyTorch keeps in float, get the 8-bit grid that their range on the calibration images asks for.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from torch import nn
 
-from quant.deploy.lowering.blocks import array, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.blocks import Operators, array, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.calibration import Calibration
+from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
 from quant.deploy.lowering.rounding import compensated_weight
 from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
+from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
@@ -20,27 +26,28 @@ BETA_STEPS = 4096
 class Int8:
     """Adds operators on codes to `graph`, a QLinear or a Qdq; seen: the network's Calibration."""
 
-    def __init__(self, graph, seen, *, rgb_range):
+    def __init__(self, graph: Operators, seen: Calibration, *, rgb_range: float) -> None:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
         self.seen = seen
         # the 256 levels of an 8-bit image
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)
 
-    def image(self, channels):
+    def image(self, channels: int) -> Codes:
         """The input `lr`: an 8-bit image is represented exactly."""
         return self.graph.image(self.image_grid, channels)
 
-    def grid(self, module, *, positive=False, factor=1.0):
+    def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0) -> Grid:
         """The 8-bit grid of a module's output, after ReLU if positive, times `factor`."""
         low, high = self.seen.range(module)
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
-    def range_of(self, codes, module):
+    def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
         return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
 
-    def integers_of(self, module, norm=None, factor=1.0):
+    def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None,
+                    factor: float = 1.0) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`."""
         if isinstance(module, QuantConv2d):
             weight, bias = integers_of(self.graph, module)
@@ -51,13 +58,15 @@ class Int8:
             weight, bias = with_norm(weight, bias, norm)
         return replace(weight, step=weight.step * factor), bias * factor
 
-    def conv(self, codes, module, grid, *, norm=None, factor=1.0):
+    def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
+             factor: float = 1.0) -> Codes:
         """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`."""
         weight, bias = self.integers_of(module, norm, factor)
         with self.graph.within(module):
             return self.graph.code_conv(codes, weight, bias, grid)
 
-    def conv_prelu(self, codes, module, prelu, grid, *, order=slice(None)):
+    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *,
+                   order: Any = slice(None)) -> Codes:
         """prelu(conv) on `grid`, an 8-bit grid, the output channels in `order`; the PReLU has one slope."""
         weight, bias = self.integers_of(module)
         weight = IntegerWeight(weight.levels[order], weight.step[order])
@@ -65,20 +74,21 @@ class Int8:
             return self.graph.conv_prelu(codes, weight, bias[order], prelu.weight.item(), grid,
                                          before=lambda: self.grid(module))
 
-    def activate(self, quantizer, codes):
+    def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
         grid = grid_of(self.graph, quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
             return self.settled(quantizer, self.graph.requantize(codes, grid))
 
-    def settled(self, quantizer, codes):
+    def settled(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
         self.graph.note(codes)
         if codes.grid.is_static or self.graph.runtime_scales:
             return codes
         return self.graph.requantize(codes, self.graph.affine_grid(*self.seen.range(quantizer)))
 
-    def conv_activate(self, codes, module, quantizer, *, relu=False, factor=1.0):
+    def conv_activate(self, codes: Codes, module: nn.Conv2d, quantizer: DualBoundQuantizer, *, relu: bool = False,
+                      factor: float = 1.0) -> Codes:
         """quantizer(factor * conv), a ReLU between if so asked. A gate has to see the 8-bit feature first."""
         if is_gated(quantizer):
             return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
@@ -87,11 +97,11 @@ class Int8:
         with self.graph.within(quantizer):
             return self.graph.note(made)
 
-    def sum_of(self, first, second, *modules):
+    def sum_of(self, first: Codes, second: Codes, *modules: nn.Module) -> Codes:
         """The sum of codes on any two grids; modules: as for `range_of`, of each."""
         return self.graph.sum_of(first, second, self._ranges(first, second, modules))
 
-    def activated_sum(self, quantizer, first, second):
+    def activated_sum(self, quantizer: DualBoundQuantizer, first: Codes, second: Codes) -> Codes:
         """quantizer(first + second)."""
         if is_gated(quantizer):
             return self.activate(quantizer, self.sum_of(first, second))
@@ -102,13 +112,14 @@ class Int8:
     def _ranges(self, first, second, modules):
         return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
 
-    def conv_sum(self, codes, module, grids, other, *, norm=None):
+    def conv_sum(self, codes: Codes, module: nn.Conv2d, grids: Sequence[Grid], other: Codes, *,
+                 norm: nn.BatchNorm2d | None = None) -> Codes:
         """conv + other, both in codes; grids: the graph's `term_grids` of the two."""
         weight, bias = self.integers_of(module, norm)
         with self.graph.within(module):
             return self.graph.conv_sum(codes, weight, bias, grids, other)
 
-    def upsample(self, x, modules, last, offset=0.0):
+    def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, offset: Any = 0.0) -> str:
         """Stages of convolution, pixel shuffle and perhaps PReLU, then the convolution `last` plus `offset`: the image.
 
         The last shuffle is folded into `last`, which then works at half the size, and its output is the 8-bit image.

@@ -1,11 +1,14 @@
-"""From quantizers and weights to the integers that kernels compute with (spec, section 3); NumPy alone."""
+"""From quantizers and weights to the integers that kernels compute with (quant/README.md, "Uniform quantizer")."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from quant.activation import ActivationQuantizer
 from quant.functional import integer_levels
+from quant.weight import QuantConv2d
 from utility import UserError
 
 UINT8_MAX = 255
@@ -28,22 +31,22 @@ class Grid:
     step, low and high are numbers, or names of runtime scalars in a graph (a dynamic quantizer's); zero is a number.
     """
 
-    step: float | str
+    step: Any
     zero: int
-    low: int | str
-    high: int | str
+    low: Any
+    high: Any
 
     @property
-    def is_static(self):
+    def is_static(self) -> bool:
         return not isinstance(self.step, str)
 
     @property
-    def largest_code(self):
+    def largest_code(self) -> int:
         """The largest code; with runtime bounds the largest of bounds around zero."""
         return self.high if self.is_static else 2 * self.zero + 1
 
     @property
-    def bounds(self):
+    def bounds(self) -> tuple[float, float]:
         """(lowest, highest) real value of a static grid."""
         return (self.low - self.zero) * self.step, (self.high - self.zero) * self.step
 
@@ -63,10 +66,10 @@ class RuntimeGrid:
     is_static = False
 
 
-def static_grid(name, quantizer, *, after_relu=False):
+def static_grid(name: str, quantizer: ActivationQuantizer, *, after_relu: bool = False) -> Grid:
     """The grid of an activation quantizer without a gate; after_relu: no input is negative.
 
-    Codes are m - min(m, 0) with the spec's m = q + z. Raises UserError where 8 bits do not hold them.
+    Codes are m - min(m, 0) with m = q + z. Raises UserError where 8 bits do not hold them.
     """
     lower, upper = (bound.detach() for bound in quantizer.static_bounds())
     bounds = torch.cat((lower, upper))
@@ -81,21 +84,21 @@ def static_grid(name, quantizer, *, after_relu=False):
     return Grid(1 / float(scale), zero, low + zero, high + zero)
 
 
-def affine_grid(low, high):
+def affine_grid(low: float, high: float) -> Grid:
     """The grid of all 256 codes that spans low..high, to half a step, and has an exact zero."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = ((high - low) or 1.0) / UINT8_MAX
     return Grid(step, round(-low / step), 0, UINT8_MAX)
 
 
-def term_grids(*ranges):
+def term_grids(*ranges: tuple[float, float]) -> list[Grid]:
     """A grid for each term of a sum whose codes are just added: one step, and no sum of codes beyond 255.
 
     ranges: (low, high) of each term; 0 counts as within. The finest such step.
     """
-    ranges = [(min(low, 0.0), max(high, 0.0)) for low, high in ranges]
-    step = (sum(high - low for low, high in ranges) or 1.0) / (UINT8_MAX - 2 * len(ranges))
-    sides = [(int(np.ceil(-low / step)), int(np.ceil(high / step))) for low, high in ranges]
+    whole = [(min(low, 0.0), max(high, 0.0)) for low, high in ranges]
+    step = (sum(high - low for low, high in whole) or 1.0) / (UINT8_MAX - 2 * len(whole))
+    sides = [(int(np.ceil(-low / step)), int(np.ceil(high / step))) for low, high in whole]
     return [Grid(step, below, 0, below + above) for below, above in sides]
 
 
@@ -106,40 +109,51 @@ class IntegerWeight:
     levels: np.ndarray
     step: float | np.ndarray
 
-    def spread(self, largest_code):
+    def spread(self, largest_code: int) -> "IntegerWeight":
         """The same weight on the finest int8 grid whose products with codes up to `largest_code` no processor
         saturates: a finer weight makes a finer bias."""
         largest = max(int(np.abs(self.levels).max()), 1)
         factor = max(min(INT8_MAX, PAIR_SAFE_PRODUCT // max(largest_code, 1)) // largest, 1)
         return IntegerWeight(self.levels * factor, self.step / factor)
 
-    def scaled(self, factors):
+    def scaled(self, factors: np.ndarray) -> "IntegerWeight":
         """Each output channel multiplied by a real factor; negative ones turn the levels' signs."""
         signs = np.where(factors < 0, -1, 1)
         return IntegerWeight(self.levels * signs[:, None, None, None], self.step * np.abs(factors))
 
 
-def quantized_weight(name, conv):
+def quantized_weight(name: str, conv: QuantConv2d) -> IntegerWeight:
     """The integers behind a QuantConv2d's weight. Raises UserError where int8 does not hold them."""
-    levels, scale = conv.integer_weight()
-    levels = levels.numpy().astype(np.int64)
+    whole, scale = conv.integer_weight()
+    levels = whole.numpy().astype(np.int64)
     if np.abs(levels).max() > INT8_MAX:
         raise UserError(f"{name}: weights at {conv.k_bits} bits reach level {np.abs(levels).max()}, which int8 does "
                         "not hold; all of them lie on one side of zero")
     return IntegerWeight(levels, 1 / float(scale))
 
 
-def rounded_bias(bias, unit):
+def rounded_bias(bias: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
     """The bias in units of the accumulator, int32."""
     return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
 
 
-def is_few(grid):
+def is_few(grid: Grid | RuntimeGrid) -> bool:
     """Whether a grid has so few codes, as quantizers do, that the exact place of each level means something."""
     return grid.is_static and grid.high - grid.low < MOST_EXACT_LEVELS
 
 
-def exact_conv(weight, bias, grid_in, grid_out):
+def stays_within(source: Grid | RuntimeGrid, grid: Grid | RuntimeGrid, slope: float) -> bool:
+    """Whether all values of a grid, negative ones times `slope`, lie on another one's codes without being clipped."""
+    if not (source.is_static and grid.is_static):
+        return False
+    low, high = source.bounds
+    low = low * slope if low < 0 else low
+    return all(grid.low <= round(value / grid.step) + grid.zero <= grid.high or edge
+               for value, edge in ((low, grid.low == 0 and low < 0), (high, grid.high == UINT8_MAX)))
+
+
+def exact_conv(weight: IntegerWeight, bias: np.ndarray, grid_in: Grid | RuntimeGrid,
+               grid_out: Grid | RuntimeGrid) -> tuple[IntegerWeight, np.ndarray] | None:
     """(IntegerWeight, int32 bias [O]) of a convolution whose sums land on their true levels, or None.
 
     weight: its step including all factors up to the output; bias: real [O], likewise.
@@ -154,7 +168,8 @@ def exact_conv(weight, bias, grid_in, grid_out):
     return IntegerWeight(weight.levels, factors * grid_out.step / grid_in.step), bias
 
 
-def exact_requantization(weight, bias, grid_in, grid_out):
+def exact_requantization(weight: IntegerWeight, bias: np.ndarray, grid_in: Grid,
+                         grid_out: Grid) -> tuple[np.ndarray, np.ndarray] | None:
     """An integer bias and a factor per channel with which every accumulator lands on its true level.
 
     A kernel computes round((a + b) * f) of the accumulator a, for integer b; the network means round(a * f' + b') with

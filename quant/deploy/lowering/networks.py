@@ -1,5 +1,8 @@
 """Which networks can be lowered, by which file."""
 
+from types import ModuleType
+
+from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
@@ -10,7 +13,7 @@ from utility import UserError
 LOWERINGS = {EDSR: edsr, RDN: rdn, SRResNet: srresnet}
 
 
-def lowering_of(network):
+def lowering_of(network: SuperResolver) -> ModuleType:
     """The module that lowers a network: its `network`, FLOAT_BLOCKS, EXACT_BLOCKS and `int8_network`.
 
     Raises UserError for a network, or a quantizer, that nobody has lowered.

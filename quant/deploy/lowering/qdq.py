@@ -5,14 +5,27 @@ runtime that knows the pattern computes in integers, every other one gets the sa
 or with `symmetric` int8 without a zero point. All are [N, C, h, w] float tensors here: what DequantizeLinear gives.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from torch import nn
 
-from quant.deploy.lowering.codes import Codes
+from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import on_levels
 from quant.deploy.lowering.graph import Graph
-from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, Grid, affine_grid, exact_conv, is_few, rounded_bias
+from quant.deploy.lowering.levels import (
+    INT8_MAX,
+    UINT8_MAX,
+    Grid,
+    IntegerWeight,
+    RuntimeGrid,
+    affine_grid,
+    exact_conv,
+    is_few,
+    rounded_bias,
+)
+from quant.methods.ddtb import DualBoundQuantizer
 from utility import UserError
 
 INT8_ZERO = INT8_MAX + 1
@@ -24,36 +37,36 @@ class Qdq(Graph):
     FORMAT = "qdq"
     runtime_scales = False
 
-    def __init__(self, network, *, packed=None, symmetric: bool = False):
+    def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None, symmetric: bool = False) -> None:
         super().__init__(network, packed=packed)
         self.symmetric = symmetric
 
-    def affine_grid(self, low, high):
+    def affine_grid(self, low: float, high: float) -> Grid:
         """The 8-bit grid that spans low..high and has an exact zero; symmetric: -127..127 times its step."""
         if not self.symmetric:
             return affine_grid(low, high)
         return Grid((max(-low, high, 0.0) or 1.0) / INT8_MAX, INT8_ZERO, 1, UINT8_MAX)
 
-    def term_grids(self, *ranges):
+    def term_grids(self, *ranges: Range) -> list[Grid]:
         """A grid for each term of a sum: in float each has its own."""
         return [self.affine_grid(*one) for one in ranges]
 
-    def check(self, name, grid):
+    def check(self, name: str, grid: Grid) -> None:
         """Raise UserError where int8 without a zero point does not hold a quantizer's grid."""
         if self.symmetric and not -INT8_ZERO <= grid.low - grid.zero <= grid.high - grid.zero <= INT8_MAX:
             raise UserError(f"--symmetric: {name} has levels {grid.low - grid.zero} to {grid.high - grid.zero}, which "
                             "int8 does not hold without a zero point; export without --symmetric")
 
-    def runtime_grid(self, quantizer, bounds):
+    def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> RuntimeGrid:
         """The grid of a quantizer whose gate gives `bounds`: float arithmetic, as scales are constants here."""
         return bounds
 
-    def image(self, grid, channels):
+    def image(self, grid: Grid, channels: int) -> Codes:
         """The input `lr` on its levels; symmetric: as it is, since int8 has no room for 256 levels from zero on."""
         image = Codes("lr", grid, channels)
         return image if self.symmetric else self._pair(image.name, grid, channels)
 
-    def with_ones(self, image, copies):
+    def with_ones(self, image: Codes, copies: int) -> Codes:
         """An image and a channel with its largest value, `copies` times."""
         ones = self.op("Pad", "lr", self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.number(image.grid.bounds[1]))
         repeated = self.op("Concat", *[ones] * copies, axis=1)
@@ -69,17 +82,17 @@ class Qdq(Graph):
         ends = (self.number(grid.step), zero)
         return Codes(self.op("DequantizeLinear", self.op("QuantizeLinear", x, *ends), *ends), grid, channels)
 
-    def quantize(self, x, grid, channels):
+    def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
         """A float feature on a grid."""
         if not grid.is_static:
             return Codes(on_levels(self, x, grid), grid, channels)
         return self._pair(x, grid, channels)
 
-    def dequantize(self, codes):
+    def dequantize(self, codes: Codes) -> str:
         """The float feature."""
         return codes.name
 
-    def requantize(self, codes, grid, *, slope=1.0):
+    def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
         """The same values, or prelu(values) with one slope, on another grid."""
         if codes.grid == grid and slope == 1:
             return codes
@@ -88,20 +101,20 @@ class Qdq(Graph):
     def _leaky(self, x, slope):
         return x if slope == 1 else self.op("LeakyRelu", x, alpha=float(slope))
 
-    def concat(self, parts):
+    def concat(self, parts: Sequence[Codes]) -> Codes:
         """Features on one grid, joined along channels."""
         joined = self.op("Concat", *(part.name for part in parts), axis=1)
         return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
-    def requantized_concat(self, parts, grid):
+    def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
         """Features on any grids, joined on one."""
         return self.quantize(self.concat(parts).name, grid, sum(part.channels for part in parts))
 
-    def mean_of(self, codes):
+    def mean_of(self, codes: Codes) -> str:
         """The mean over height and width: float [N, C, 1, 1]."""
         return self.float_mean(codes.name)
 
-    def conv_to_float(self, codes, weight, bias):
+    def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
         """A convolution to a float feature; weight: IntegerWeight, step one number or [O]; bias: real [O].
 
         The bias is int32 in units of the sums where the input's grid is static, as kernels add it.
@@ -123,7 +136,7 @@ class Qdq(Graph):
         return self.op("DequantizeLinear", self.constant(whole), self.constant(unit, np.float32),
                        self.constant(np.zeros(len(whole)), np.int32), axis=0)
 
-    def code_conv(self, codes, weight, bias, grid):
+    def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
         """A convolution on a grid; exact where a bias and scales are found with which each sum lands on its level."""
         exact = exact_conv(weight, bias, codes.grid, grid) if is_few(grid) else None
         if exact is None:
@@ -134,38 +147,42 @@ class Qdq(Graph):
 
     exact_code_conv = code_conv
 
-    def exact_conv_prelu(self, codes, weight, bias, slope, grid, *, before=None):
+    def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
+                         before: Callable[[], Grid] | None = None) -> Codes:
         """prelu(conv) on `grid`, for one slope."""
         return self.quantize(self._leaky(self.conv_to_float(codes, weight, bias), slope), grid, len(bias))
 
     conv_prelu = conv_prelu_levels = exact_conv_prelu
 
-    def sum_of(self, first, second, ranges):
+    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range]) -> Codes:
         """first + second on an 8-bit grid; ranges: of each."""
         return self.sum_on(first, second, ranges, self._range_of_sum(ranges))
 
-    def sum_on(self, first, second, ranges, grid):
+    def sum_on(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid) -> Codes:
         """first + second on `grid`."""
         return self.quantize(self.op("Add", first.name, second.name), grid, first.channels)
 
     def _range_of_sum(self, ranges):
         return self.affine_grid(*(sum(ends) for ends in zip(*ranges, strict=True)))
 
-    def conv_sum(self, codes, weight, bias, grids, other):
+    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grids: Sequence[Grid],
+                 other: Codes) -> Codes:
         """conv + other on an 8-bit grid; grids: `term_grids` of both."""
         total = self.op("Add", self.conv_to_float(codes, weight, bias), other.name)
         return self.quantize(total, self._range_of_sum([grid.bounds for grid in grids]), len(bias))
 
-    def gathering_grids(self, whole, part):
+    def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         """(grid of a sum of many terms, grid of one), from their ranges."""
-        return self.term_grids(whole, part)
+        return self.affine_grid(*whole), self.affine_grid(*part)
 
-    def conv_gathered(self, codes, weight, bias, part, gathered):
+    def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
+                      gathered: Codes) -> Codes:
         """gathered + conv, on the grid of `gathered`."""
         total = self.op("Add", self.conv_to_float(codes, weight, bias), gathered.name)
         return self.quantize(total, gathered.grid, len(bias))
 
-    def conv_to_image(self, codes, weight, bias, grid, factor, channels):
+    def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
+                      channels: int) -> str:
         """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
         image = Codes(self.conv_to_float(codes, weight, bias), grid, len(bias))
         shuffled = self.pixel_shuffle(image, factor, channels)
@@ -174,7 +191,7 @@ class Qdq(Graph):
         held = self.op("Clip", shuffled.name, *(self.number(bound) for bound in grid.bounds))
         return self.op("Mul", self.op("Round", self.op("Div", held, self.number(grid.step))), self.number(grid.step))
 
-    def pixel_shuffle(self, codes, factor, channels):
+    def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
         """[N, factor*factor*channels, h, w], channels last in that order, to [N, channels, factor*h, factor*w]."""
         shuffled = self.op("DepthToSpace", codes.name, blocksize=factor, mode="DCR")
         return replace(codes, name=shuffled, channels=channels)

@@ -4,16 +4,29 @@ Everything is made of standard operators in the form that ONNX Runtime's CPU pro
 that is not obvious the docstring says which one. All features are [N, C, h, w], all convolutions have `same` padding.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
-from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, Codes
+from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import runtime_codes
 from quant.deploy.lowering.graph import Graph
-from quant.deploy.lowering.levels import UINT8_MAX, Grid, affine_grid, exact_conv, is_few, rounded_bias, term_grids
+from quant.deploy.lowering.levels import (
+    UINT8_MAX,
+    Grid,
+    IntegerWeight,
+    RuntimeGrid,
+    affine_grid,
+    exact_conv,
+    is_few,
+    rounded_bias,
+    stays_within,
+    term_grids,
+)
 from quant.deploy.lowering.windows import window_conv
+from quant.methods.ddtb import DualBoundQuantizer
 
 
 class QLinear(Graph):
@@ -28,19 +41,19 @@ class QLinear(Graph):
     affine_grid = staticmethod(affine_grid)
     term_grids = staticmethod(term_grids)
 
-    def check(self, name, grid):
+    def check(self, name: str, grid: Grid) -> None:
         """Whether this format has a quantizer's grid: uint8 codes have any that is one."""
 
-    def runtime_grid(self, quantizer, bounds):
+    def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
         """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
         return runtime_codes(self, quantizer, bounds)
 
-    def image(self, grid, channels):
+    def image(self, grid: Grid, channels: int) -> Codes:
         """The input `lr` as codes."""
         codes = self.op("QuantizeLinear", "lr", self.number(grid.step), self.byte(grid.zero))
         return Codes(codes, grid, channels)
 
-    def with_ones(self, image, copies):
+    def with_ones(self, image: Codes, copies: int) -> Codes:
         """An image and a channel with its largest value, `copies` times."""
         ones = self.op("Pad", image.name, self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.byte(image.grid.high))
         return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
@@ -51,16 +64,16 @@ class QLinear(Graph):
             return codes
         return self.op("Clip", codes, self.byte(grid.low), self.byte(grid.high))
 
-    def quantize(self, x, grid, channels):
+    def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
         """A float feature to its codes."""
         codes = self.op("QuantizeLinear", x, self.number(grid.step), self.byte(grid.zero))
         return Codes(self._limit(codes, grid), grid, channels)
 
-    def dequantize(self, codes):
+    def dequantize(self, codes: Codes) -> str:
         """Codes to the float feature."""
         return self.op("DequantizeLinear", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero))
 
-    def requantize(self, codes, grid, *, slope=1.0):
+    def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
         """Codes of another grid for the same values, or for prelu(values) with one slope.
 
         A LeakyRelu between DequantizeLinear and QuantizeLinear is one table look-up a value in ONNX Runtime
@@ -70,24 +83,24 @@ class QLinear(Graph):
             return codes
         changed = self.op("LeakyRelu", self.dequantize(codes), alpha=float(slope))
         result = self.op("QuantizeLinear", changed, self.number(grid.step), self.byte(grid.zero))
-        if not _stays_within(codes.grid, grid, slope):
+        if not stays_within(codes.grid, grid, slope):
             result = self._limit(result, grid)
         return Codes(result, grid, codes.channels)
 
-    def concat(self, parts):
+    def concat(self, parts: Sequence[Codes]) -> Codes:
         """Codes on one grid, joined along channels."""
         joined = self.op("Concat", *(part.name for part in parts), axis=1)
         return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
-    def requantized_concat(self, parts, grid):
+    def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
         """Codes on any grids, joined on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
         joined = self.op("Concat", *(self.dequantize(part) for part in parts), axis=1)
         result = self.op("QuantizeLinear", joined, self.number(grid.step), self.byte(grid.zero))
-        if not all(_stays_within(part.grid, grid, 1.0) for part in parts):
+        if not all(stays_within(part.grid, grid, 1.0) for part in parts):
             result = self._limit(result, grid)
         return Codes(result, grid, sum(part.channels for part in parts))
 
-    def mean_of(self, codes):
+    def mean_of(self, codes: Codes) -> str:
         """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
 
         A product with a row of ones sums in integers, without a float copy of the feature.
@@ -100,7 +113,7 @@ class QLinear(Graph):
         values = self.op("Mul", means, self.number(codes.grid.step))
         return self.op("Reshape", values, self.integers(1, codes.channels, 1, 1))
 
-    def exact_code_conv(self, codes, weight, bias, grid):
+    def exact_code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes | None:
         """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be had.
 
         weight: IntegerWeight, its step including whatever the output is multiplied by; bias: real [O], likewise.
@@ -111,7 +124,8 @@ class QLinear(Graph):
         weight, bias = exact
         return self._qlinear_conv(codes, weight.levels, weight.step, self.constant(bias), grid)
 
-    def exact_conv_prelu(self, codes, weight, bias, slope, grid):
+    def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float,
+                         grid: AnyGrid) -> Codes | None:
         """prelu(conv), each exactly on its level of `grid`, or None where that can't be had.
 
         As a positive and a negative part, one of them zero: two convolutions to codes and their sum cost half of one
@@ -129,7 +143,7 @@ class QLinear(Graph):
         both = self.op("Add", positive.name, negative.name)
         return Codes(self.op("Sub", both, self.byte(grid.zero)), grid, positive.channels)
 
-    def code_conv(self, codes, weight, bias, grid):
+    def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
         """Codes to codes on `grid`, exact where that can be had, elsewhere with the bias rounded to the sums' units.
 
         weight, bias: as for `exact_code_conv`. The steps of both grids may be runtime scalars.
@@ -139,13 +153,14 @@ class QLinear(Graph):
             return exact
         weight = weight.spread(codes.grid.largest_code)
         if codes.grid.is_static:
-            bias = self.constant(rounded_bias(bias, codes.grid.step * weight.step))
+            whole = self.constant(rounded_bias(bias, codes.grid.step * weight.step))
         else:
             units = self.op("Div", self.constant(bias / weight.step, np.float32), codes.grid.step)
-            bias = self.op("Cast", self.op("Round", units), to=TensorProto.INT32)
-        return self._qlinear_conv(codes, weight.levels, weight.step, bias, grid)
+            whole = self.op("Cast", self.op("Round", units), to=TensorProto.INT32)
+        return self._qlinear_conv(codes, weight.levels, weight.step, whole, grid)
 
-    def conv_prelu(self, codes, weight, bias, slope, grid, *, before):
+    def conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
+                   before: Callable[[], Grid]) -> Codes:
         """prelu(conv) on `grid`, an 8-bit grid; before: a function that gives the grid of conv.
 
         As a positive part and a negative one: to round before PReLU would cost more than the second convolution, as
@@ -157,7 +172,8 @@ class QLinear(Graph):
         weight = replace(weight, step=weight.step * slope)
         return self._either(positive, self.code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero)), grid)
 
-    def conv_prelu_levels(self, codes, weight, bias, slope, grid, *, before):
+    def conv_prelu_levels(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
+                          before: Callable[[], Grid]) -> Codes:
         """prelu(conv) on `grid`, a quantizer's: conv on an 8-bit grid, then one table look-up a value."""
         return self.requantize(self.code_conv(codes, weight, bias, before()), grid, slope=slope)
 
@@ -172,40 +188,43 @@ class QLinear(Graph):
                          kernel_shape=[size, size], pads=[size // 2] * 4)
         return Codes(self._limit(result, grid), grid, len(levels))
 
-    def conv_to_float(self, codes, weight, bias):
+    def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
         """Codes to a float feature, the sums exact integers; weight: IntegerWeight; bias: real [O]."""
         return window_conv(self, codes, weight, bias)
 
-    def add(self, first, second):
+    def add(self, first: Codes, second: Codes) -> Codes:
         """The sum of codes on `term_grids`: a sum of codes."""
         grid = Grid(first.grid.step, first.grid.zero + second.grid.zero, 0, first.grid.high + second.grid.high)
         return Codes(self.op("Add", first.name, second.name), grid, first.channels)
 
-    def sum_of(self, first, second, ranges):
+    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range]) -> Codes:
         """The sum of codes on any two grids; ranges: of each."""
         grids = term_grids(*ranges)
         return self.add(*(self.requantize(term, grid) for term, grid in zip((first, second), grids, strict=True)))
 
-    def sum_on(self, first, second, ranges, grid):
+    def sum_on(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid) -> Codes:
         """The sum of codes on any two grids, on `grid`."""
         return self.requantize(self.sum_of(first, second, ranges), grid)
 
-    def conv_sum(self, codes, weight, bias, grids, other):
+    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grids: Sequence[Grid],
+                 other: Codes) -> Codes:
         """conv + other, codes too; grids: `term_grids` of both, and `other` is brought to its own."""
         return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
 
-    def gathering_grids(self, whole, part):
+    def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         """(grid of a sum of many terms, grid of one), from their ranges: of one step, no code of both overflows."""
-        whole, part = term_grids(whole, part)
-        return replace(whole, zero=whole.zero + part.zero, low=part.zero, high=whole.high + part.zero), part
+        total, one = term_grids(whole, part)
+        return replace(total, zero=total.zero + one.zero, low=one.zero, high=total.high + one.zero), one
 
-    def conv_gathered(self, codes, weight, bias, part, gathered):
+    def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
+                      gathered: Codes) -> Codes:
         """gathered + conv, on the grid of `gathered`; both grids are `gathering_grids`."""
         term = self.code_conv(codes, weight, bias, part)
         total = self.op("Sub", self.op("Add", gathered.name, term.name), self.byte(part.zero))
         return replace(gathered, name=self._limit(total, gathered.grid))
 
-    def conv_to_image(self, codes, weight, bias, grid, factor, channels):
+    def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
+                      channels: int) -> str:
         """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
         unused = max(self.least_channels - len(weight.levels), 0)
         levels, bias = np.pad(weight.levels, ((0, unused), (0, 0), (0, 0), (0, 0))), np.pad(bias, (0, unused))
@@ -216,7 +235,7 @@ class QLinear(Graph):
             image = replace(image, name=self.op("Slice", image.name, *kept))
         return self.dequantize(self.pixel_shuffle(image, factor, channels))
 
-    def pixel_shuffle(self, codes, factor, channels):
+    def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
         """[N, factor*factor*channels, h, w], channels last in that order, to [N, channels, factor*h, factor*w].
 
         In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
@@ -228,12 +247,3 @@ class QLinear(Graph):
         woven = self.op("Transpose", split, perm=(0, 1, 3, 2, 4))
         whole = self.op("Reshape", woven, self.op("Concat", size, self.integers(channels), axis=0))
         return Codes(self.op("Transpose", whole, perm=TO_FIRST), codes.grid, channels)
-
-
-def _stays_within(source, grid, slope):
-    if not (source.is_static and grid.is_static):
-        return False
-    low, high = source.bounds
-    low = low * slope if low < 0 else low
-    return all(grid.low <= round(value / grid.step) + grid.zero <= grid.high or edge
-               for value, edge in ((low, grid.low == 0 and low < 0), (high, grid.high == UINT8_MAX)))

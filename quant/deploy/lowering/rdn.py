@@ -1,13 +1,27 @@
 """RDN as a graph: the network and its blocks in float, with exact levels, and in int8."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from model.rdn import DenseBlock, GlobalFusion
+from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
-from quant.deploy.lowering.blocks import activate, conv, grid_of, integers_of, is_gated, on_codes, on_float, upsample
+from quant.deploy.lowering.blocks import (
+    Blocks,
+    Operators,
+    activate,
+    conv,
+    grid_of,
+    integers_of,
+    is_gated,
+    on_codes,
+    on_float,
+    upsample,
+)
+from quant.deploy.lowering.codes import Codes
+from quant.deploy.lowering.int8 import Int8
 
 
-def network(graph, network, blocks):
+def network(graph: Operators, network: RDN, blocks: Blocks) -> str:
     """RDN from `lr` to sr, its blocks by the functions of `blocks`."""
     shallow = conv(graph, "lr", network.SFENet1)
     x = conv(graph, shallow, network.SFENet2)
@@ -21,7 +35,7 @@ def network(graph, network, blocks):
     return upsample(graph, graph.op("Add", fused, shallow), network.UPNet)
 
 
-def float_block(graph, block, x):
+def float_block(graph: Operators, block: DenseBlock, x: str) -> str:
     """The dense block in full precision."""
     dense = x
     for part in block.convs:
@@ -29,7 +43,7 @@ def float_block(graph, block, x):
     return graph.op("Add", conv(graph, dense, block.LFF), x)
 
 
-def float_fusion(graph, block, features):
+def float_fusion(graph: Operators, block: GlobalFusion, features: Sequence[str]) -> str:
     """The fusion of all block outputs in full precision."""
     return conv(graph, conv(graph, graph.op("Concat", *features, axis=1), block[0]), block[1])
 
@@ -40,7 +54,7 @@ def _growing(block):
     return [(part.conv[0], quantizer) for part, quantizer in zip(block.convs, quantizers, strict=True)]
 
 
-def exact_block(graph, block, x):
+def exact_block(graph: Operators, block: QuantDenseBlock, x: str) -> str:
     """The quantized dense block: what was concatenated before is brought from level to level."""
     first = dense = activate(graph, block.act1, x)
     for module, quantizer in _growing(block):
@@ -69,7 +83,7 @@ def _exact_growth(graph, conv, quantizer, dense):
         return graph.note(graph.concat([graph.requantize(dense, grid), grown]))
 
 
-def exact_fusion(graph, block, features):
+def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[str]) -> str:
     """The quantized fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
     channels = block[0].in_channels // len(features)
     grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))
@@ -78,7 +92,7 @@ def exact_fusion(graph, block, features):
     return on_float(graph, block[1], on_codes(graph, block[0], codes))
 
 
-def int8_network(int8, network):
+def int8_network(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
     grids = int8.graph.term_grids(int8.seen.range(network.GFF[1]), int8.seen.range(network.SFENet1))
     shallow = int8.conv(int8.image(network.SFENet1.in_channels), network.SFENet1, grids[1])
@@ -92,7 +106,7 @@ def int8_network(int8, network):
     return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1])
 
 
-def int8_block(int8, block, x):
+def int8_block(int8: Int8, block: QuantDenseBlock, x: Codes) -> Codes:
     """The quantized dense block."""
     first = dense = int8.activate(block.act1, x)
     for module, quantizer in _growing(block):

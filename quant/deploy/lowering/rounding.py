@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quant.deploy.lowering.levels import PAIR_SAFE_PRODUCT, UINT8_MAX, IntegerWeight
 
@@ -10,7 +11,7 @@ LEVELS = PAIR_SAFE_PRODUCT // UINT8_MAX
 DAMPING = 0.01
 
 
-def rounded_weight(weight, copies=1):
+def rounded_weight(weight: np.ndarray, copies: int = 1) -> IntegerWeight:
     """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, each value rounded by itself.
 
     With `copies` > 1 on a grid as many times finer, for an input that is repeated so often: [O, copies * I, kh, kw].
@@ -20,7 +21,7 @@ def rounded_weight(weight, copies=1):
     return IntegerWeight(np.concatenate([(levels + i) // copies for i in range(copies)], 1), step)
 
 
-def compensated_weight(weight, covariance):
+def compensated_weight(weight: np.ndarray, covariance: Tensor) -> IntegerWeight:
     """The same grid, rounded so that each value makes up for the errors of those before it, as GPTQ does.
 
     covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w that the convolution sees. What

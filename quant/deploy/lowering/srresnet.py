@@ -1,8 +1,10 @@
 """SRResNet as a graph: the network and its block in float, with exact levels, and in int8."""
 
-from model.srresnet import BNResBlock
+from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
 from quant.deploy.lowering.blocks import (
+    Blocks,
+    Operators,
     activate,
     conv,
     folded_conv,
@@ -14,9 +16,10 @@ from quant.deploy.lowering.blocks import (
     upsample,
     with_norm,
 )
+from quant.deploy.lowering.int8 import Int8
 
 
-def network(graph, network, blocks):
+def network(graph: Operators, network: SRResNet, blocks: Blocks) -> str:
     """SRResNet from `lr` to sr, its blocks by the functions of `blocks`."""
     head = prelu(graph, conv(graph, "lr", network.conv_input), network.relu)
     x = head
@@ -27,13 +30,13 @@ def network(graph, network, blocks):
     return upsample(graph, feature, [*network.upscale, network.conv_output])
 
 
-def float_block(graph, block, x):
+def float_block(graph: Operators, block: BNResBlock, x: str) -> str:
     """The block in full precision."""
     hidden = prelu(graph, folded_conv(graph, x, block.conv1, block.in1), block.relu)
     return graph.op("Add", folded_conv(graph, hidden, block.conv2, block.in2), x)
 
 
-def exact_block(graph, block, x):
+def exact_block(graph: Operators, block: QuantBNResBlock, x: str) -> str:
     """The quantized block."""
     inner = _exact_inner(graph, block, activate(graph, block.act1, x))
     return graph.op("Add", on_codes(graph, block.conv2, inner, block.in2), x)
@@ -53,7 +56,7 @@ def _exact_inner(graph, block, codes):
     return activate(graph, block.act2, hidden)
 
 
-def int8_network(int8, network):
+def int8_network(int8: Int8, network: SRResNet) -> str:
     """SRResNet from `lr` to sr in integers."""
     grids = int8.graph.term_grids(int8.seen.range(network.bn_mid), int8.seen.range(network.relu))
     head = int8.conv_prelu(int8.image(network.conv_input.in_channels), network.conv_input, network.relu, grids[1])

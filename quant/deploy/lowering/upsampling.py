@@ -3,12 +3,12 @@
 import numpy as np
 
 
-def shuffle_order(channels, factor):
+def shuffle_order(channels: int, factor: int) -> np.ndarray:
     """Where each output channel of `pixel_shuffle`'s order, (row, column, channel), stands in torch's order."""
     return np.arange(channels * factor**2).reshape(channels, factor, factor).transpose(1, 2, 0).reshape(-1)
 
 
-def fold_shuffle(weight, factor):
+def fold_shuffle(weight: np.ndarray, factor: int) -> np.ndarray:
     """The convolution `weight` after a pixel shuffle, as one before it.
 
     weight: [O, C, k, k], odd k. Returns [factor*factor*O, C*factor*factor, K, K]: input channels in torch's order of a

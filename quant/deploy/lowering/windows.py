@@ -3,12 +3,14 @@
 import numpy as np
 from onnx import TensorProto
 
-from quant.deploy.lowering.codes import TO_FIRST, TO_LAST
+from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, Codes
+from quant.deploy.lowering.graph import Graph
+from quant.deploy.lowering.levels import IntegerWeight
 
 END = 2**31 - 1
 
 
-def window_conv(graph, codes, weight, bias):
+def window_conv(graph: Graph, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
     """The float feature [N, O, h, w] of uint8 codes; weight: IntegerWeight, step one number or [O]; bias: real [O].
 
     ConvInteger says the same in one node, but its kernel is two to four times slower than MatMulInteger with this

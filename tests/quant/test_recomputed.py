@@ -1,4 +1,4 @@
-"""Quantized operands of convolutions are not kept for backward where they can be made again."""
+"""Quantized operands of convolutions are not kept for backward where it can recompute them."""
 
 import weakref
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quant.functional import fake_quantize, fake_quantize_parts, remaking
+from quant.functional import fake_quantize, fake_quantize_parts, recomputed
 from quant.weight import QuantConv2d
 
 
@@ -45,16 +45,16 @@ class Nothing:
 def test_operands_are_freed_and_gradients_stay_the_same(leaves):
     kept, *references = convolved(*leaves, context=Nothing)
     assert all(reference() is not None for reference in references)
-    remade, *references = convolved(*leaves, context=remaking)
+    lean, *references = convolved(*leaves, context=recomputed)
     assert all(reference() is None for reference in references)
     grad = feature(*kept.shape, seed=1)
-    for one, other in zip(*(torch.autograd.grad(result, leaves, grad) for result in (kept, remade)), strict=True):
+    for one, other in zip(*(torch.autograd.grad(result, leaves, grad) for result in (kept, lean)), strict=True):
         assert torch.equal(one, other)
 
 
 def test_what_is_no_quantizers_result_is_kept(leaves):
     x, *_, weight, _, _ = leaves
-    with remaking(x, weight):
+    with recomputed(x, weight):
         result = F.conv2d(x, weight)
     torch.autograd.grad(result.sum(), (x, weight))
 
@@ -62,7 +62,7 @@ def test_what_is_no_quantizers_result_is_kept(leaves):
 def test_a_view_of_the_result_is_kept_as_it_is(leaves):
     x, lower, upper = leaves[:3]
     y = fake_quantize(x, lower, upper, 4)
-    with remaking(y):
+    with recomputed(y):
         result = y[:1].square().sum()
     grad, = torch.autograd.grad(result, y)
     assert torch.equal(grad[:1], 2 * y[:1])
@@ -71,7 +71,7 @@ def test_a_view_of_the_result_is_kept_as_it_is(leaves):
 def test_a_result_made_of_parts(leaves):
     x, lower, upper = leaves[:3]
     y = fake_quantize_parts((x, -x), lower, upper, 4)
-    with remaking(y):
+    with recomputed(y):
         result = y.square().sum()
     grad, = torch.autograd.grad(result, y)
     assert torch.equal(grad, 2 * y)
@@ -79,7 +79,7 @@ def test_a_result_made_of_parts(leaves):
 
 def test_changed_input_is_noticed(leaves):
     """Autograd's own guard works: an input changed in place between forward and backward is an error."""
-    result, *_ = convolved(*leaves, context=remaking)
+    result, *_ = convolved(*leaves, context=recomputed)
     with torch.no_grad():
         leaves[0].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
