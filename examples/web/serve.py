@@ -14,6 +14,8 @@ import tempfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+
 from data.demo_set import TRAIN, photograph
 from data.images import read_image, write_png
 from data.imresize import imresize
@@ -27,7 +29,8 @@ PAGE_FILES = ("*.html", "*.css", "*.js")
 RUNTIME = "onnxruntime-web"
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
-SAMPLE, LARGEST_SIDE, REDUCED = "chelsea.png", 768, 4
+SAMPLE, SAMPLE_REDUCED = "chelsea.png", 2
+LARGEST_SIDE, REDUCED = 768, 4
 # browsers let threads share memory on pages that promise to keep others out
 HEADERS = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp",
            "Cache-Control": "no-cache"}
@@ -64,9 +67,9 @@ def export_shipped(path: Path) -> None:
                      "--gates", "fold"])
 
 
-def low_resolution(name: str):
-    """One of scikit-image's photographs, uint8 [h, w, 3], cut at LARGEST_SIDE and reduced by REDUCED."""
-    return imresize(read_image(photograph(name))[:LARGEST_SIDE, :LARGEST_SIDE], 1 / REDUCED)
+def low_resolution(name: str, reduced: int = REDUCED) -> np.ndarray:
+    """One of scikit-image's photographs, uint8 [h, w, 3], cut at LARGEST_SIDE and reduced by `reduced`."""
+    return imresize(read_image(photograph(name))[:LARGEST_SIDE, :LARGEST_SIDE], 1 / reduced)
 
 
 def install_runtime() -> Path:
@@ -98,7 +101,7 @@ def build(site: Path, onnx: Path, runtime: Path) -> None:
         shutil.copyfile(runtime / name, site / "runtime" / name)
     shutil.copyfile(onnx, site / described["file"])
     (site / "network.json").write_text(json.dumps(described))
-    write_png(site / "sample.png", low_resolution(SAMPLE))
+    write_png(site / "sample.png", low_resolution(SAMPLE, SAMPLE_REDUCED))
 
 
 def describe(onnx: Path) -> dict:
@@ -126,6 +129,10 @@ class Handler(SimpleHTTPRequestHandler):
 
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript", ".mjs": "text/javascript",
                       ".wasm": "application/wasm"}
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # a browser that goes away before it has all is no problem
+            super().handle()
 
     def end_headers(self):
         for name, value in HEADERS.items():
