@@ -14,7 +14,7 @@ from data.pictures import Picture
 from examples.web import serve
 from model.tiles import plan_tiles
 from quant.deploy.onnx_backend import OnnxNetwork
-from quant.upscale import upscale
+from quant.upscale import enlarge
 from utility import UserError, run_main
 
 NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
@@ -133,7 +133,7 @@ class TestInChromium:
         assert told["status"].startswith("664 × 160 pixels in ") and told["saved"] == "a picture_x4.png"
         network = OnnxNetwork(site[1] / "network.onnx", threads=1)
         assert network.reach <= TILE // 4
-        wanted = upscale(network, picture)
+        wanted = enlarge(network, Picture(picture)).colours
         assert np.abs(canvas(tmp_path, "network").astype(int) - wanted).max() <= 1
         np.testing.assert_array_equal(canvas(tmp_path, "bicubic"), imresize(picture, 4))
         own = sum(size for address, size in told["loaded"].items() if "/runtime/" not in address)
@@ -147,7 +147,7 @@ class TestInChromium:
         Picture(colours, alpha=alpha).write(tmp_path / "half.png")
         assert drop(tmp_path / "half.png")["note"] == "Its transparent parts are filled with white."
         colours[:, :8] = 255
-        wanted = upscale(OnnxNetwork(site[1] / "network.onnx", threads=1), colours)
+        wanted = enlarge(OnnxNetwork(site[1] / "network.onnx", threads=1), Picture(colours)).colours
         assert np.abs(canvas(tmp_path, "network").astype(int) - wanted).max() <= 1
 
     def test_what_is_no_picture_is_told(self, drop, tmp_path):
