@@ -1,5 +1,6 @@
 # make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
 # make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--jobs 2"]: train every network of that table.
+# make web [FLAGS="--port 8001"]: the page of examples/web, served; needs npm.
 # make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
 # VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.10 to 3.12.
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN = $(VENV)/bin
 # threads that wait for others sleep: on a busy machine, spinning costs more than all the work
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-random test-oldest slow results networks lint bench
+.PHONY: demo test test-random test-oldest slow results networks web lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
@@ -36,6 +37,9 @@ results: $(VENV)/.installed-deploy
 
 networks: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.networks --dir_data $(DIR_DATA) $(if $(PHOTOS),--photos $(PHOTOS)) $(FLAGS)
+
+web: $(VENV)/.installed-deploy
+	$(BIN)/python -m examples.web.serve $(FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""What deployment does to a network's results: packed, exported with --rest fp32 and int8, against PyTorch.
+r"""What deployment does to a network's results: packed, exported with --rest fp32 and int8, against PyTorch.
 
-    python benchmarks/deploy_quality.py RUN_OR_FILE [...] --dir_data datasets --data_test Set5 --calib LR_IMAGES
+    python benchmarks/deploy_quality.py RUN_OR_FILE [...] --dir_data datasets --data_test Set5 --calib LR_IMAGES \
+        [--format qdq] [--gates fold] [--backend openvino]
 
 For each quantized network: mean luma PSNR of each form on the test set, the share of 8-bit values that equal PyTorch's,
 whether the packed file gives PyTorch's values to the bit, and what each file takes up.
@@ -21,9 +22,10 @@ import model  # noqa: E402
 from data import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from option import parse_options  # noqa: E402
-from quant.deploy.onnx_backend import OnnxNetwork  # noqa: E402
+from quant.deploy.lowering.fold import fold_gates  # noqa: E402
+from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
-from quant.export import calibration_images, export  # noqa: E402
+from quant.export import FORMATS, calibration_images, export  # noqa: E402
 from quant.open import open_network  # noqa: E402
 from utility import run_main, summary  # noqa: E402
 
@@ -50,28 +52,34 @@ def parse(argv):
     add("--dir_data", required=True, help="data root")
     add("--data_test", default="Set5", help="test set (default: %(default)s)")
     add("--calib", required=True, help="folder of LR images that int8 is calibrated on")
+    add("--format", default="qlinear", choices=FORMATS, help="as quant.export has it (default: %(default)s)")
+    add("--gates", default="run", choices=("run", "fold"), help="as quant.export has it (default: %(default)s)")
+    add("--backend", default="onnx", choices=tuple(SESSIONS), help="what runs the files (default: %(default)s)")
     add("--threads", type=int, default=1, help="threads (default: %(default)s)")
     add("--json", action="store_true", help="print one JSON object a line")
     return parser.parse_args(argv)
 
 
-def forms(path, calib, folder):
+def forms(path, args, folder):
     """({form: network}, {form: bytes on disk}) of one quantized network; files are written to `folder`."""
     network = open_network(path)
     files = {form: folder / f"{form}.{suffix}" for form, suffix in
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
     write_packed(network, files["packed"], phase=network.source.phase, source=network.source.path)
-    onnx.save(export(network), files["fp32"])
-    onnx.save(export(network, rest="int8", images=calibration_images(calib, network)), files["int8"])
+    images = calibration_images(args.calib, network)
+    lowered, folded = fold_gates(network, images) if args.gates == "fold" else (network, None)
+    exported = {form: files[form] for form in ("fp32", "int8")}
+    for form, file in exported.items():
+        onnx.save(export(lowered, rest=form, images=images, operators=args.format, folded=folded), file)
     made = {"PyTorch": network, "packed": open_network(files["packed"]),
-            **{form: OnnxNetwork(files[form], threads=torch.get_num_threads()) for form in ("fp32", "int8")}}
+            **{form: OnnxNetwork(file, threads=args.threads, runtime=args.backend) for form, file in exported.items()}}
     return made, {form: file.stat().st_size for form, file in files.items()}
 
 
 def measure(path, args):
     """The result of one network, as --json prints it."""
     with tempfile.TemporaryDirectory() as folder:
-        made, sizes = forms(path, args.calib, Path(folder))
+        made, sizes = forms(path, args, Path(folder))
     network = made["PyTorch"]
     test_set = _test_set(network, args)
     decibels, equal = {form: [] for form in FORMS}, {form: [] for form in FORMS}

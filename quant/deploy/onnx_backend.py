@@ -103,6 +103,12 @@ class OnnxNetwork:
         """Whether bounds depend on means over the whole image."""
         return any(node.op_type == "Scan" or GATE in node.name for node in read_graph(self.content, self.path).node)
 
+    @functools.cached_property
+    def reach(self) -> int:
+        """How many LR pixels around a pixel the network can see, at most."""
+        with torch.device("meta"):
+            return reach(model.NETWORKS[self.name](**self.settings).children())
+
     def in_tiles(self, lr: Tensor, *, size: int, finish: Callable[[torch.Tensor], torch.Tensor],
                  progress: Callable[[], object] = lambda: None) -> torch.Tensor:
         """finish(self(lr)) for one image, float32 [1, n_colors, h, w], in tiles of at most size x size LR pixels.
@@ -110,9 +116,7 @@ class OnnxNetwork:
         The result is the whole image's, means of gates included, as `model.tiles.in_tiles` says. finish: what becomes
         of a tile's output before tiles are joined. progress: called after each tile, also where means are gathered.
         """
-        with torch.device("meta"):
-            seen = reach(model.NETWORKS[self.name](**self.settings).children())
-        tiles = plan_tiles(*lr.shape[2:], size=size, margin=min(seen, size // 4))
+        tiles = plan_tiles(*lr.shape[2:], size=size, margin=min(self.reach, size // 4))
         run = self._gated_run(lr, tiles, progress) if len(tiles) > 1 and self.gated else \
             lambda tile: self(lr[(..., *tile.window)])
 

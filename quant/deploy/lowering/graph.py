@@ -14,7 +14,7 @@ from quant.deploy.lowering.codes import Codes
 from utility import UserError
 
 PRODUCER = "ddtb"
-OPSETS = range(18, 26)
+OPSETS = range(18, min(onnx.defs.onnx_opset_version(), 25) + 1)
 DEFAULT_OPSET = 18
 # bits a value in the file: (name of the type, the first operator set that casts it)
 PACKED_TYPES = {2: ("INT2", 25), 4: ("INT4", 21)}
@@ -150,8 +150,8 @@ def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[
     """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
     known: dict[int, Any] = {bits: (getattr(TensorProto, name, None), opset)
                              for bits, (name, opset) in PACKED_TYPES.items()}
-    return {one: known[one][0] for one in bits
-            if known[one][0] is not None and (largest_opset is None or known[one][1] <= largest_opset)}
+    largest_opset = largest_opset or OPSETS.stop - 1
+    return {one: known[one][0] for one in bits if known[one][0] is not None and known[one][1] <= largest_opset}
 
 
 def needed_opset(graph: Graph) -> int:

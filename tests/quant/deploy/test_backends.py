@@ -40,10 +40,20 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
     assert json.loads((experiments / "b" / "eval.txt").read_text())["k_bits"] == 4
 
 
+def test_openvino_tests_a_qdq_file(trained, launch, experiments, tmp_path, capsys):
+    file = tmp_path / "q.onnx"
+    assert export.main([*NETWORK, "--refine", str(trained), "--out", str(file), "--format", "qdq"]) == 0
+    assert launch(f"--test_only --save_results --save a --refine {trained}", quantized=True) == 0
+    assert launch(f"--test_only --save_results --save b --refine {file} --backend openvino", quantized=True) == 0
+    assert abs(image(experiments, "a").astype(int) - image(experiments, "b")).mean() <= 0.5
+    assert export.main([*NETWORK, "--refine", str(trained), "--out", str(file), "--force"]) == 0
+    assert launch(f"--test_only --refine {file} --backend openvino", quantized=True) == 2
+    assert "export it with --format qdq" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags, told", [
     ("--refine q.onnx --backend onnx", "add --test_only"),
     ("--test_only --backend onnx", "--refine FILE.onnx"),
-    ("--test_only --refine q.onnx", "add --backend onnx"),
     ("--test_only --refine q.onnx --backend onnx", "no such file"),
     ("--test_only --refine q.onnx --backend onnx --chop", "quant.upscale"),
 ])

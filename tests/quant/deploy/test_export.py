@@ -231,6 +231,10 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
 @pytest.mark.parametrize(("flags", "told"), [
     (["--rest", "int8"], "--rest int8: needs --calib"),
     (["--calib", "x"], "--calib x: --rest fp32 with --gates run needs no calibration"),
+    (["--gates", "fold"], "--gates fold: needs --calib"),
+    (["--gates", "fold", "--calib", "x", "--k_bits", "32"], "--gates fold: full-precision networks have no gates"),
+    (["--symmetric"], "--symmetric: is for --format qdq"),
+    (["--weights", "packed", "--opset", "18"], "--weights packed: needs --opset 21"),
     (["--k_bits", "8"], "--k_bits 8: 2 to 6 bits"),
     (["--k_bits", "32", "--rest", "int8"], "--rest int8: is for quantized networks"),
     (["--out", "x.pt"], "--out x.pt: an ONNX file's name"),

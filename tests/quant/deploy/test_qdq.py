@@ -159,6 +159,17 @@ def test_int8_means_the_same_to_the_bit(small_network, smooth_image, name, k_bit
     assert np.array_equal(run_onnx(made, lr).numpy(), evaluate(made, lr.numpy()))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_qdq_of_one_colour_and_another_range(small_network, smooth_image, symmetric):
+    network = small_network("edsr", n_colors=1, rgb_range=1, dynamic=0)
+    lr = smooth_image(10, 11, channels=1) / 255
+    made = export.export(network, rest="int8", images=[lr], operators="qdq", symmetric=symmetric)
+    for run in RUNTIMES.values():
+        found = run(made, lr)
+        torch.testing.assert_close((found * 255).round() / 255, found)
+        assert (found - expected(network, lr).clamp(0, 1)).abs().mean() < 0.02
+
+
 def test_openvino_refuses_the_other_format(small_network, tmp_path):
     onnx.save(export.export(small_network("edsr", dynamic=0)), tmp_path / "x.onnx")
     with pytest.raises(UserError, match="x.onnx: was exported with --format qlinear, .* export it with --format qdq"):

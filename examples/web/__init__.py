@@ -1,0 +1,1 @@
+"""A page that enlarges pictures in the browser; `serve` puts it together and serves it."""
