@@ -101,7 +101,7 @@ def _kept_epoch(folder, number):
 def _stored_options(options, parser, *, quantized):
     """(StoredOptions, names to take from them) for what the call continues, or for the run that it tests; else None."""
     run = experiment_folder(options.load or options.save)
-    if options.test_only:  # whoever opens the network says what it is; a run says on which images it is tested
+    if options.test_only:  # the network's file says what it is; a run says on which images it is tested
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
         paths, names = [run] if options.load or not weights else [], IMAGES
     else:

@@ -44,7 +44,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def reading_parts(path: str | Path) -> Iterator[None]:
-    """Let whatever goes wrong while a checkpoint's parts are put to use become a UserError that names the file."""
+    """Turn any error in the block, which uses parts of a checkpoint, into a UserError that names the file."""
     try:
         yield
     except UserError:

@@ -37,7 +37,7 @@ def choose_device(ranks: Ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given: before that, a clock tells nothing."""
+    """Return when the device has finished its work; a time that is taken earlier means nothing."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 

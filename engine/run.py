@@ -65,11 +65,11 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
              gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
-    Whoever writes first calls the folder's `begin`; a mistake found before that leaves the disk as it was. A training
-    run that does not continue the folder's last checkpoint then keeps the run that is there aside, or deletes it with
-    `reset`. config_text: a function, called when config.txt is written. load: continue the folder's checkpoint; resume:
-    this file. notes: lines that the log begins with. ranks: which of the run's processes this is (engine.ranks.Ranks);
-    the first one alone writes.
+    The first code that writes calls the folder's `begin`; a mistake found before that leaves the disk unchanged. A
+    training run that does not continue the folder's last checkpoint then moves the run that is there aside, or deletes
+    it with `reset`. config_text: a function, called when config.txt is written. load: continue the folder's checkpoint;
+    resume: this file. notes: lines that the log begins with. ranks: which of the run's processes this is; the first one
+    alone writes.
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)

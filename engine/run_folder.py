@@ -1,4 +1,4 @@
-"""Where a run lies on the disk: its files alone are made, kept aside and deleted, whatever else lies beside them."""
+"""The folder of a run. Only the run's own files are made, moved aside and deleted; others stay untouched."""
 
 import contextlib
 import logging
@@ -28,9 +28,9 @@ CONFIG_START = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n\w+: ")  # as `descr
 class RunFolder:
     """Where everything of one run lies: config.txt, log.txt, eval.txt, model/, results-<set>/, curves.
 
-    Other files and runs in the folder or below it are nobody's business here: they stay untouched.
-    origin: the folder of the models that the run goes on from, None for one that begins; rewound: whether these are
-    its own, kept aside since it goes on from an earlier one.
+    Other files and runs in the folder or below it stay untouched.
+    origin: the folder of the models that the run continues from, None for a new run; rewound: whether these are its own
+    models, moved aside because it continues from an earlier one.
     """
 
     def __init__(self, path: str | Path, *, origin: Path | None = None) -> None:
@@ -109,7 +109,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other training runs out of the folder, which exists; the system takes the claim back at any death.
+        """Keep other training runs out of the folder, which exists; the system ends the claim with the process.
 
         Files that killed runs left unfinished are removed. Raises UserError where another process trains here.
         """
@@ -179,10 +179,10 @@ class RunFolder:
         self._remove_empty(files)
 
     def adopt(self, *, epoch: int, best: dict[str, Any]) -> bool:
-        """Bring the models of a run that goes on after `epoch` here; returns whether model_best is that of `best`.
+        """Bring the models of a run that continues after `epoch` here; returns whether model_best is that of `best`.
 
-        best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is set aside;
-        that of the next epoch stays, a run killed between two writes leaves it, and makes it again.
+        best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is moved
+        aside. That of the next epoch stays: a run killed between two writes leaves it, and will write it again.
         """
         if self.origin is None:
             return True

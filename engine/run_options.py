@@ -27,7 +27,7 @@ def read_options(path: str | Path) -> StoredOptions | None:
     """The options of one of our checkpoints, or of a run's folder; None for any other file.
 
     An older checkpoint has none of its own. Then the run's config.txt and the checkpoint's other parts tell them.
-    Whoever loads the file says what is wrong with it: here nothing is raised.
+    Raises nothing: the code that loads the file says what is wrong with it.
     """
     path = Path(path)
     path = (RunFolder(path).trained() or path) if path.is_dir() else path

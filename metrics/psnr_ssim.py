@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from metrics.pairs import Pairs
-
 if not __package__:  # run as a script: the folder of this file stands where the repository should
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
 from metrics import functional
-from metrics.pairs import find_pairs, read_pair
+from metrics.pairs import Pairs, find_pairs, read_pair
 from utility import UserError, run_main
 
 

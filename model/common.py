@@ -37,7 +37,7 @@ class MeanShift(nn.Conv2d):
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Context without mixed precision, also for a device that knows none, as `meta` does not."""
+    """Context without mixed precision; on a device that has none, such as `meta`, it does nothing."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -51,7 +51,7 @@ def shuffle_factors(scale: int) -> list[int]:
 
 
 class SuperResolver(nn.Module):
-    """What every network here is: a body that makes features, an upsampler that makes the image of them.
+    """Base class of the networks: a body makes features, an upsampler makes the image from them.
 
     Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
     [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it;

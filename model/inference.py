@@ -16,9 +16,9 @@ BLACK, WHITE = 16, 235  # of luma, the one colour of networks that have one
 
 @contextlib.contextmanager
 def constant_weights(network: nn.Module) -> Iterator[None]:
-    """While the block runs nobody changes the network's weights, so that modules may keep what they make of them.
+    """While the block runs the weights do not change, so modules may keep what they compute from them.
 
-    Nothing else would do: a write through `weight.data`, as averages of weights have it, leaves no trace.
+    The caller promises this: a write through `weight.data`, as weight averaging does it, cannot be detected.
     """
     modules = getattr(network, "modules", list)()  # an exported network has none
     keeping = [module for module in modules if getattr(module, "constant", None) is False]

@@ -11,10 +11,10 @@ from model import parallel
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's BatchNorm2d; in training with several processes mean and variance are those of all their slices.
 
-    One process and many thus normalise alike, and keep the same running statistics, by one exchange forward and one
-    back. torch's SyncBatchNorm raises ValueError for tensors on the CPU ("expected input tensor to be on GPU"), where
-    processes have to train too, so that it would be a second way, not the only one. Arithmetic is float32 under
-    autocast, the result has x's dtype.
+    One process and many normalise alike and keep the same running statistics. This takes one exchange in forward and
+    one in backward. torch's SyncBatchNorm refuses tensors on the CPU (ValueError "expected input tensor to be on GPU"),
+    where several processes train too, so it cannot replace this. Arithmetic is float32 under autocast; the result has
+    x's dtype.
     """
 
     def forward(self, x: Tensor) -> Tensor:

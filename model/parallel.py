@@ -1,8 +1,8 @@
-"""What the processes of a training run work out together; engine/ranks.py says how they come to be.
+"""What the processes of a training run compute together; engine/ranks.py says how they start.
 
-Batch b of an epoch is shared out in equal slices, and whatever one process would compute of the whole batch (gradients,
-losses, extremes, statistics) is computed over all slices, so that every process holds the same network at any time.
-In a run of one process each function gives its argument back, so networks and quantizers call them unconditionally.
+Each batch is split into equal slices. Gradients, losses, extremes and statistics are computed over all slices, so every
+process holds the same network at any time. In a run of one process each function returns its argument, so networks and
+quantizers call them unconditionally.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from torch import Tensor, distributed
 
 from utility import UserError
 
-# Processes wait for the first one while it tests, which can take hours on the CPU; a process that ends is noticed at
-# once whatever this is, by its closed connections.
+# The others wait while the first process tests, which can take hours on the CPU. A process that ends closes its
+# connections, so the others notice at once, whatever this value is.
 PATIENCE = timedelta(days=1)
 
 
 @contextlib.contextmanager
 def together(backend: str) -> Iterator[None]:
-    """Meet the other processes, as the variables that torchrun sets say; part when the block ends well.
+    """Connect to the other processes by the variables that torchrun sets; disconnect when the block ends well.
 
     backend: torch.distributed's, for what travels between them. Raises UserError where they can't meet.
     """
@@ -63,7 +63,7 @@ def is_first() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this."""
     if world_size() > 1:
         highest(torch.zeros(1))
 
@@ -111,8 +111,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
     Losses are means over equal slices of the batch, so this is the whole batch's gradient. DistributedDataParallel,
     which hides the exchange behind the backward, could save what it takes: 34 of 1,427 ms for a 4-bit EDSR x4, 96 of
-    1,695 ms for SRResNet (two processes, gloo; with it, 1,258 and 2,019 ms). For that it would have to own forward(),
-    which the objectives go around, and search the graph anew in each step for the gates that take part.
+    1,695 ms for SRResNet (two processes, gloo; with it, 1,258 and 2,019 ms). But it would have to own
+    forward(), which the objectives bypass, and to search the graph in each step for the gates that take part.
     """
     if world_size() == 1:
         return

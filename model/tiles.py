@@ -1,13 +1,13 @@
 """Large images in overlapping tiles: the whole image's result, in a memory that the size of a tile bounds.
 
-The body's feature is made first, whole, for it takes no more room than the image that comes of it; then the upsampler,
-which needs most of the memory, passes over it in tiles. A body that needs as much as that for the whole image passes in
-tiles too, of its own size.
+The body computes its feature first, for the whole image: the feature takes no more memory than the output image. The
+upsampler, which needs most of the memory, then passes over the feature in tiles. A body that would need more memory
+than the upsampler needs for a tile passes in tiles too, of its own size.
 
 A tile is computed with a margin of neighbours around the core that is kept of it. With a margin as wide as the modules
-can see, the core is the whole image's result. What remains are means over the whole image (GlobalMean, in the gates of
-dynamic quantizers): passes over all tiles gather them, each with the means of the pass before, until they stay. The
-first gate has its true mean after one pass, the second, which depends on the first, after two at the latest, and so on.
+can see, the core is the whole image's result. Means over the whole image (GlobalMean, in the gates of dynamic
+quantizers) take several passes over all tiles: each pass uses the means of the pass before, until they stay the same.
+The first gate has its true mean after one pass, the second, which depends on the first, after two, and so on.
 Gates round, so a mean that is nearly right is soon exactly right, but one that is not stays visibly wrong: a trained
 4-bit EDSR x4 with 14 gates is 50 dB from the whole image's result with the means of 2 passes, 84 dB with those of 6.
 """

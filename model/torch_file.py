@@ -21,7 +21,7 @@ def save_torch_file(value: Any, path: str | Path) -> None:
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """What torch.save wrote, on the CPU; nothing in the file is executed. Raises UserError where that can't be had."""
+    """What torch.save wrote, on the CPU; nothing in the file is executed. Raises UserError for any other file."""
     path = Path(path)
     check_file(path)
     _check_whole(path)
@@ -52,7 +52,7 @@ def _check_whole(path):
 
 
 def _plain_kinds():
-    """What people keep beside weights that is data, no code: arguments, NumPy's values by its old and new names."""
+    """Types of plain data that people store beside weights: arguments, and NumPy's values by old and new names."""
     core = (np._core if hasattr(np, "_core") else np.core).multiarray
     named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
              for place in ("core", "_core")]

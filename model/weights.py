@@ -1,4 +1,4 @@
-"""Read the state dict in a file of any kind, told by its content, and load it strictly into a network."""
+"""Read the state dict of any kind of file, recognised by its content, and load it strictly into a network."""
 
 import logging
 from collections import Counter
@@ -148,7 +148,7 @@ def is_safetensors(path: str | Path) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(9)
-    except OSError:  # whoever reads the whole file says why it can't be read
+    except OSError:  # the code that reads the whole file says why
         return False
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**32
 

@@ -13,10 +13,10 @@ class ActivationQuantizer(nn.Module, Phased):
     """What every activation quantizer has in common; a feature is [N, channels, h, w], or parts of it over channels.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
-    float32. While calibrating features pass as they are; `observations` are then [min, max] of every one seen while
+    float32. During calibration features pass unchanged; `observations` holds [min, max] of each one seen while
     observing, a tensor [2] each. The bounds start in the first training forward, or when calibration ends.
 
-    A subclass says `static_bounds`, `quantized` and `start_bounds`. `gate` is None where there is none.
+    A subclass defines `static_bounds`, `quantized` and `start_bounds`. `gate` is None where there is none.
     """
 
     dynamic = False
@@ -80,7 +80,7 @@ class ActivationQuantizer(nn.Module, Phased):
         raise NotImplementedError
 
     def end_calibration(self) -> None:
-        """Calibration is over: the records have done their work, the last is kept as the release keeps it."""
+        """End calibration: forget the records; the last one is kept as the release keeps it."""
         if self.observations:
             self.min_val[0], self.max_val[0] = self.observations[-1]
         self.observations.clear()
@@ -130,7 +130,7 @@ def gated_quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
 
 
 def collapsed(network: nn.Module) -> list[str]:
-    """Names of the quantizers whose bounds have crossed or nearly met, so that the width floor holds them apart.
+    """Names of the quantizers whose bounds have crossed or nearly met, so that a minimal width replaces theirs.
 
     Waits for the device once per quantizer: for logs, not for steps.
     """

@@ -24,9 +24,8 @@ class Recipe:
     """What differs between networks.
 
     weight_quantizer: the name of DDTB's. percentile: M, where bounds start from. calibrates_quantized: whether weights
-    are quantized while the ranges are recorded already (measured: so does the release's RDN, the others do not).
-    keeps_operands: convolutions keep their quantized inputs for backward: in dense blocks the quantizer that follows
-    reads and keeps the same ones.
+    are quantized during calibration (measured in the release: RDN's are, the others' are not). keeps_operands: whether
+    convolutions keep their quantized inputs for backward; in dense blocks the next quantizer keeps them anyway.
     """
 
     weight_quantizer: str
@@ -143,6 +142,6 @@ BLOCKS = {
     DenseBlock: QuantDenseBlock,
     GlobalFusion: QuantGlobalFusion,
 }
-# modules whose own weights stay in full precision, said so that no convolution stays behind unseen; blocks within them
-# are quantized all the same. torch's own modules, and the network itself, need not be said.
+# modules whose own weights stay in full precision; the list makes sure that no convolution is forgotten. Blocks within
+# them are quantized all the same. torch's own modules and the network itself need no entry.
 STAYS_FLOAT = {MeanShift, BatchNorm2d}

@@ -153,9 +153,9 @@ def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
 def summed(terms: Tensor, bound: Tensor, layout: torch.memory_format | None = None) -> Tensor:
     """The sum over all elements of `terms` that share a bound, in the bound's shape.
 
-    On the CPU in an order that no number of threads changes and that the compiled kernels have too: rows are folded
-    in `terms`' own precision, then their sums in float64. layout: the memory format by which rows are counted.
-    Elsewhere, and in compiled functions, as fast as it goes. Overwrites `terms`.
+    On the CPU the order of the additions does not depend on the number of threads, and the compiled kernels have the
+    same: each row is folded in `terms`' own precision, then the sums of rows in float64. layout: the memory format that
+    defines the rows. Other devices and compiled functions use torch's own sum. Overwrites `terms`.
     """
     by_sample = terms.dim() == 4 and bound.shape == (len(terms), 1, 1, 1)
     if not terms.is_cpu or torch.compiler.is_compiling() or not (by_sample or bound.numel() == 1):

@@ -21,8 +21,8 @@ class Gate(nn.Module):
 
     Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
     training; a training batch of one sample is normalised by them, since it has no statistics of its own. Where several
-    processes share a training batch, each works out the gate for all of it, from the pooled channels, a few numbers
-    each: one exchange, and extremes and statistics are the whole batch's as they stand.
+    processes share a training batch, they exchange the pooled channels, a few numbers, and each process computes the
+    gate for the whole batch: extremes and statistics are then those of the whole batch.
     """
 
     def __init__(self, channels: int) -> None:

@@ -240,7 +240,7 @@ def _refuse_exported(path, place):
     try:
         with open(path, "rb") as file:
             exported = file.read(1) == ONNX_START and not is_safetensors(path)
-    except OSError:  # whoever reads the whole file says why it can't be read
+    except OSError:  # the code that reads the whole file says why
         return
     if exported:
         raise UserError(f"{place}: is an exported network; test it with --backend onnx, or use python -m quant.upscale")

@@ -21,8 +21,8 @@ class Schedule:
     dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
 
     dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
-    starts_in: the phase of a network that was trained before, which keeps its bounds and gates: nothing earlier is gone
-    through again.
+    starts_in: the phase of a network that was trained before, which keeps its bounds and gates: earlier phases are
+    left out.
     """
 
     def __init__(self, network: nn.Module, *, dynamic_ratio: float, first_stage_epoch: int = FIRST_STAGE_EPOCH,

@@ -15,7 +15,7 @@ def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
     the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
-    block; its `quant_config` is `config`. A copy for a teacher has to be made before. Raises ValueError when the
+    block; its `quant_config` is `config`. Copy a teacher before. Raises ValueError when the
     network is quantized already, holds a block with no quantized form, or holds nothing to quantize.
     """
     if is_quantized(network):
@@ -57,7 +57,7 @@ def _refuse_unknown(module):
 
 
 def is_quantized(network: Any) -> bool:
-    """Whether `quantize` has been here."""
+    """Whether the network holds quantized modules."""
     return any(isinstance(module, Phased) for module in network.modules())
 
 

@@ -115,7 +115,7 @@ class QuantConv2d(nn.Conv2d, Phased):
         return {name: value for name, value in self.__dict__.items() if name not in ("constant", "_kept")}
 
     def set_constant(self, constant: bool) -> None:
-        """Say whether the weight may be taken as constant from now on; what was made of it before is forgotten."""
+        """Say whether the weight is constant from now on; the quantized weight that was kept is forgotten."""
         self.constant = constant
         self._kept = None
 

@@ -1,4 +1,4 @@
-"""Weights that are whole numbers for good, as packed files hold them."""
+"""Convolutions whose weights are fixed integers, as packed files hold them."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class FixedConv2d(QuantConv2d):
         return self.weight
 
     def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The levels as they were packed: bounds taken again of weights on their levels would be others."""
+        """The levels as they were packed; bounds computed from weights on levels would differ."""
         return torch.round(self.weight * self.scale), self.scale
 
     def train(self, mode: bool = True) -> "FixedConv2d":

@@ -16,7 +16,7 @@ LOWERINGS = {EDSR: edsr, RDN: rdn, SRResNet: srresnet}
 def lowering_of(network: SuperResolver) -> ModuleType:
     """The module that lowers a network: its `network`, FLOAT_BLOCKS, EXACT_BLOCKS and `int8_network`.
 
-    Raises UserError for a network, or a quantizer, that nobody has lowered.
+    Raises UserError for a network or a quantizer that has no lowering.
     """
     if type(network) not in LOWERINGS:
         raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "

@@ -59,7 +59,7 @@ class QLinear(Graph):
         return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
 
     def _limit(self, codes, grid):
-        """Codes held within grid.low..grid.high; whoever made them has saturated them to 0..255 already."""
+        """Codes held within grid.low..grid.high; the operator before has saturated them to 0..255."""
         if grid.is_static and (grid.low, grid.high) == (0, UINT8_MAX):
             return codes
         return self.op("Clip", codes, self.byte(grid.low), self.byte(grid.high))
