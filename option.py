@@ -20,7 +20,7 @@ from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.open import known_flags
 from quant.schedule import FIRST_STAGE_EPOCH
-from utility import UserError, whole_number
+from utility import UserError, check_file, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
@@ -84,8 +84,14 @@ def _name_the_run(options):
     elif options.resume.isdecimal():
         options.load = options.load or options.save
         options.resume = str(_kept_epoch(experiment_folder(options.load, flag="load"), options.resume))
+    elif options.resume and not options.test_only:
+        if os.path.isdir(options.resume):
+            options.resume = str(RunFolder(options.resume).checkpoint)
+        check_file(options.resume, "--resume")
     if options.load:
-        experiment_folder(options.load, flag="load")
+        folder = experiment_folder(options.load, flag="load")
+        if "save" in options.given and experiment_folder(options.save) != folder:
+            options.notes.append(f"--save {options.save} has no effect: --load goes on in {folder}")
 
 
 def _kept_epoch(folder, number):
@@ -387,7 +393,7 @@ def check(options: Namespace, *, quantized: bool) -> None:
     """Raise UserError for the first value that cannot work."""
     for flag, wrong, remedy in _rules(options, quantized):
         if wrong:
-            raise UserError(f"--{flag} {_typed(getattr(options, flag))}: {remedy}")
+            raise UserError(f"{_flag(flag, getattr(options, flag))}: {remedy}")
     parse_ranges(options.data_range)
 
 

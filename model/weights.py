@@ -11,7 +11,7 @@ from torch import nn
 
 from model.common import SuperResolver
 from model.torch_file import read_torch_file
-from utility import UserError
+from utility import UserError, check_file
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,14 @@ class Weights:
 def read_weights(path: str | Path) -> Weights:
     """Read one of our checkpoints, a safetensors file, a state dict, or what holds one under a key of some trainer.
 
-    Of foreign files the prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and counters are taken off. Raises
+    Of foreign files the prefixes of wrappers (`module.`, `_orig_mod.`, any of KEYS) and counters are taken off. Raises
     UserError for anything else, and for values that are not finite.
     """
     path = Path(path)
+    check_file(path)
     if is_safetensors(path):
         state, metadata = _read_safetensors(path)
-        found = Weights(path, "a safetensors file", state, metadata=metadata)
+        found = Weights(path, "a safetensors file", _plain(state, path), metadata=metadata)
     else:
         content = read_torch_file(path)
         found = _own(content, path) or _foreign(content, path)
@@ -116,7 +117,7 @@ def _plain(state, path):
 
 def _without_wrappers(key):
     parts = [part for part in key.split(".") if part not in WRAPPERS]
-    while len(parts) > 1 and parts[0] == "model":
+    while len(parts) > 1 and parts[0] in KEYS:  # Lightning and the like keep the network as an attribute
         del parts[0]
     return ".".join(parts)
 

@@ -21,7 +21,7 @@ from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
-from utility import UserError
+from utility import UserError, check_file
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,12 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
         opened.load(network)
 
 
-def weights_file(path: str | Path) -> Path:
-    """The file itself, or that of a run's folder. Raises UserError for a folder without one."""
-    return trained_file(path) if Path(path).is_dir() else Path(path)
+def weights_file(path: str | Path, flag: str = "") -> Path:
+    """The file itself, or that of a run's folder. Raises UserError where there is none."""
+    if Path(path).is_dir():
+        return trained_file(path)
+    check_file(path, flag)
+    return Path(path)
 
 
 def trained_file(folder: str | Path) -> Path:
@@ -125,7 +128,7 @@ class _Opened:
     """A file that was read and found to fit the network that it, or else the flags, describe."""
 
     def __init__(self, path: str | Path, flag: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        path = weights_file(path)
+        path = weights_file(path, flag)
         self.place = f"{flag} {path}".strip()
         _refuse_exported(path, self.place)
         self.weights = read_weights(path)
@@ -237,10 +240,7 @@ def _holds_quantizers(state):
 
 
 def _refuse_exported(path, place):
-    try:
-        with open(path, "rb") as file:
-            exported = file.read(1) == ONNX_START and not is_safetensors(path)
-    except OSError:  # the code that reads the whole file says why
-        return
+    with open(path, "rb") as file:
+        exported = file.read(1) == ONNX_START and not is_safetensors(path)
     if exported:
         raise UserError(f"{place}: is an exported network; test it with --backend onnx, or use python -m quant.upscale")

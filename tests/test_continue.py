@@ -267,7 +267,7 @@ def test_a_best_network_of_another_run_is_set_aside(launch, experiments, capfd):
 def test_load_with_reset_is_refused(launch, experiments, capfd):
     assert launch("--save run") == 0
     assert launch("--save run --load run --reset") == 2
-    assert "--reset True: begins anew" in capfd.readouterr().err
+    assert "--reset: begins anew" in capfd.readouterr().err
 
 
 def test_a_network_that_calibrates_is_not_tested_or_kept(launch, experiments, capfd):

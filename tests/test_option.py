@@ -88,11 +88,27 @@ def test_decay_is_a_period_or_a_list_of_epochs(given, decay):
     ("--save a --load b --resume", "b", ""),
     ("--save a --resume 0", "", ""),
     ("--save a --resume file.pth.tar", "", "file.pth.tar"),
+    ("--save a --resume folder", "", "folder/model/checkpoint.pth.tar"),
     ("--load b", "b", ""),
 ])
-def test_ways_to_resume(given, load, resume):
+def test_ways_to_resume(tmp_path, monkeypatch, given, load, resume):
+    (tmp_path / "folder" / "model").mkdir(parents=True)
+    for name in ("file.pth.tar", "folder/model/checkpoint.pth.tar"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
     options = parse(given)
     assert (options.load, options.resume) == (load, resume)
+
+
+@pytest.mark.parametrize("given", ["nowhere.pt", "-2", "1.5", "\N{SUPERSCRIPT TWO}"])
+def test_what_resume_cannot_find_is_told_first(given):
+    with pytest.raises(UserError, match=f"--resume {given}: no such file"):
+        parse(f"--load a --resume {given}")
+
+
+def test_save_beside_load_is_told():
+    assert "--save a has no effect" in "".join(parse("--load b --save a").notes)
+    assert "--save" not in "".join(parse("--load b --save ../experiment/b").notes)
 
 
 def test_a_whole_rgb_range_stays_whole():

@@ -1,6 +1,7 @@
 """Weights as people bring them: under any key, with any prefix, of any format."""
 
 import argparse
+import os
 import pickle
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from model import NETWORKS
 from model.torch_file import read_torch_file
 from model.weights import load_strictly, read_weights
+from quant import open_network
 from utility import UserError
 
 
@@ -60,9 +62,19 @@ def test_keys_in_keys(read, state):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.module.", "model.module._orig_mod.",
-                                    "_orig_mod.module.model.model."])
-def test_any_prefix(read, state, prefix):
-    assert_same(read({prefix + name: tensor for name, tensor in state.items()}), state)
+                                    "_orig_mod.module.model.model.", "net.", "generator.module.", "netG."])
+def test_any_prefix(read, tmp_path, state, prefix):
+    wrapped = {prefix + name: tensor for name, tensor in state.items()}
+    assert_same(read(wrapped), state)
+    save_file(wrapped, tmp_path / "w.safetensors")
+    assert_same(read_weights(tmp_path / "w.safetensors").state, state)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_weights, open_network):
+        with pytest.raises(UserError, match="pipe: is a pipe or device"):
+            read(tmp_path / "pipe")
 
 
 def test_a_mix_of_prefixes_and_wrapped_parts(read, state):
