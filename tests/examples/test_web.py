@@ -65,7 +65,8 @@ def test_bicubic_is_matlabs(height, width, scale):
                                   imresize(pixels, scale))
 
 
-@pytest.mark.parametrize("flags, problem", [("--onnx missing.onnx", "missing.onnx: no such file"),
+@pytest.mark.parametrize("flags, problem", [("--port 99999", "--port 99999: give 0 to 65535"),
+                                            ("--onnx missing.onnx", "missing.onnx: no such file"),
                                             ("--onnx README.md", "README.md")])
 def test_what_is_no_network_is_told_in_a_line(flags, problem, experiments, capsys):
     Path("README.md").write_text("no network")
