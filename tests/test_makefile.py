@@ -45,6 +45,7 @@ def test_test_installs_what_it_needs_once(make):
     assert make("slow") == ["python -m pytest -m slow"]
     assert make("lint") == ["ruff check .", "python -m mypy"]
     assert make("results") == ["python -m examples.results --dir_data datasets"]
+    assert make("web", "FLAGS=--port 8001") == ["python -m examples.web.serve --port 8001"]
 
 
 def test_random_orders_differ(make):

@@ -3,16 +3,21 @@
 import { listen, scaleStage } from "./compare.js";
 import { middleOf, readPicture } from "./picture.js";
 
-const LARGEST = 4096; // pixels a side of a square result: more do not fit into a canvas of some phones
-const TILE = 256; // pixels a side that the network enlarges at a time; ?tile=128 takes less memory
+// a result's pixels a side, if square and at most: more do not fit into a canvas of some phones
+const [LARGEST, LONGEST] = [4096, 16384];
+// pixels a side that the network enlarges at a time; ?tile=160 takes less memory
+const [TILE, SMALLEST_TILE] = [256, 64];
 
 const part = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const canvases = [part.bicubic, part.network];
-const size = Number(new URLSearchParams(location.search).get("tile")) || TILE;
+const size = Math.max(SMALLEST_TILE, parseInt(new URLSearchParams(location.search).get("tile")) || TILE);
 let job = 0; // the latest; what the worker says of others comes too late
 let name, started;
 
-const network = await (await fetch("network.json")).json();
+const network = await fetch("network.json").then((answer) => answer.json()).catch((error) => {
+  tell("network.json, which make web writes beside this page, is missing or damaged.");
+  throw error;
+});
 const side = LARGEST / network.scale;
 const worker = new Worker("worker.js", { type: "module" });
 worker.onmessage = ({ data }) => {
@@ -52,7 +57,7 @@ async function take(files) {
     name = files[0].name.replace(/\.[^.]*$/, "");
     const { width, height } = bitmap;
     const notes = files.length > 1 ? [`Of ${files.length} files this is the first, ${files[0].name}.`] : [];
-    if (width * height <= side ** 2) {
+    if (width * height <= side ** 2 && Math.max(width, height) * network.scale <= LONGEST) {
       enlarge(bitmap, width, height, notes);
     } else {
       const [w, h] = [width, height].map((length) => Math.min(length, side));

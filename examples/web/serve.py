@@ -46,6 +46,8 @@ def main(argv=None):
     parser.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     parser.add_argument("--build", action="store_true", help="make the folder, and do not serve it")
     options = parser.parse_args(argv)
+    if not 0 <= options.port <= 65535:
+        raise UserError(f"--port {options.port}: give 0 to 65535")
     if options.onnx == NETWORK and not NETWORK.exists():
         export_shipped(NETWORK)
     build(SITE, options.onnx, install_runtime())
@@ -145,8 +147,6 @@ class Handler(SimpleHTTPRequestHandler):
 
 def server(site: Path, host: str, port: int) -> ThreadingHTTPServer:
     """A server of the folder `site`; port 0 takes a free one. Raises UserError where it can't have the port."""
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port {port}: give 0 to 65535")
     try:
         return ThreadingHTTPServer((host, port), functools.partial(Handler, directory=str(site)))
     except OSError as error:

@@ -65,7 +65,8 @@ def test_bicubic_is_matlabs(height, width, scale):
                                   imresize(pixels, scale))
 
 
-@pytest.mark.parametrize("flags, problem", [("--onnx missing.onnx", "missing.onnx: no such file"),
+@pytest.mark.parametrize("flags, problem", [("--port 99999", "--port 99999: give 0 to 65535"),
+                                            ("--onnx missing.onnx", "missing.onnx: no such file"),
                                             ("--onnx README.md", "README.md")])
 def test_what_is_no_network_is_told_in_a_line(flags, problem, experiments, capsys):
     Path("README.md").write_text("no network")
@@ -154,11 +155,15 @@ class TestInChromium:
         (tmp_path / "notes.png").write_text("no picture")
         assert drop(tmp_path / "notes.png")["message"].startswith("notes.png: this browser can’t read it as a picture")
 
-    def test_of_a_large_picture_the_middle_is_offered(self, drop, tmp_path):
-        write_png(tmp_path / "large.png", np.zeros((1000, 1500, 3), np.uint8))
-        told = drop(tmp_path / "large.png")
-        assert told["message"] == "large.png has 1500 × 1000 pixels, more than this page enlarges."
-        assert told["middle"] == "Enlarge its middle, 1024 × 1000"
+    def test_of_a_large_picture_the_middle_is_offered(self, site, drop, tmp_path):
+        picture = np.random.default_rng(0).integers(0, 256, (6, 5000, 3), dtype=np.uint8)
+        write_png(tmp_path / "long.png", picture)
+        told = drop(tmp_path / "long.png", f"?tile={TILE}")
+        assert told["refused"] == "long.png has 5000 × 6 pixels, more than this page enlarges."
+        assert told["offered"] == "Enlarge its middle, 1024 × 6"
+        assert told["note"] == "This is its middle, 1024 × 6 pixels." and not told["message"]
+        wanted = upscale(OnnxNetwork(site[1] / "network.onnx", threads=1), picture[:, 1988:3012], tile=0)
+        assert np.abs(canvas(tmp_path, "network").astype(int) - wanted).max() <= 1
 
 
 def test_networks_that_the_page_cannot_run_are_refused(tmp_path, monkeypatch):
