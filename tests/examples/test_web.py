@@ -162,7 +162,8 @@ class TestInChromium:
         assert told["refused"] == "long.png has 5000 × 6 pixels, more than this page enlarges."
         assert told["offered"] == "Enlarge its middle, 1024 × 6"
         assert told["note"] == "This is its middle, 1024 × 6 pixels." and not told["message"]
-        wanted = upscale(OnnxNetwork(site[1] / "network.onnx", threads=1), picture[:, 1988:3012], tile=0)
+        network = OnnxNetwork(site[1] / "network.onnx", threads=1)
+        wanted = enlarge(network, Picture(picture[:, 1988:3012]), tile=0).colours
         assert np.abs(canvas(tmp_path, "network").astype(int) - wanted).max() <= 1
 
 
