@@ -6,23 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-
-from model.common import SuperResolver
-from quant.deploy.lowering.fold import Folded
-
-try:
-    import onnx
-except ImportError as error:
-    raise SystemExit("error: quant.export needs the package onnx; pip install -r requirements-deploy.txt") from error
 
 import model
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
+from model.common import SuperResolver
 from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
-from quant.deploy.lowering.fold import fold_gates
+from quant.deploy.lowering.fold import Folded, fold_gates
 from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.networks import lowering_of
@@ -34,6 +28,9 @@ from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, add_force, atomic_path, check_output, run_main
+
+if TYPE_CHECKING:
+    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       symmetric=options.symmetric, weights=options.weights, folded=folded,
                       source={"file": path.name, "sha256": file_hash(path)})
     with atomic_path(options.out) as temporary:
-        onnx.save(exported, temporary)
+        temporary.write_bytes(exported.SerializeToString())
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
           f"{summary(exported)}")
     return 0
@@ -151,7 +148,7 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tenso
 
 def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
            opset: int | None = None, source: dict[str, str] | None = None, operators: str = "qlinear",
-           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> onnx.ModelProto:
+           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> "onnx.ModelProto":
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
@@ -192,7 +189,7 @@ def _graph(network, operators, symmetric, weights, opset):
     return QLinear(network, packed=pack_types(opset) if weights == "packed" else None)
 
 
-def summary(exported: onnx.ModelProto) -> str:
+def summary(exported: "onnx.ModelProto") -> str:
     """How many convolutions became integers, in words."""
     nodes = [node for node in body_nodes(exported.graph) if ".gate/" not in node.name]
     counts = Counter(node.op_type for node in nodes)
@@ -213,7 +210,7 @@ def _dequantized(name, makers):
     return node.op_type == "DequantizeLinear"
 
 
-def body_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def body_nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
     """All nodes of a graph; those of its Scan over the batch, where there is one."""
     for node in graph.node:
         bodies = [attribute.g for attribute in node.attribute if attribute.name == "body"]

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import helper
 
 from data.images import image_files, read_image
 from data.patches import to_planes, to_values
@@ -65,6 +63,8 @@ def _parse(argv):
 
 
 def _metadata(path):
+    import onnx
+
     return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
 
 
@@ -94,6 +94,9 @@ class Layers:
         if "levels" not in described:
             raise UserError(f"{path}: does not say where its quantizers' levels are; export it again")
         self.levels = described["levels"]
+        import onnx
+        from onnx import helper
+
         graph = of_one_image(onnx.load(path))
         wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
                                if isinstance(name, str))

@@ -43,7 +43,8 @@ def test_training_and_testing(tmp_path, tiny_data):
 
 
 @pytest.mark.parametrize("command, told", [
-    ("quant.export --help", "error: quant.export needs the package onnx; pip install -r requirements-deploy.txt"),
+    ("quant.export --help", "error: exported files need the package onnx; pip install -r requirements-deploy.txt"),
+    ("quant.verify --help", "error: exported files need the package onnx; pip install -r requirements-deploy.txt"),
     ("main_limitrange_incremental {tiny} --k_bits 4 --test_only --refine {packed}", "pip install"),
 ])
 def test_what_is_missing_is_named(tmp_path, tiny_data, command, told):

@@ -334,7 +334,7 @@ def checkpoint_of_another_scale(world):
     return "--scale 3 --load full"
 
 
-@case(r"was trained with --k_bits 4; give that instead of 3", quantized=True)
+@case(r"was trained for --k_bits 4 \(asked for: 3\)", quantized=True)
 def checkpoint_of_other_bits_to_test(world):
     return "--k_bits 3 --load low --test_only"
 
