@@ -9,7 +9,6 @@ import data
 import main_ori
 import model
 from engine.evaluator import Evaluator
-from model.registry import scale_of
 from model.weights import load_strictly, read_weights
 from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
@@ -74,10 +73,7 @@ def _load_teacher(teacher, options):
     if not Path(path).exists():
         raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` trains "
                         f"it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
-    if scale_of(teacher, read_weights(weights_file(path)).state) != teacher.scale:
-        raise UserError(f"--pre_train {path}: is of another scale than {options.scale}; its upsampler would be random, "
-                        "which is nothing to learn from. Train it first: main_ori.py starts with this file")
-    load_weights(teacher, path, "--pre_train")
+    load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
 
 
 if __name__ == "__main__":

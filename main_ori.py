@@ -29,8 +29,7 @@ def run(options):
     """Train and test a full-precision network by parsed options."""
     with opened(options) as (ranks, folder, device):
         if options.test_only:
-            test(options, folder, device)
-            return 0
+            return test(options, folder, device)
         network = channels_last(model.build(options).to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         continued = options.resume or options.load and folder.to_continue()
@@ -60,7 +59,10 @@ def opened(options):
 
 
 def test(options, folder, device):
-    """Test the network that --refine and the like name. What its file says of it counts; the options become that."""
+    """Test the network that --refine and the like name. What its file says of it counts; the options become that.
+
+    Returns the exit code, 1 where a user's picture was left out.
+    """
     given, defaults = network_flags(options)
     if options.backend != "torch":
         network = OnnxNetwork(options.refine, runtime=options.backend).check(given)
@@ -70,7 +72,8 @@ def test(options, folder, device):
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = data.build_test_sets(options)
-    Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+    results = Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+    return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
 
 def weights_to_test(options, folder):

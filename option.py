@@ -256,7 +256,7 @@ def _model(parser):
     add = parser.add_argument_group("Model").add_argument
     add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
-        help="full-precision weights to start from, and the teacher's; main_ori.py takes those of another scale too")
+        help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     add("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
     add("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")

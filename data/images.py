@@ -55,6 +55,9 @@ def decoded(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image
         if deep is None:
             image.load()
             turns = _orientation(image)  # Pillow turns TIFF itself while it loads
+        if image.format == "PNG":
+            with Image.open(path) as stored:
+                stored.verify()  # the checksums, which decoding passes over
         upright = image if deep is None else deep
         info = dict(image.info)
         if turns in TURNS:

@@ -20,14 +20,15 @@ def check_pairs(
     if patch_size is not None and patch_size < scale:
         raise UserError(f"--patch_size {patch_size}: smaller than one LR pixel at --scale {scale}")
     for pair in pairs:
+        if pair.hr is None:  # a user's picture, whose test says what is wrong with it
+            continue
         lr_shape = image_shape(pair.lr)
-        if pair.hr is not None:
-            _check_fit(pair, lr_shape, image_shape(pair.hr), scale)
+        _check_fit(pair, lr_shape, image_shape(pair.hr), scale)
         size = _size([scale * length for length in lr_shape])
         if patch_size is not None and min(lr_shape) < patch_size // scale:
             advice = f"use at most {scale * min(lr_shape)}, or take the image out"
-            raise UserError(f"--patch_size {patch_size}: larger than {pair.hr or pair.lr} ({size}); {advice}")
-        if tested_border is not None and pair.hr is not None and too_small_to_test(lr_shape, scale, tested_border):
+            raise UserError(f"--patch_size {patch_size}: larger than {pair.hr} ({size}); {advice}")
+        if tested_border is not None and too_small_to_test(lr_shape, scale, tested_border):
             least = WINDOW + 2 * tested_border
             raise UserError(
                 f"{pair.hr}: {size} pixels are too few to test with at --scale {scale}, SSIM needs {least}x{least}; "

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from engine.run_folder import RunFolder
 from engine.text import append_text
 from metrics.functional import psnr, ssim
 from model.inference import constant_weights, super_resolve
+from utility import UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +43,27 @@ class Evaluator:
         self.to_8_bit = 255 / options.rgb_range
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
-        """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}."""
+        """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
+
+        Of a set without HR, a user's folder, pictures that can't be read are told and left out of "images".
+        """
         network.eval()
         self.run.begin()
         return {test_set.name: self._test(network, test_set, epoch) for test_set in self.test_sets}
 
     def _test(self, network, test_set, epoch):
-        rows, seconds = [], 0.0
+        rows, seconds, left_out = [], 0.0, 0
         with ThreadPoolExecutor(max_workers=2) as writer, self._inference(), constant_weights(network):
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
-                lr, hr, name = test_set[index]
+                try:
+                    lr, hr, name = test_set[index]
+                except UserError as error:
+                    if test_set.has_hr:
+                        raise
+                    left_out += 1  # a user's picture: the others are done
+                    tqdm.write(f"error: {error}", file=sys.stderr)
+                    continue
                 wait_for(self.device)
                 start = time.perf_counter()
                 sr = self._super_resolve(network, lr)
@@ -63,7 +75,7 @@ class Evaluator:
                 saved += [writer.submit(picture.write, path) for path, picture in images]
         for image in saved:
             image.result()
-        return self._report(test_set, epoch, rows, seconds)
+        return self._report(test_set, epoch, rows, seconds, left_out)
 
     @contextlib.contextmanager
     def _inference(self):
@@ -96,14 +108,15 @@ class Evaluator:
         for kind, picture in pictures.items():
             yield self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png", picture
 
-    def _report(self, test_set, epoch, rows, seconds):
+    def _report(self, test_set, epoch, rows, seconds, left_out):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
-                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set),
+                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
                   "seconds": round(seconds, 3)}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
-        log.info("[%s x%d]\t%s\t%d images in %.1fs", test_set.name, self.options.scale, scores, len(test_set), seconds)
+        scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
+        log.info("[%s x%d]\t%s", test_set.name, self.options.scale, scores)
         return result
 
 

@@ -112,6 +112,14 @@ def truncated_png_to_test_with(world):
     return ""
 
 
+@case(r"0003\.png: not a readable image .broken PNG")
+def png_with_a_changed_byte(world):
+    content = bytearray((world.train_hr / "0003.png").read_bytes())
+    content[len(content) // 2] ^= 1
+    (world.train_hr / "0003.png").write_bytes(content)
+    return "--test_every 9"
+
+
 @case(r"0002\.png: the file is empty")
 def zero_byte_png(world):
     (world.train_hr / "0002.png").write_bytes(b"")
@@ -548,6 +556,18 @@ def test_images_of_every_kind_become_results(world, launch):
     assert evil == {world.demo, world.experiments / "full" / "results-Demo"}
     for path in results:
         assert read_image(path).ndim == 3
+
+
+def test_a_broken_picture_of_a_user_is_told_and_the_others_are_done(world, launch, capfd):
+    flags = world.demo_image("good.png", Image.new("RGB", (10, 12)))
+    cut_short = (world.demo / "good.png").read_bytes()[:-30]
+    for name, content in (("a.png", b""), ("b.png", b"no picture"), ("c.png", cut_short)):
+        (world.demo / name).write_bytes(content)
+    assert launch(flags, data=world.data) == 1
+    told = capfd.readouterr()
+    assert re.findall(r"error: .*/(.)\.png: ", told.err) == ["a", "b", "c"]
+    assert "1 images in" in told.out and "3 left out" in told.out
+    assert [path.name for path in (world.experiments / "full" / "results-Demo").iterdir()] == ["32bit_good_x2_SR.png"]
 
 
 def test_too_little_memory_is_told(capfd):
