@@ -69,6 +69,16 @@ def test_sums_of_their_own_bits(small_network, smooth_image, name, skip_bits):
     assert_same(network, export.export(network), smooth_image(13, 10))
 
 
+def test_sums_of_8_bits(small_network, smooth_image):
+    """A byte has no constant zero point for 8 bits behind a gate: refused, never a picture that is nearly right."""
+    network = small_network("edsr", k_bits=2, skip_bits=8, dynamic=0)
+    assert_same(network, export.export(network), smooth_image(13, 10))
+    network = small_network("edsr", k_bits=2, skip_bits=8, dynamic=1)
+    with pytest.raises(UserError, match="--format qlinear: holds no 8-bit feature behind a gate"):
+        export.export(network)
+    assert_same(network, export.export(network, operators="qdq"), smooth_image(13, 10))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dynamic", [0, 1])
 def test_any_batch_and_size(small_network, smooth_image, name, dynamic):
