@@ -31,8 +31,8 @@ def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGr
     """
     zero = 2**quantizer.k_bits - 1
     if 2 * zero + 1 > UINT8_MAX:
-        raise UserError(f"--format qlinear: holds no {quantizer.k_bits}-bit feature behind a gate; give --format qdq or "
-                        "--gates fold")
+        raise UserError(f"--format qlinear: holds no {quantizer.k_bits}-bit feature behind a gate; give --format qdq "
+                        "or --gates fold")
     with graph.within(quantizer.gate):
         low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
         step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
