@@ -15,7 +15,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -49,10 +48,11 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number, without a
     line. lighter: what to do when memory is used up. Text that stdout can't encode is written with backslashes.
     """
-    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
-    for stream in streams:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever started the program has closed it
+            setattr(sys, name, open(os.devnull, "w"))
         with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     code, message = 0, ""
     try:
         with answering_signals(_stop):
@@ -103,7 +103,7 @@ def _finish_stdout():
 def _what_lacks(error, lighter):
     """What the machine or its system refuses, in words; empty for other exceptions."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{error.filename or 'a file'}: can't be written ({error.strerror}); what was saved is kept"
+        return f"{error.filename or 'stdout or a file'}: can't be written ({error.strerror}); what was saved is kept"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process

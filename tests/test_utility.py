@@ -209,3 +209,10 @@ def test_text_that_a_terminal_cannot_show_is_shown_with_backslashes():
     done = subprocess.run([sys.executable, "-c", PRINTING, "1"], capture_output=True,
                           env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout) == (0, b"\\udcff \\xd7 " + b"x" * 100 + b"\n")
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed_from_the_start(redirection):
+    done = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-c", PRINTING, "1"],
+                          capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
