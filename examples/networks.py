@@ -19,9 +19,8 @@ from pathlib import Path
 from data.images import image_files
 from examples import stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, Full
-from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
-from utility import UserError, run_main
+from utility import UserError, run_main, summary
 
 PAPER = [f"{model}_x{scale}" for model in RATIOS for scale in (2, 4)]
 
@@ -48,7 +47,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=summary(__doc__))
     parser.add_argument("--budget", choices=("short", "paper"), default="short",
                         help="short: examples/budgets.py; paper: baseline.sh and run.sh, on DIV2K (default: short)")
     parser.add_argument("--photos", type=Path, help="folder of folders of photographs to make the training set of")
@@ -186,7 +185,7 @@ def paper(options):
         full = f"{model}_baseline_x{scale}"
         if code := run_script(["baseline.sh", name, *stages.resumed(full)], options.dir_data):
             return code
-        keep_full_precision(full)
+        stages.keep_full_precision(full, stages.PRETRAINED / f"{full}.pt")
         for bits in map(str, WIDTHS):
             low = f"output/{model}x{scale}/{bits}bit"
             if code := run_script(["run.sh", name, bits, *stages.resumed(low)], options.dir_data):
@@ -199,11 +198,6 @@ def run_script(words, dir_data):
     print(f"$ bash {' '.join(words)}", flush=True)
     environment = {**os.environ, "PYTHON": sys.executable, "DIR_DATA": str(dir_data.resolve())}
     return subprocess.run(["bash", *words], cwd=stages.ROOT, env=environment).returncode
-
-
-def keep_full_precision(run):
-    """Put a run's best network where run.sh looks for it."""
-    save_torch_file(read_torch_file(stages.best_of(run))["state_dict"], stages.PRETRAINED / f"{run}.pt")
 
 
 if __name__ == "__main__":

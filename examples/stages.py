@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data.images import image_files
+from engine.run_folder import RunFolder
 from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
 from examples.results import SETS, available, scores
 from model.torch_file import read_torch_file, save_torch_file
@@ -59,7 +60,7 @@ def full_commands(stage, data):
                "--patch_size", part.patch * int(scale), "--test_every", EPOCH, *schedule(epochs, part.lr, done),
                *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
-    save_torch_file(read_torch_file(best_of(run))["state_dict"], product(stage))
+    keep_full_precision(run, product(stage))
     yield ["main_ori.py", "--test_only", "--model", model, "--scale", scale, *test_flags(stage, data)]
 
 
@@ -85,9 +86,7 @@ def low_commands(stage, data):
            "--dynamic_ratio", RATIOS[model], "--patch_size",
            stage.patch * int(scale), "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
     if stage.shipped:
-        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage), "--model", model,
-               "--scale", scale, "--k_bits", stage.k_bits,
-               *(["--skip_bits", stage.skip_bits] if stage.skip_bits else [])]
+        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage)]
     else:
         shutil.copy(best_of(run), product(stage))
     yield ["main_limitrange_incremental.py", "--test_only", *network, *test_flags(stage, data)]
@@ -95,9 +94,8 @@ def low_commands(stage, data):
 
 def training_flags(run, batch, data):
     """What all training has in common."""
-    resumed = ["--resume"] if checkpoint_of(run).is_file() else []
-    return ["--save", run, *resumed, "--batch_size", batch, "--amp", "bf16", "--n_threads", 0, "--checkpoint_every",
-            100, *data.training]
+    return ["--save", run, *resumed(run), "--batch_size", batch, "--amp", "bf16", "--n_threads", 0,
+            "--checkpoint_every", 100, *data.training]
 
 
 def test_flags(stage, data):
@@ -109,12 +107,17 @@ def test_flags(stage, data):
 
 def checkpoint_of(run):
     """A run's last checkpoint."""
-    return EXPERIMENT_ROOT / run / "model" / "checkpoint.pth.tar"
+    return RunFolder(EXPERIMENT_ROOT / run).checkpoint
 
 
 def best_of(run):
     """A run's best network."""
-    return EXPERIMENT_ROOT / run / "model" / "model_best.pth.tar"
+    return RunFolder(EXPERIMENT_ROOT / run).best
+
+
+def keep_full_precision(run, path):
+    """Write the weights of a run's best network, and nothing else of it, to `path`."""
+    save_torch_file(read_torch_file(best_of(run))["state_dict"], path)
 
 
 def full_precision(network):

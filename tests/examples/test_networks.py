@@ -85,7 +85,7 @@ def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
 def test_paper_is_the_scripts(workplace, monkeypatch):
     ran = []
     monkeypatch.setattr(networks, "run_script", lambda words, dir_data: ran.append(words) or 0)
-    monkeypatch.setattr(networks, "keep_full_precision", lambda run: ran.append(["keep", run]))
+    monkeypatch.setattr(stages, "keep_full_precision", lambda run, path: ran.append(["keep", run]))
     assert networks.main(["--budget", "paper", "--only", "rdn_x2"]) == 0
     assert ran == [["baseline.sh", "rdn_x2"], ["keep", "rdn_baseline_x2"],
                    *(["run.sh", "rdn_x2", bits] for bits in "432")]
