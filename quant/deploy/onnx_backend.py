@@ -49,7 +49,10 @@ class OnnxNetwork:
         self.path, self.runtime = Path(path), runtime
         check_file(self.path)
         self.content = self.path.read_bytes()
-        check_finite(read_graph(self.content, self.path), self.path)
+        graph = read_graph(self.content, self.path)
+        check_finite(graph, self.path)
+        # whether bounds depend on means over the whole image
+        self.gated = any(node.op_type == "Scan" or GATE in node.name for node in graph.node)
         self.open_session = functools.partial(SESSIONS[runtime], self.path, threads)
         self.session = self.open_session(self.content)
         described = self._described()
@@ -59,7 +62,7 @@ class OnnxNetwork:
         self.scale = self.settings["scale"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":
-            check_runtime(read_graph(self.content, self.path), self.path, self.rest, _version())
+            check_runtime(graph, self.path, self.rest, _version())
         self._check_graph()
 
     @property
@@ -97,11 +100,6 @@ class OnnxNetwork:
             raise UserError(f"{self.path}: makes {list(sr.shape)} of {list(lr.shape)}, which is not x{self.scale} as "
                             "it says; export the network again")
         return torch.from_numpy(sr).to(lr.device)
-
-    @functools.cached_property
-    def gated(self) -> bool:
-        """Whether bounds depend on means over the whole image."""
-        return any(node.op_type == "Scan" or GATE in node.name for node in read_graph(self.content, self.path).node)
 
     @functools.cached_property
     def reach(self) -> int:
