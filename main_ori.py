@@ -13,6 +13,7 @@ from engine.ranks import joined
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
+from model.interpolation import start_as_interpolation
 from option import LIGHTER, config_text, experiment_folder, network_flags, parse_options, run_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.open import load_weights, open_network, trained_file
@@ -30,7 +31,10 @@ def run(options):
     with opened(options) as (ranks, folder, device):
         if options.test_only:
             return test(options, folder, device)
-        network = channels_last(model.build(options).to(device))
+        network = model.build(options)
+        if options.init == "interpolation":
+            start_as_interpolation(network)
+        network = channels_last(network.to(device))
         evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
         continued = options.resume or options.load and folder.to_continue()
         if options.refine and not continued:

@@ -37,7 +37,7 @@ CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "
 NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
 # what its training can't change on the way, what has done its work when it begins, what it is tested on
 TRAINING = {"optimizer", "seed"}
-START = {"pre_train", "refine"}
+START = {"pre_train", "refine", "init"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 BESIDES = ("given", "notes")  # what the Namespace holds besides flags
 UNGIVEN = object()
@@ -257,6 +257,9 @@ def _model(parser):
     add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
         help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
+    add("--init", default="random", choices=("random", "interpolation"),
+        help="full precision: weights before training; interpolation: the network begins as bilinear enlargement, for "
+             "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     add("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
     add("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")

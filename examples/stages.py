@@ -58,7 +58,7 @@ def full_commands(stage, data):
             done = 0
         yield ["main_ori.py", "--model", model, "--scale", scale, *training_flags(run, stage.batch, data),
                "--patch_size", part.patch * int(scale), "--test_every", EPOCH, *schedule(epochs, part.lr, done),
-               *(["--pre_train", start] if start else [])]
+               "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
     keep_full_precision(run, product(stage))
     yield ["main_ori.py", "--test_only", "--model", model, "--scale", scale, *test_flags(stage, data)]

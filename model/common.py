@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.settings import check_settings
+from utility import UserError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -50,6 +51,11 @@ def shuffle_factors(scale: int) -> list[int]:
     return [2, 2] if scale == 4 else [scale]
 
 
+def convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions in a module, in order."""
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+
+
 class SuperResolver(nn.Module):
     """Base class of the networks: a body makes features, an upsampler makes the image from them.
 
@@ -82,6 +88,13 @@ class SuperResolver(nn.Module):
     def rgb_range_of(state: Mapping[str, Tensor]) -> float | None:
         """The rgb_range that the weights of a state dict were made for, or None where they don't tell."""
         return None
+
+    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+        """(first convolution, what the body ends in before its skip is added, the upsampler's convolutions).
+
+        For `--init interpolation`. Raises UserError where a network does not say it.
+        """
+        raise UserError(f"--init interpolation: {type(self).__name__} has no such start; leave it out")
 
     def body_feature(self, lr: Tensor) -> Tensor:
         """Image to body feature, the tensor that enters the upsampler and that attention transfer compares."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from model.common import MeanShift, SuperResolver, conv, mean_colour, shuffle_factors
+from model.common import MeanShift, SuperResolver, conv, convolutions, mean_colour, shuffle_factors
 
 
 class ResBlock(nn.Module):
@@ -52,6 +52,9 @@ class EDSR(SuperResolver):
             return None
         whole = round(found)
         return whole if abs(found - whole) < 0.01 * found else float(f"{found:.3g}")
+
+    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+        return self.head[0], self.body[-1], convolutions(self.tail)
 
     def body_feature(self, lr: Tensor) -> Tensor:
         head = self.head(self.sub_mean(lr))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.common import SuperResolver, conv, shuffle_factors
+from model.common import SuperResolver, conv, convolutions, shuffle_factors
 
 # config: (dense blocks D, convolutions a block C, growth G)
 CONFIGS = {"A": (20, 6, 32), "B": (16, 8, 64)}
@@ -64,6 +64,9 @@ class RDN(SuperResolver):
         self.RDBs = nn.ModuleList(DenseBlock(G0, growth, n_convs, RDNkSize) for _ in range(n_blocks))
         self.GFF = GlobalFusion(G0, n_blocks, RDNkSize)
         self.UPNet = nn.Sequential(*upsampler, conv(growth, n_colors, RDNkSize))
+
+    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+        return self.SFENet1, self.GFF[1], convolutions(self.UPNet)
 
     def body_feature(self, lr: Tensor) -> Tensor:
         shallow = self.SFENet1(lr)

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from model.common import SuperResolver, conv, shuffle_factors
+from model.common import SuperResolver, conv, convolutions, shuffle_factors
 from model.norm import BatchNorm2d
 
 
@@ -53,6 +53,9 @@ class SRResNet(SuperResolver):
             if isinstance(module, nn.Conv2d):
                 height, width = module.kernel_size
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
+
+    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+        return self.conv_input, self.bn_mid, [*convolutions(self.upscale), self.conv_output]
 
     def body_feature(self, lr: Tensor) -> Tensor:
         head = self.relu(self.conv_input(lr))
