@@ -16,6 +16,7 @@ from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
+from model.settings import SETTINGS
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.open import known_flags
@@ -25,7 +26,7 @@ from utility import UserError, check_file, whole_number
 EXPERIMENT_ROOT = Path("..") / "experiment"
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
-CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20, "n_resblocks": 1000, "n_feats": 2**14, "G0": 2**14}
+CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20}
 COMPATIBILITY = "accepted for compatibility only, no effect"
 # flags of EDSR-PyTorch and of DDTB's release that change nothing in these networks, with their values there
 COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16, "split_batch": 1,
@@ -243,10 +244,7 @@ def _data(parser):
         help="images for training/testing, from 1; a range a set, as 1-800+1-2650/801-810, a set without one gives all")
     add("--ext", default="sep", choices=("img", "sep", "sep_reset"),
         help="img: decode images when needed; sep: keep decoded copies; sep_reset: make them anew")
-    add("--scale", type=_scale, default=4, help="magnification: 2, 3 or 4")
     add("--patch_size", type=int, default=192, help="training patch in HR pixels")
-    add("--rgb_range", type=_number, default=255, help="largest pixel value inside the program")
-    add("--n_colors", type=int, default=3, help="colour channels: 3, or 1 for luma alone")
     add("--no_augment", action="store_true", help="no random flips and turns of training patches")
     add("--chop", action="store_true", help="test in overlapping tiles, to save memory")
     add("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
@@ -261,14 +259,11 @@ def _model(parser):
         help="full precision: weights before training; interpolation: the network begins as bilinear enlargement, for "
              "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
-    add("--n_resblocks", type=int, default=16, help="residual blocks (EDSR, SRResNet)")
-    add("--n_feats", type=int, default=64, help="feature channels (EDSR, SRResNet)")
-    add("--res_scale", type=float, default=1.0, help="factor on each residual (EDSR)")
+    for name, setting in SETTINGS.items():
+        kind = _scale if name == "scale" else _number if setting.kind is float else setting.kind
+        add(f"--{name}", type=kind, default=setting.default, help=setting.help)
     add("--precision", default="single", choices=("single", "half"),
         help="arithmetic of tests; half: 16-bit convolutions")
-    add("--G0", type=int, default=64, help="feature channels (RDN)")
-    add("--RDNkSize", type=int, default=3, help="kernel size (RDN)")
-    add("--RDNconfig", default="B", choices=("A", "B"), help="blocks, convolutions, growth (RDN)")
 
 
 def _quantization(parser):
@@ -402,15 +397,15 @@ def check(options: Namespace, *, quantized: bool) -> None:
 
 def _rules(o, quantized):
     """(flag, whether it is wrong, what to do), in the order of reporting."""
-    yield "scale", o.scale not in (2, 3, 4), "choose 2, 3 or 4"
+    for name, setting in SETTINGS.items():
+        yield name, setting.problem(getattr(o, name)), setting.problem(getattr(o, name))
     yield "k_bits", o.k_bits not in (*range(2, 9), 32), "choose 2 to 8, or 32 for full precision"
     yield "k_bits", o.k_bits != 32 and not quantized, "only main_limitrange_incremental.py quantizes; run that"
     yield "epochs", o.epochs == 0, ("EDSR-PyTorch trains without end then; give a number, a stopped run is continued "
                                     "with --load NAME and more of them")
     continues = bool(o.load or o.resume) and not o.test_only
     yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
-    for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "n_resblocks", "n_feats", "G0",
-                 "gan_k", "n_GPUs"):
+    for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
     for flag, most in CEILINGS.items():
         yield flag, getattr(o, flag) > most, f"give {most} or less"
@@ -425,7 +420,7 @@ def _rules(o, quantized):
     for flag in ("w_l1", "w_at", "weight_decay", "gclip", "momentum"):
         value = getattr(o, flag)
         yield flag, not (math.isfinite(value) and value >= 0), "give a finite number, 0 or more"
-    for flag in ("lr", "bound_lr", "gamma", "rgb_range", "epsilon", "res_scale"):
+    for flag in ("lr", "bound_lr", "gamma", "epsilon"):
         value = getattr(o, flag)
         yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
@@ -440,8 +435,6 @@ def _rules(o, quantized):
         yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
-    yield "RDNkSize", o.RDNkSize < 1 or o.RDNkSize % 2 == 0, "give an odd number"
-    yield "n_colors", o.n_colors not in (1, 3), "choose 3 or 1"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
 

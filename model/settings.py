@@ -14,9 +14,10 @@ LARGEST = 2**63
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, a flag of the same name: its type, its help, and either its values or the range it lies in."""
+    """One setting, a flag of the same name: its type, default and help, and its values or the range it lies in."""
 
     kind: type
+    default: Any
     help: str
     values: tuple = ()
     least: float = -math.inf
@@ -26,7 +27,7 @@ class Setting:
     def problem(self, value: Any) -> str:
         """What to give instead of `value`, in words; empty where it can work."""
         if self.values:
-            return "" if value in self.values else f"choose {', '.join(map(str, self.values))}"
+            return "" if value in self.values else f"choose {' or '.join(map(str, self.values))}"
         if not is_of(value, self.kind):
             return "give a whole number" if self.kind is int else "give a finite number"
         if self.kind is float and self.least == 0 and value <= 0:
@@ -38,15 +39,15 @@ class Setting:
 
 # the largest are beyond what any machine trains; more would bring it down before anything can fail
 SETTINGS = {
-    "scale": Setting(int, "magnification: 2, 3 or 4", values=(2, 3, 4)),
-    "n_colors": Setting(int, "colour channels: 3, or 1 for luma alone", values=(3, 1)),
-    "rgb_range": Setting(float, "largest pixel value inside the program", least=0),
-    "n_resblocks": Setting(int, "residual blocks (EDSR, SRResNet)", least=1, most=1000),
-    "n_feats": Setting(int, "feature channels (EDSR, SRResNet)", least=1, most=2**14),
-    "res_scale": Setting(float, "factor on each residual (EDSR)", least=0),
-    "G0": Setting(int, "feature channels (RDN)", least=1, most=2**14),
-    "RDNkSize": Setting(int, "kernel size (RDN)", least=1, most=99, odd=True),
-    "RDNconfig": Setting(str, "blocks, convolutions, growth (RDN)", values=("A", "B")),
+    "scale": Setting(int, 4, "magnification: 2, 3 or 4", values=(2, 3, 4)),
+    "n_colors": Setting(int, 3, "colour channels: 3, or 1 for luma alone", values=(3, 1)),
+    "rgb_range": Setting(float, 255, "largest pixel value inside the program", least=0),
+    "n_resblocks": Setting(int, 16, "residual blocks (EDSR, SRResNet)", least=1, most=1000),
+    "n_feats": Setting(int, 64, "feature channels (EDSR, SRResNet)", least=1, most=2**14),
+    "res_scale": Setting(float, 1.0, "factor on each residual (EDSR)", least=0),
+    "G0": Setting(int, 64, "feature channels (RDN)", least=1, most=2**14),
+    "RDNkSize": Setting(int, 3, "kernel size (RDN)", least=1, most=99, odd=True),
+    "RDNconfig": Setting(str, "B", "blocks, convolutions, growth (RDN)", values=("A", "B")),
 }
 
 

@@ -3,6 +3,9 @@
 Any operation that mixes devices raises, and so does whatever asks the device for a value: a host that waits for it.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -34,8 +37,25 @@ def small_rdn(monkeypatch):
     monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
 
 
+# a convolution of tensors that are only said to be on a GPU
+PROBE = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode():
+    torch.nn.Conv2d(1, 1, 3, device="cuda")(torch.empty(1, 1, 8, 8, device="cuda"))
+"""
+
+
+@pytest.fixture(scope="session")
+def convolutions_can_be_faked():
+    """Older versions of PyTorch ask a driver for the convolution and crash; a process of its own finds out."""
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"PyTorch {torch.__version__} can't convolve fake CUDA tensors without a GPU")
+
+
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, convolutions_can_be_faked):
     """The mode in which tensors have no values, and those said to be on a GPU need none, mixed precision included."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
