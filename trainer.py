@@ -71,6 +71,9 @@ class Trainer:
         if parallel.is_first():
             self.run.begin()
             self._settle_best()
+        if self.position[0] > self.epochs:
+            log.info("nothing to train: the run has %d epochs, --epochs %d", self.position[0] - 1, self.epochs)
+            return
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)

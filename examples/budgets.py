@@ -26,7 +26,7 @@ class Part:
 class Full:
     """Full precision. start: the network whose head and body it begins with. seconds: of a step of part 1, one core.
 
-    init: the flag; where the network makes the whole image, 100 steps from interpolation equal 3,500 from random weights.
+    init: the flag; where a network makes the whole image, 100 steps from interpolation equal 3,500 from random weights.
     """
 
     network: str

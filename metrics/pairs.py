@@ -1,7 +1,7 @@
 """Which super-resolved image belongs to which original, and how two files become arrays that compare."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,15 @@ CHOICE = {"--gt": "keep one of them", "--sr": "choose with --bit, or keep one of
 
 @dataclass(frozen=True)
 class Pairs:
-    """`found`: dict name -> (HR path, SR path), sorted; and the names of either folder without partner in the other."""
+    """`found`: dict name -> (HR path, SR path), sorted; and the names of either folder without partner in the other.
+
+    left_out: a line for each pair that could not be compared.
+    """
 
     found: dict
     without_sr: list
     without_hr: list
+    left_out: list = field(default_factory=list)
 
 
 def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = None) -> Pairs:

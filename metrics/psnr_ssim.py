@@ -8,7 +8,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 if not __package__:  # run as a script: the folder of this file stands where the repository should
@@ -34,15 +34,20 @@ def evaluate(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = No
              border: int | None = None) -> tuple[list[Score], Pairs]:
     """Compare the images in folder `sr` with their partners in folder `gt`.
 
-    Returns (scores, pairs): a Score per pair in the order of the names, and the `metrics.pairs.Pairs` they come from.
-    Arguments as in `find_pairs` and `compare`. Raises UserError for folders and images that do not fit.
+    Returns (scores, pairs): a Score per pair that can be compared, in the order of the names, and the
+    `metrics.pairs.Pairs` they come from, with a line for each that can't be. Arguments as in `find_pairs` and
+    `compare`. Raises UserError for folders that do not fit, and where no pair can be compared.
     """
     pairs = find_pairs(gt, sr, scale=scale, bit=bit)
-    scores = [
-        compare(hr_path, sr_path, scale=scale, luma=luma, border=border, name=name)
-        for name, (hr_path, sr_path) in pairs.found.items()
-    ]
-    return scores, pairs
+    scores, problems = [], []
+    for name, (hr_path, sr_path) in pairs.found.items():
+        try:
+            scores.append(compare(hr_path, sr_path, scale=scale, luma=luma, border=border, name=name))
+        except UserError as error:
+            problems.append(str(error))
+    if not scores:
+        raise UserError(problems[0])
+    return scores, replace(pairs, left_out=problems)
 
 
 def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool = True, border: int | None = None,
@@ -87,6 +92,7 @@ def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> st
         "mean": {"psnr": mean.psnr, "ssim": mean.ssim},
         "missing_sr": pairs.without_sr,
         "missing_gt": pairs.without_hr,
+        "left_out": pairs.left_out,
     }
     return json.dumps(summary, indent=2)
 
@@ -109,7 +115,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the figures. Returns the exit code: 1 where an image was left out."""
     options = parse_options(argv)
     scores, pairs = evaluate(
         options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb, border=options.border
@@ -118,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"missing: {name} has no partner in --sr {options.sr}", file=sys.stderr)
     for name in pairs.without_hr:
         print(f"missing: {name} has no partner in --gt {options.gt}", file=sys.stderr)
+    for problem in pairs.left_out:
+        print(f"left out: {problem}", file=sys.stderr)
     print(format_json(scores, pairs, options) if options.json else format_table(scores))
+    return 1 if pairs.left_out else 0
 
 
 if __name__ == "__main__":

@@ -264,6 +264,13 @@ def test_a_best_network_of_another_run_is_set_aside(launch, experiments, capfd):
     assert state_of(experiments, "one", "model_best")["best"] == state_of(experiments, "one")["best"]
 
 
+def test_a_run_that_has_its_epochs_says_so(launch, bare, experiments, capfd):
+    assert launch("--save whole --epochs 2") == 0
+    capfd.readouterr()
+    assert bare("--load whole --epochs 1") == 0
+    assert "nothing to train: the run has 2 epochs, --epochs 1" in "".join(capfd.readouterr())
+
+
 def test_load_with_reset_is_refused(launch, experiments, capfd):
     assert launch("--save run") == 0
     assert launch("--save run --load run --reset") == 2

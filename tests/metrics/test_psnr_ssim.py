@@ -73,6 +73,16 @@ def test_json_holds_rows_mean_and_missing_names(folders, capsys):
     ]
 
 
+def test_a_picture_that_cannot_be_compared_is_told_and_the_others_are_done(folders, capsys):
+    gt, sr = folders({"a.png": picture(), "b.png": picture()}, {"a.png": picture(seed=1), "b.png": picture(seed=1)})
+    (Path(sr) / "a.png").write_bytes(b"no image")
+    assert psnr_ssim.main(["--gt", gt, "--sr", sr, "--scale", "2", "--json"]) == 1
+    output = capsys.readouterr()
+    summary = json.loads(output.out)
+    assert [row["name"] for row in summary["images"]] == ["b"]
+    assert output.err == f"left out: {summary['left_out'][0]}\n" and "a.png" in output.err
+
+
 def test_figures_are_those_of_the_tensor_functions(folders):
     hr, sr = picture(seed=1), picture(seed=2)
     (score,), _ = psnr_ssim.evaluate(*folders({"a.png": hr}, {"a.png": sr}), scale=3)

@@ -9,7 +9,8 @@ from model.interpolation import start_as_interpolation
 from model.torch_file import read_torch_file
 from utility import UserError
 
-SMALL = {"edsr": {"n_feats": 8, "n_resblocks": 2}, "srresnet": {"n_feats": 8, "n_resblocks": 2}, "rdn": {"G0": 8, "RDNconfig": "A"}}
+SMALL = {"edsr": {"n_feats": 8, "n_resblocks": 2}, "srresnet": {"n_feats": 8, "n_resblocks": 2},
+         "rdn": {"G0": 8, "RDNconfig": "A"}}
 
 
 @pytest.fixture(autouse=True)
