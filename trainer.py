@@ -71,15 +71,12 @@ class Trainer:
         if parallel.is_first():
             self.run.begin()
             self._settle_best()
-        if self.position[0] > self.epochs:
-            log.info("nothing to train: the run has %d epochs, --epochs %d", self.position[0] - 1, self.epochs)
-            return
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
                 self.save()
             self._finish_epoch()
-        log.info("finished: %d epochs, best %s", self.epochs, self._best_text())
+        log.info("finished: %d epochs, best %s", self.position[0] - 1, self._best_text())
 
     def _settle_best(self):
         """Where the best network so far is in no file, count the next one as best."""

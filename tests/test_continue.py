@@ -268,7 +268,7 @@ def test_a_run_that_has_its_epochs_says_so(launch, bare, experiments, capfd):
     assert launch("--save whole --epochs 2") == 0
     capfd.readouterr()
     assert bare("--load whole --epochs 1") == 0
-    assert "nothing to train: the run has 2 epochs, --epochs 1" in "".join(capfd.readouterr())
+    assert "finished: 2 epochs" in "".join(capfd.readouterr())
 
 
 def test_load_with_reset_is_refused(launch, experiments, capfd):
