@@ -423,6 +423,8 @@ def _rules(o, quantized):
     for flag in ("lr", "bound_lr", "gamma", "epsilon"):
         value = getattr(o, flag)
         yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
+    yield "init", o.init != "random" and o.k_bits != 32, "starts full precision; quantized networks take --pre_train"
+    yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
     yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"

@@ -1,5 +1,7 @@
 """The start as bilinear enlargement: equal to torch's own, and reached from the command line."""
 
+import re
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -51,6 +53,12 @@ def test_flag(launch, experiments):
     weights = read_torch_file(experiments / "interpolated" / "model" / "model_best.pth.tar")["state_dict"]
     assert weights["head.0.weight"][0, 0, 1, 1] == pytest.approx(1)
     assert weights["body.1.weight"][:3].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("flags, quantized", [("--refine weights.pt", False), ("", True)])
+def test_flag_that_would_do_nothing_is_refused(flags, quantized, launch, capfd):
+    assert launch(f"--init interpolation {flags}", quantized=quantized) == 2
+    assert re.match("error: --init interpolation: .*", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("name, settings", [("edsr", {"n_feats": 2}), ("rdn", {"G0": 8, "RDNkSize": 1})])
