@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import images_by_name
-from data.layout import LAYOUTS, Layout
+from data.layout import LAYOUTS, Layout, folders_in
 from data.ranges import parse_ranges, share_out
 from utility import UserError
 
@@ -155,10 +155,9 @@ def _how_to_make(root, layout, scale):
 def _what_is_there(dir_data):
     if not os.path.isdir(dir_data):
         return f"there is no --dir_data {dir_data}"
-    there = [entry for entry in _entries(dir_data) if numbered_layouts(dir_data, entry)]
-    benchmark = Path(dir_data) / "benchmark"
-    sets = [entry for entry in _entries(benchmark) if os.path.isdir(_benchmark_folder(dir_data, entry))]
-    there += [f"benchmark/{entry}" for entry in sets]
+    there = [folder.name for folder in folders_in(dir_data) if numbered_layouts(dir_data, folder.name)]
+    there += [f"benchmark/{folder.name}" for folder in folders_in(Path(dir_data) / "benchmark")
+              if os.path.isdir(BENCHMARK.hr_folder(folder))]
     return f"--dir_data {dir_data} has {', '.join(there) or 'no data set'}"
 
 
@@ -187,10 +186,3 @@ def _check_name(flag, name):
 def _base_and_quality(name):
     """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
     return re.fullmatch(r"(.+?)(?:-Q([0-9]+))?", name).groups(default="")
-
-
-def _entries(folder):
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []

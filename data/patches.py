@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LUMA = (65.481, 128.553, 24.966)  # of ITU-R BT.601, as MATLAB's rgb2ycbcr has them: 16..235 for 8-bit colours
+from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
 
 def crop_pair(lr: np.ndarray, hr: np.ndarray, *, scale: int, lr_patch: int,
@@ -48,5 +48,5 @@ def to_values(planes: Tensor, *, rgb_range: float = 255, n_colors: int = 3, pinn
     """
     values = torch.empty(planes.shape, dtype=torch.float32, pin_memory=pinned).copy_(planes)
     if n_colors == 1:
-        values = (values * (torch.tensor(LUMA).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + 16
+        values = (values * (torch.tensor(LUMA_WEIGHTS).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + LUMA_OFFSET
     return values if rgb_range == 255 else values.mul_(rgb_range / 255)

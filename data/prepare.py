@@ -40,20 +40,11 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
     parser.add_argument("--scales", type=_whole(2, 1000), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        default="div2k",
-        help="div2k (default): DIV2K_train_HR/0001.png, images with names of another kind are numbered and listed in "
-        f"{NAMES_FILE}; benchmark: HR/name.png",
-    )
-    parser.add_argument(
-        "--border",
-        choices=BORDERS,
-        default=BORDERS[0],
-        help="what lies outside an image: symmetric (default), as in today's MATLAB and the published data sets, or "
-        "replicate, as in old MATLAB",
-    )
+    parser.add_argument("--layout", choices=LAYOUTS, default="div2k", help="div2k (default): DIV2K_train_HR/0001.png, "
+                        f"images with names of another kind are numbered and listed in {NAMES_FILE}; benchmark: "
+                        "HR/name.png")
+    parser.add_argument("--border", choices=BORDERS, default=BORDERS[0], help="what lies outside an image: symmetric "
+                        "(default), as in today's MATLAB and the published data sets, or replicate, as in old MATLAB")
     parser.add_argument("--workers", type=_whole(1, MOST), default=os.cpu_count(),
                         help="processes (default: one per core)")
     add_force(parser)

@@ -8,13 +8,12 @@ alone.
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from data.images import image_files, read_image
 from data.layout import folders_in
@@ -56,7 +55,7 @@ def pictures_in(folder: Path | str) -> list[Path]:
 def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], list[str]]:
     """The twins, most alike first, and a line for each file that can't be read. A file is no twin of itself."""
     problems = []
-    trained, tested = ({path: grey for path, grey in _greys(paths, problems)} for paths in (training, testing))
+    trained, tested = (_greys(paths, problems) for paths in (training, testing))
     if not trained or not tested:
         return [], problems
     names = [list(greys) for greys in (trained, tested)]
@@ -65,28 +64,17 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
         pair = names[0][i], names[1][j]
         pairs.setdefault(frozenset(map(os.path.abspath, pair)), pair)
     chosen = [pair for files, pair in pairs.items() if len(files) == 2]
-    twins = []
-    with ThreadPoolExecutor(_threads()) as pool:
-        likenesses = pool.map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen)
-        likenesses = tqdm(likenesses, total=len(chosen), desc="comparing", disable=None)
-        for pair, likeness in zip(chosen, likenesses, strict=True):
-            if likeness:
-                twins.append(Twin(pair[0], pair[1], likeness))
+    likenesses = thread_map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen, desc="comparing",
+                            disable=None)
+    twins = [Twin(*pair, likeness) for pair, likeness in zip(chosen, likenesses, strict=True) if likeness]
     return sorted(twins, key=lambda twin: -twin.likeness), problems
 
 
-def _threads():
-    return min(8, os.cpu_count() or 1)
-
-
 def _greys(paths, problems):
-    with ThreadPoolExecutor(_threads()) as pool:
-        for path, grey in zip(paths, tqdm(pool.map(_grey, paths), total=len(paths), desc="reading", disable=None),
-                              strict=True):
-            if isinstance(grey, UserError):
-                problems.append(str(grey))
-            else:
-                yield path, grey
+    """dict path -> `_grey` of the file; a line goes to `problems` for each one that can't be read."""
+    greys = dict(zip(paths, thread_map(_grey, paths, desc="reading", disable=None), strict=True))
+    problems += [str(grey) for grey in greys.values() if isinstance(grey, UserError)]
+    return {path: grey for path, grey in greys.items() if not isinstance(grey, UserError)}
 
 
 def _grey(path):

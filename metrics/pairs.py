@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.images import image_files, read_image
+from data.images import image_files
+from data.pictures import read_picture
 from utility import UserError
 
 RESULT_NAME = re.compile(r"((?P<bit>[0-9]{1,9})bit_)?(?P<name>.+)_x(?P<scale>[0-9]{1,9})_(?P<kind>SR|LR|HR)")
@@ -53,13 +53,13 @@ def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[
     C is 1 where both files are grey, else 3: a grey file beside a colour one becomes three equal channels, as in
     training and testing. Raises UserError for unreadable files and for sizes that do not belong together.
     """
-    hr, sr = read_image(hr_path), read_image(sr_path)
+    hr, sr = read_picture(hr_path), read_picture(sr_path)
     try:
-        hr = crop_to(hr, sr, scale=scale)
+        cropped = crop_to(hr.colours, sr.colours, scale=scale)
     except ValueError as error:
         raise UserError(f"{sr_path}: {error}; compare with the HR image it was made from ({hr_path})") from None
-    channels = 1 if _is_grey(hr_path) and _is_grey(sr_path) else 3
-    return hr[:, :, :channels], sr[:, :, :channels]
+    channels = 1 if hr.grey and sr.grey else 3
+    return cropped[:, :, :channels], sr.colours[:, :, :channels]
 
 
 def crop_to(hr: np.ndarray, sr: np.ndarray, *, scale: int) -> np.ndarray:
@@ -103,8 +103,3 @@ def _by_name(candidates, *, flag):
         if rank > other_rank:
             best[name] = rank, path
     return {name: path for name, (_, path) in best.items()}
-
-
-def _is_grey(path):
-    with Image.open(path) as image:
-        return image.getbands()[0] in ("1", "L", "I", "F")
