@@ -61,10 +61,9 @@ class Picture:
 
     def write(self, path: str | Path, *, maker: str | None = None) -> None:
         """Write a PNG file: grey or RGB, with alpha where there is one. Raises UserError."""
-        channels = [self.colours[..., :1] if self.grey else self.colours]
-        channels += [] if self.alpha is None else [self.alpha[..., None]]
-        pixels = channels[0] if self.alpha is None else np.concatenate(channels, axis=2)
-        write_png(path, pixels[..., 0] if pixels.shape[2] == 1 else pixels, icc_profile=self.icc_profile, maker=maker)
+        pixels = self.colours[..., 0] if self.grey else self.colours
+        pixels = pixels if self.alpha is None else np.dstack([pixels, self.alpha])
+        write_png(path, pixels, icc_profile=self.icc_profile, maker=maker)
 
 
 def plain(sr: torch.Tensor) -> Picture:

@@ -73,8 +73,8 @@ def read_run(run: str | Path) -> list[Result]:
                 continue
             result = _result(values, run=str(run))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{path}, line {number}: no line of results ({error!r:.100}); remove it or test again"
-                            ) from None
+            reason = f"no line of results ({error!r:.100}); remove it or test again"
+            raise UserError(f"{path}, line {number}: {reason}") from None
         results[result.key] = result
     return list(results.values())
 
@@ -152,10 +152,12 @@ def _run_folder(run):
 
 
 def _result(values, run=""):
+    if not isinstance(values["set"], str):
+        raise TypeError(f"{values['set']!r} is no name")
     return Result(
         model=str(values["model"]).lower(),
         scale=int(values["scale"]),
-        set=_text(values["set"]),
+        set=values["set"],
         k_bits=int(values["k_bits"]),
         psnr=float(values["psnr"]),
         ssim=float(values["ssim"]),
@@ -163,12 +165,6 @@ def _result(values, run=""):
         epoch=values.get("epoch"),
         run=run,
     )
-
-
-def _text(value):
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no name")
-    return value
 
 
 def _order(result):
