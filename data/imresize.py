@@ -88,8 +88,8 @@ def _scales_and_shape(in_shape, scale, output_shape):
     """Both scale factors and both output lengths, whichever of them the caller gave."""
     if scale is None and output_shape is None:
         raise ValueError("give scale, output_shape or both")
-    scales = None if scale is None else (scale, scale) if np.isscalar(scale) else tuple(map(float, scale))
-    if scales and (len(scales) != 2 or not all(0 < factor < math.inf for factor in scales)):
+    scales = () if scale is None else tuple(map(float, (scale, scale) if np.isscalar(scale) else scale))
+    if scale is not None and (len(scales) != 2 or not all(0 < factor < math.inf for factor in scales)):
         raise ValueError(f"scale is {scale}; it must be one positive number or two")
     if output_shape is None:
         return scales, tuple(math.ceil(factor * length) for factor, length in zip(scales, in_shape, strict=True))

@@ -18,11 +18,9 @@ def crop_pair(lr: np.ndarray, hr: np.ndarray, *, scale: int, lr_patch: int,
     turning an image that lies together in memory is faster than turning a part of a large one.
     """
     top, left = (int(number) % (length - lr_patch + 1) for number, length in zip(place, lr.shape[:2], strict=True))
-    return _square(lr, top, left, lr_patch), _square(hr, scale * top, scale * left, scale * lr_patch)
-
-
-def _square(image, top, left, size):
-    return np.array(image[top : top + size, left : left + size])
+    bottom, right = top + lr_patch, left + lr_patch
+    return (np.array(lr[top:bottom, left:right]),
+            np.array(hr[scale * top : scale * bottom, scale * left : scale * right]))
 
 
 def augment(image: np.ndarray, turns: int) -> np.ndarray:

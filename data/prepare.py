@@ -112,7 +112,7 @@ def _in_processes(step, jobs, workers):
 
 
 def _live_with_the_parent():
-    """A worker leaves Ctrl-C to its parent, and ends when that has ended, in whatever way."""
+    """Let a worker ignore Ctrl-C, which its parent handles, and end when the parent has ended, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after_the_parent, daemon=True).start()
 

@@ -1,9 +1,9 @@
 """Twins: one picture twice, the second time in another size, file format or slightly cropped.
 
-First look: the slow waves of both pictures shrunk to 8x8, each weighted by its frequency, since slow ones are large in
-every photograph. The few pairs that are alike there get a second look at 64 pixels, then 96: the finer details in the
-middle of each are searched in the other at several sizes. Photographs of the same kind of scene pass the first look
-alone.
+First look: the low frequencies (DCT) of both pictures shrunk to 8x8, each times its frequency, because the lowest are
+large in every photograph. The few pairs that are alike there get a second look, at 64 pixels and then at 96: the fine
+details in the middle of each are searched in the other, at several sizes. Photographs of one kind of scene pass the
+first look only.
 """
 
 import os
@@ -21,7 +21,7 @@ from utility import UserError
 
 NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_|_Q[0-9]+$")  # folders
 SIDE = 96  # longest side that is kept
-WAVES = 6  # of the 8 a direction
+FREQUENCIES = 6  # of the 8 a direction
 PARTS = (  # top, left, bottom, right of what a crop may have left of a picture
     *((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.1, 0.1, 0.9, 0.9), (0, 0.05, 1, 0.95), (0.05, 0, 0.95, 1)),
     *((0, 0, 0.85, 0.85), (0.15, 0.15, 1, 1), (0, 0.15, 0.85, 1), (0.15, 0, 1, 0.85)),
@@ -99,7 +99,7 @@ def _sized(grey, side):
 
 def _alike(trained, tested):
     """Numbers [n, 2] in `trained` and `tested` of pairs for a second look; whole pictures are held against parts."""
-    trained, tested = (np.stack([[_waves(_part(grey, part)) for grey in greys] for part in PARTS])
+    trained, tested = (np.stack([[_low_frequencies(_part(grey, part)) for grey in greys] for part in PARTS])
                        for greys in (trained, tested))
     best = np.maximum((trained[0] @ tested.transpose(0, 2, 1)).max(0), (trained @ tested[0].T).max(0))
     return np.argwhere(best >= ALIKE)
@@ -111,20 +111,19 @@ def _part(grey, part):
     return grey[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def _waves(grey):
-    """[WAVES**2] of length 1: cosine waves of `grey` shrunk to 8x8, times frequency; without the mean."""
-    order = np.arange(8)
-    cosines = np.cos(np.pi * (order + 0.5) * order[:, None] / 8)
+def _low_frequencies(grey):
+    """[FREQUENCIES**2] of length 1: the DCT of `grey` shrunk to 8x8, times frequency, which takes the mean out."""
+    order = np.arange(FREQUENCIES)
+    cosines = np.cos(np.pi * (np.arange(8) + 0.5) * order[:, None] / 8)
     shrunk = np.asarray(Image.fromarray(grey).resize((8, 8), Image.Resampling.BOX))
-    waves = cosines @ shrunk @ cosines.T * np.hypot(order, order[:, None])
-    waves = waves[:WAVES, :WAVES].ravel()
+    waves = (cosines @ shrunk @ cosines.T * np.hypot(order, order[:, None])).ravel()
     return (waves / (np.linalg.norm(waves) + 1e-6)).astype(np.float32)
 
 
 def _likeness(first, second):
-    """How well each has the other's middle in it, the worse of the two: one strong edge is alike in one way alone.
+    """The lower of two correlations: the middle of each in the other. 0 where it is too low for twins.
 
-    0 where it is too little to be twins.
+    Both count, because one strong edge may be found in one direction only.
     """
     for side, least in LOOKS.items():
         likeness = 1.0

@@ -1,4 +1,4 @@
-"""Adversarial parts: a discriminator that trains along, and what the network pays for being found out."""
+"""Adversarial parts of the loss: a discriminator trains beside the network, which pays where it is found out."""
 
 from typing import Any
 
@@ -101,9 +101,9 @@ def taken_for_fake(logits: Tensor) -> Tensor:
 
 
 def relativistic(winner: Tensor, loser: Tensor) -> Tensor:
-    """What is lost while `winner` logits [N, 1] are not above the mean of `loser` logits, and these not below theirs.
+    """Low where `winner` logits [N, 1] lie above the mean of the `loser` logits, and these below the mean of those.
 
-    ESRGAN's equations 1 and 2: the discriminator wants real above generated, the network the other way round.
+    ESRGAN's equations 1 and 2: for the discriminator real images are to win, for the network generated ones.
     """
     return taken_for_real(winner - loser.mean()) + taken_for_fake(loser - winner.mean())
 

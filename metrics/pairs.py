@@ -1,4 +1,4 @@
-"""Which super-resolved image belongs to which original, and how two files become arrays that compare."""
+"""Which super-resolved image belongs to which original, and how two files become arrays of one shape."""
 
 import re
 from dataclasses import dataclass, field
@@ -40,11 +40,9 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     if not common:
         wanted = f"{'K' if bit is None else bit}bit_NAME_x{scale}_SR.png or NAME.png"
         raise UserError(f"--sr {sr}: holds no partner of an image in --gt {gt}; expected names are {wanted}")
-    return Pairs(
-        found={name: (originals[name], outputs[name]) for name in common},
-        without_sr=sorted(originals.keys() - outputs.keys()),
-        without_hr=sorted(outputs.keys() - originals.keys()),
-    )
+    return Pairs({name: (originals[name], outputs[name]) for name in common},
+                 without_sr=sorted(originals.keys() - outputs.keys()),
+                 without_hr=sorted(outputs.keys() - originals.keys()))
 
 
 def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def csv_table(results: Iterable[Result]) -> str:
     writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for result in sorted(results, key=_order):
-        row = {name: getattr(result, name) for name in CSV_FIELDS if hasattr(result, name)}
+        row = asdict(result)
         published = published_results().get(result.key)
         if published:
             row["published_psnr"], row["published_ssim"] = published.psnr, published.ssim
@@ -154,17 +154,8 @@ def _run_folder(run):
 def _result(values, run=""):
     if not isinstance(values["set"], str):
         raise TypeError(f"{values['set']!r} is no name")
-    return Result(
-        model=str(values["model"]).lower(),
-        scale=int(values["scale"]),
-        set=values["set"],
-        k_bits=int(values["k_bits"]),
-        psnr=float(values["psnr"]),
-        ssim=float(values["ssim"]),
-        images=values.get("images"),
-        epoch=values.get("epoch"),
-        run=run,
-    )
+    return Result(str(values["model"]).lower(), int(values["scale"]), values["set"], int(values["k_bits"]),
+                  float(values["psnr"]), float(values["ssim"]), values.get("images"), values.get("epoch"), run)
 
 
 def _order(result):
