@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict:
         return {}
     check_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -85,10 +85,11 @@ def _numbers(sources, numbers, folder):
 
 
 def _check_settings(out, layout, border):
+    recorded = read_json(out / SETTINGS_FILE)
     for key, value in {"layout": layout.name, "border": border}.items():
-        recorded = read_json(out / SETTINGS_FILE).get(key, value)
-        if recorded != value:
-            raise UserError(f"--{key} {value}: {out} was prepared with {recorded}; give that, or choose another --out")
+        if recorded.get(key, value) != value:
+            reason = f"{out} was prepared with {recorded[key]}; give that, or choose another --out"
+            raise UserError(f"--{key} {value}: {reason}")
 
 
 def _check_scales(out, layout, scales, names):

@@ -66,7 +66,8 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
     chosen = [pair for files, pair in pairs.items() if len(files) == 2]
     likenesses = thread_map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen, desc="comparing",
                             disable=None)
-    twins = [Twin(*pair, likeness) for pair, likeness in zip(chosen, likenesses, strict=True) if likeness]
+    twins = [Twin(first, second, likeness)
+             for (first, second), likeness in zip(chosen, likenesses, strict=True) if likeness]
     return sorted(twins, key=lambda twin: -twin.likeness), problems
 
 
