@@ -21,6 +21,7 @@ from utility import UserError
 
 NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_|_Q[0-9]+$")  # folders
 SIDE = 96  # longest side that is kept
+THREADS = 8  # each may hold a whole decoded picture
 FREQUENCIES = 6  # of the 8 a direction
 PARTS = (  # top, left, bottom, right of what a crop may have left of a picture
     *((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.1, 0.1, 0.9, 0.9), (0, 0.05, 1, 0.95), (0.05, 0, 0.95, 1)),
@@ -64,8 +65,8 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
         pair = names[0][i], names[1][j]
         pairs.setdefault(frozenset(map(os.path.abspath, pair)), pair)
     chosen = [pair for files, pair in pairs.items() if len(files) == 2]
-    likenesses = thread_map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen, desc="comparing",
-                            disable=None)
+    likenesses = thread_map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen, max_workers=THREADS,
+                            desc="comparing", disable=None)
     twins = [Twin(first, second, likeness)
              for (first, second), likeness in zip(chosen, likenesses, strict=True) if likeness]
     return sorted(twins, key=lambda twin: -twin.likeness), problems
@@ -73,7 +74,8 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
 
 def _greys(paths, problems):
     """dict path -> `_grey` of the file; a line goes to `problems` for each one that can't be read."""
-    greys = dict(zip(paths, thread_map(_grey, paths, desc="reading", disable=None), strict=True))
+    greys = dict(zip(paths, thread_map(_grey, paths, max_workers=THREADS, desc="reading", disable=None),
+                     strict=True))
     problems += [str(grey) for grey in greys.values() if isinstance(grey, UserError)]
     return {path: grey for path, grey in greys.items() if not isinstance(grey, UserError)}
 
