@@ -34,29 +34,12 @@ def build_train_loader(options: Namespace, *, rank: int = 0, world_size: int = 1
         log.info(image_set.note)
         read = _reader(image_set, options, start=rank / world_size)
         sources += [(pair, read) for pair in image_set.pairs]
-    train_set = TrainSet(
-        sources,
-        scale=options.scale,
-        lr_patch=options.patch_size // options.scale,
-        seed=options.seed,
-        augmented=not options.no_augment,
-    )
-    sampler = TrainSampler(
-        len(sources),
-        seed=options.seed,
-        batch_size=options.batch_size,
-        n_batches=options.test_every,
-        rank=rank,
-        world_size=world_size,
-    )
-    return TrainLoader(
-        train_set,
-        sampler,
-        n_threads=options.n_threads,
-        rgb_range=options.rgb_range,
-        n_colors=options.n_colors,
-        pinned=not options.cpu and torch.cuda.is_available(),
-    )
+    train_set = TrainSet(sources, scale=options.scale, lr_patch=options.patch_size // options.scale, seed=options.seed,
+                         augmented=not options.no_augment)
+    sampler = TrainSampler(len(sources), seed=options.seed, batch_size=options.batch_size,
+                           n_batches=options.test_every, rank=rank, world_size=world_size)
+    return TrainLoader(train_set, sampler, n_threads=options.n_threads, rgb_range=options.rgb_range,
+                       n_colors=options.n_colors, pinned=not options.cpu and torch.cuda.is_available())
 
 
 def build_test_sets(options: Namespace) -> list[EvalSet]:
@@ -64,32 +47,24 @@ def build_test_sets(options: Namespace) -> list[EvalSet]:
 
     Unless options.test_only, none of their images may be one to train with. Raises UserError.
     """
-    image_sets = find_test_sets(
-        options.dir_data,
-        options.data_test,
-        scale=options.scale,
-        data_range=options.data_range,
-        dir_demo=options.dir_demo,
-        test_only=options.test_only,
-    )
+    image_sets = find_test_sets(options.dir_data, options.data_test, scale=options.scale,
+                                data_range=options.data_range, dir_demo=options.dir_demo, test_only=options.test_only)
     for image_set in image_sets:
         check_pairs(image_set.pairs, scale=options.scale, tested_border=image_set.border(options.scale))
     if not options.test_only:
         check_apart(_training_sets(options), image_sets, options.data_range)
-    return [_test_set(image_set, options) for image_set in image_sets]
+    test_sets = []
+    for image_set in image_sets:
+        if image_set.note:
+            log.info(image_set.note)
+        read = read_image if image_set.name == "Demo" else _reader(image_set, options)
+        test_sets.append(EvalSet(image_set, read, scale=options.scale, rgb_range=options.rgb_range,
+                                 n_colors=options.n_colors))
+    return test_sets
 
 
 def _training_sets(options):
-    return find_training_sets(
-        options.dir_data, options.data_train, scale=options.scale, data_range=options.data_range
-    )
-
-
-def _test_set(image_set, options):
-    if image_set.note:
-        log.info(image_set.note)
-    read = read_image if image_set.name == "Demo" else _reader(image_set, options)
-    return EvalSet(image_set, read, scale=options.scale, rgb_range=options.rgb_range, n_colors=options.n_colors)
+    return find_training_sets(options.dir_data, options.data_train, scale=options.scale, data_range=options.data_range)
 
 
 def _reader(image_set, options, *, start=0.0):

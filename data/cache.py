@@ -5,13 +5,13 @@ import math
 import os
 import stat
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from data.images import image_shape, read_image
 from utility import atomic_path, remove_unfinished
@@ -62,16 +62,12 @@ class DecodedCache:
             return
         remove_unfinished(self.root / FOLDER, older_than=STALE_SECONDS)
         log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
-        pool = ThreadPoolExecutor(threads)  # Pillow decodes without holding Python's lock
-        try:
-            jobs = [pool.submit(self._store, image, since) for image in missing]
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="decoding", unit=" images", disable=None):
-                job.result()
+        try:  # in threads, since Pillow decodes without holding Python's lock
+            thread_map(partial(self._store, since=since), missing, max_workers=threads, desc="decoding",
+                       unit=" images", disable=None)
         except OSError as error:
             reason = error.strerror or error
             log.warning("%s: %s; images without a copy are decoded at every read, which is slow", self.root, reason)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def read(self, image: Path) -> np.ndarray:
         """The pixels of an image file, uint8 [h, w, 3]: mapped and read-only when there is a copy, else decoded."""

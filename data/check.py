@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data.images import image_shape
 from data.layout import LAYOUTS, Layout, folders_in, images_in, scale_folders
-from data.pair_check import too_small_to_test
+from data.pair_check import size_text, too_small_to_test
 from data.twins import find_twins, pictures_in
 from utility import UserError, run_main, summary
 
@@ -44,17 +44,10 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
     parser.add_argument("--dir_data", type=Path, help="root of the data sets, such as datasets")
-    parser.add_argument(
-        "--against",
-        metavar="SETS",
-        help="look for training pictures that these test pictures show too: names of sets joined with +, or a folder",
-    )
-    parser.add_argument(
-        "--hr",
-        type=Path,
-        nargs="+",
-        help="with --against: folders of training pictures (default: all sets in --dir_data that are no benchmark)",
-    )
+    parser.add_argument("--against", metavar="SETS", help="look for training pictures that these test pictures show "
+                        "too: names of sets joined with +, or a folder")
+    parser.add_argument("--hr", type=Path, nargs="+", help="with --against: folders of training pictures (default: all "
+                        "sets in --dir_data that are no benchmark)")
     args = parser.parse_args(argv)
     if args.hr and not args.against:
         parser.error("--hr: goes with --against")
@@ -150,14 +143,11 @@ def check_scale(data_set: str, folder: Path, scale: int, hr_shapes: Mapping[str,
                 tested: bool) -> Row:
     """The row of one LR folder. hr_shapes: dict name -> (height, width) of the HR images. tested: whether all are."""
     lr_shapes, problems = _shapes(folder, suffix=f"x{scale}")
-    for what, names in (
-        ("no LR image for", hr_shapes.keys() - lr_shapes.keys()),
-        ("no HR image for", lr_shapes.keys() - hr_shapes.keys()),
-    ):
+    for lacking, names in (("LR", hr_shapes.keys() - lr_shapes.keys()), ("HR", lr_shapes.keys() - hr_shapes.keys())):
         if names:
-            problems.append(f"{what} {_some(sorted(names))}")
+            problems.append(f"no {lacking} image for {_some(sorted(names))}")
     wrong = [
-        f"{name} ({_size(lr_shapes[name])}, HR {_size(hr_shapes[name])})"
+        f"{name} ({size_text(lr_shapes[name])}, HR {size_text(hr_shapes[name])})"
         for name in sorted(lr_shapes.keys() & hr_shapes.keys())
         if lr_shapes[name] != tuple(length // scale for length in hr_shapes[name])
     ]
@@ -193,11 +183,6 @@ def _shapes(folder, suffix):
 def _some(items):
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
-
-
-def _size(shape):
-    height, width = shape
-    return f"{width}x{height}"
 
 
 if __name__ == "__main__":

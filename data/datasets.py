@@ -89,7 +89,7 @@ class EvalSet:
 
 
 def _unchanged(pair, lr, hr, scale, least=1):
-    """(lr, hr), if they still have sizes as they were checked before the run began; raises UserError otherwise."""
+    """(lr, hr) where their sizes still fit, as checked before the run began. Raises UserError otherwise."""
     lacking = any(high < scale * low for high, low in zip(hr.shape[:2], lr.shape[:2], strict=True))
     if lacking or min(lr.shape[:2]) < least:
         raise UserError(f"{pair.hr} and {pair.lr}: have changed in size since the run began; restore them and go on")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import images_by_name
-from data.layout import LAYOUTS, Layout
+from data.layout import LAYOUTS, Layout, folders_in
 from data.ranges import parse_ranges, share_out
 from utility import UserError
 
@@ -46,9 +46,8 @@ class ImageSet:
 def find_training_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
     """The sets <dir_data>/<name>, each with the images that the first part of `data_range` names. Raises UserError."""
     wanted = share_out(parse_ranges(data_range)[0], names, data_range)
-    return [
-        _numbered_set("--data_train", dir_data, name, scale, images) for name, images in zip(names, wanted, strict=True)
-    ]
+    return [_numbered_set("--data_train", dir_data, name, scale, images)
+            for name, images in zip(names, wanted, strict=True)]
 
 
 def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str,
@@ -67,11 +66,8 @@ def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_r
     if len(parts) == 1 and lacking and not test_only:
         raise UserError(f"--data_range {data_range}: --data_test {lacking[0]} needs a second range, as 1-800/801-810")
     wanted = iter(share_out(parts[-1], numbered, data_range) if numbered else [])
-    return [
-        _whole_set(dir_data, name, scale, dir_demo) if name in whole else
-        _numbered_set("--data_test", dir_data, name, scale, next(wanted))
-        for name in names
-    ]
+    return [_whole_set(dir_data, name, scale, dir_demo) if name in whole else
+            _numbered_set("--data_test", dir_data, name, scale, next(wanted)) for name in names]
 
 
 def _whole_set(dir_data, name, scale, dir_demo):
@@ -92,11 +88,8 @@ def _benchmark_folder(dir_data, name):
 def numbered_layouts(dir_data: str | Path, name: str) -> list[Layout]:
     """The layouts in which <dir_data>/<name> has an HR folder, first choice first; `<Name>-Q<q>` has JPEG inputs."""
     base, quality = _base_and_quality(name)
-    hr_folders = dict.fromkeys((f"{base}_train_HR", DIV2K.hr, f"{base}_HR", BENCHMARK.hr))
-    layouts = [
-        Layout(hr, hr, f"{base}_Q{quality}" if quality else f"{hr.removesuffix('HR')}LR_bicubic", numbered=True)
-        for hr in hr_folders
-    ]
+    layouts = [Layout(hr, hr, f"{base}_Q{quality}" if quality else f"{hr.removesuffix('HR')}LR_bicubic", numbered=True)
+               for hr in dict.fromkeys((f"{base}_train_HR", DIV2K.hr, f"{base}_HR", BENCHMARK.hr))]
     return [layout for layout in layouts if os.path.isdir(layout.hr_folder(Path(dir_data) / base))]
 
 
@@ -155,10 +148,9 @@ def _how_to_make(root, layout, scale):
 def _what_is_there(dir_data):
     if not os.path.isdir(dir_data):
         return f"there is no --dir_data {dir_data}"
-    there = [entry for entry in _entries(dir_data) if numbered_layouts(dir_data, entry)]
-    benchmark = Path(dir_data) / "benchmark"
-    sets = [entry for entry in _entries(benchmark) if os.path.isdir(_benchmark_folder(dir_data, entry))]
-    there += [f"benchmark/{entry}" for entry in sets]
+    there = [folder.name for folder in folders_in(dir_data) if numbered_layouts(dir_data, folder.name)]
+    there += [f"benchmark/{folder.name}" for folder in folders_in(Path(dir_data) / "benchmark")
+              if os.path.isdir(BENCHMARK.hr_folder(folder))]
     return f"--dir_data {dir_data} has {', '.join(there) or 'no data set'}"
 
 
@@ -187,10 +179,3 @@ def _check_name(flag, name):
 def _base_and_quality(name):
     """'DIV2K-Q10' -> ('DIV2K', '10'), 'DIV2K' -> ('DIV2K', '')."""
     return re.fullmatch(r"(.+?)(?:-Q([0-9]+))?", name).groups(default="")
-
-
-def _entries(folder):
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []

@@ -77,13 +77,29 @@ def image_shape(path: str | Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(path, max_pixels):
+    """The Pillow image in a file, not decoded yet; what goes wrong in the block becomes a UserError of one line."""
     check_file(path)
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, a photograph of 180 megapixels, is not ours
     PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE  # or colour profiles of more than 1 MB would be refused
-    with _one_line_errors(path), Image.open(path) as image:
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
-        yield image
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # decoders meet broken files with nearly any: SyntaxError, struct.error, ValueError ...
+        raise UserError(f"{path}: {_reason(path, error)}") from error
+
+
+def _reason(path, error):
+    if getattr(error, "strerror", None):
+        return f"cannot be read: {error.strerror}"
+    if Path(path).stat().st_size == 0:
+        return "the file is empty, not an image"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a kind this program can read"
+    return f"not a readable image ({' '.join(str(error).split()) or type(error).__name__})"
 
 
 def _orientation(image):
@@ -143,24 +159,3 @@ def images_by_name(folder: str | Path) -> dict[str, Path]:
 def image_name(path: str | Path) -> str:
     """The bare name of an image file: no folder, no suffix, nothing that could lead a result to another folder."""
     return re.sub(r"[\x00-\x1f\x7f/\\:]", "_", Path(path).stem)
-
-
-@contextlib.contextmanager
-def _one_line_errors(path):
-    """Whatever opening or decoding `path` raises becomes a UserError of one line that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # decoders meet broken files with nearly any: SyntaxError, struct.error, ValueError ...
-        raise UserError(f"{path}: {_reason(path, error)}") from error
-
-
-def _reason(path, error):
-    if getattr(error, "strerror", None):
-        return f"cannot be read: {error.strerror}"
-    if Path(path).stat().st_size == 0:
-        return "the file is empty, not an image"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a kind this program can read"
-    return f"not a readable image ({' '.join(str(error).split()) or type(error).__name__})"

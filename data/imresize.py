@@ -34,7 +34,10 @@ def imresize(image: np.ndarray, scale: float | Sequence[float] | None = None,
     Raises TypeError for another dtype, ValueError for an empty image or impossible sizes, scales or borders.
     """
     image = np.asarray(image)
-    _check_image(image)
+    if image.dtype not in DTYPES:
+        raise TypeError(f"image has dtype {image.dtype}; it must be uint8, uint16, float32 or float64")
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}; it must be [h, w] or [h, w, c], and not empty")
     if border not in BORDERS:
         raise ValueError(f"border is {border!r}; it must be one of {', '.join(BORDERS)}")
     scales, shape = _scales_and_shape(image.shape[:2], scale, output_shape)
@@ -58,7 +61,7 @@ def contributions(in_length: int, out_length: int, scale: float, border: str = "
     positions = left[:, None] + np.arange(math.ceil(width) + 2)
 
     weights = stretch * cubic(stretch * (centre[:, None] - positions))
-    weights = weights / _row_sums(weights)
+    weights = weights / np.cumsum(weights, axis=1)[:, -1:]  # from left to right; NumPy's sum adds in pairs
     indices = _inside(positions.astype(np.int64) - 1, in_length, border)
 
     used = weights.any(axis=0)
@@ -67,17 +70,10 @@ def contributions(in_length: int, out_length: int, scale: float, border: str = "
 
 def cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic kernel with a = -0.5, zero beyond 2. x: float64 array, in pixels."""
-    x1 = np.abs(x)
-    x2 = x1**2
-    x3 = x1**3
-    near = 1.5 * x3 - 2.5 * x2 + 1
-    far = -0.5 * x3 + 2.5 * x2 - 4 * x1 + 2
-    return near * (x1 <= 1) + far * ((1 < x1) & (x1 <= 2))
-
-
-def _row_sums(weights):
-    """Sum each row from left to right, [n, 1]; numpy's own sum adds in pairs and rounds differently."""
-    return np.cumsum(weights, axis=1)[:, -1:]
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return near * (x <= 1) + far * ((1 < x) & (x <= 2))
 
 
 def _inside(indices, length, border):
@@ -88,44 +84,28 @@ def _inside(indices, length, border):
     return np.where(indices < length, indices, 2 * length - 1 - indices)
 
 
-def _check_image(image):
-    if image.dtype not in DTYPES:
-        raise TypeError(f"image has dtype {image.dtype}; it must be uint8, uint16, float32 or float64")
-    if image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}; it must be [h, w] or [h, w, c], and not empty")
-
-
 def _scales_and_shape(in_shape, scale, output_shape):
     """Both scale factors and both output lengths, whichever of them the caller gave."""
     if scale is None and output_shape is None:
         raise ValueError("give scale, output_shape or both")
+    scales = () if scale is None else tuple(map(float, (scale, scale) if np.isscalar(scale) else scale))
+    if scale is not None and (len(scales) != 2 or not all(0 < factor < math.inf for factor in scales)):
+        raise ValueError(f"scale is {scale}; it must be one positive number or two")
     if output_shape is None:
-        scales = _pair(scale)
         return scales, tuple(math.ceil(factor * length) for factor, length in zip(scales, in_shape, strict=True))
     derived, shape = _from_shape(in_shape, output_shape)
-    return derived if scale is None else _pair(scale), shape
+    return scales or derived, shape
 
 
 def _from_shape(in_shape, output_shape):
     """Scale factors and output lengths for a wanted (rows, columns), one of which may be None."""
-    rows, columns = _wanted_lengths(output_shape)
+    given = [length for length in output_shape if length is not None]
+    if len(output_shape) != 2 or not given or not all(0 < length < math.inf for length in given):
+        raise ValueError(f"output_shape is {output_shape}; it must be two positive numbers, one of which may be None")
+    rows, columns = (length and math.ceil(length) for length in output_shape)
     height, width = in_shape
     if rows is None:
         return (columns / width,) * 2, (math.ceil(columns * height / width), columns)
     if columns is None:
         return (rows / height,) * 2, (rows, math.ceil(rows * width / height))
     return (rows / height, columns / width), (rows, columns)
-
-
-def _wanted_lengths(output_shape):
-    given = [length for length in output_shape if length is not None]
-    if len(output_shape) != 2 or not given or not all(0 < length < math.inf for length in given):
-        raise ValueError(f"output_shape is {output_shape}; it must be two positive numbers, one of which may be None")
-    return [None if length is None else math.ceil(length) for length in output_shape]
-
-
-def _pair(scale):
-    scales = (scale, scale) if np.isscalar(scale) else tuple(scale)
-    if len(scales) != 2 or not all(0 < factor < math.inf for factor in scales):
-        raise ValueError(f"scale is {scale}; it must be one positive number or two")
-    return tuple(float(factor) for factor in scales)

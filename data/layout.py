@@ -38,11 +38,8 @@ class Layout:
 
 
 LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout(name="div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic", numbered=True),
-        Layout(name="benchmark", hr="HR", lr="LR_bicubic", numbered=False),
-    )
+    "div2k": Layout("div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic", numbered=True),
+    "benchmark": Layout("benchmark", hr="HR", lr="LR_bicubic", numbered=False),
 }
 
 

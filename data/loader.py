@@ -33,28 +33,15 @@ class TrainLoader(DataLoader):
     raises PyTorch's RuntimeError. PyTorch's global random state is left alone.
     """
 
-    def __init__(
-        self,
-        train_set: TrainSet,
-        sampler: TrainSampler,
-        *,
-        n_threads: int,
-        rgb_range: float = 255,
-        n_colors: int = 3,
-        pinned: bool = False,
-    ) -> None:
+    def __init__(self, train_set: TrainSet, sampler: TrainSampler, *, n_threads: int, rgb_range: float = 255,
+                 n_colors: int = 3, pinned: bool = False) -> None:
         with _workers_or_one_line(n_threads):
             slots = BatchSlots(train_set, sampler, count=PREFETCH * n_threads + 1, shared=n_threads > 0)
             if n_threads:  # PyTorch will want as many, and leaves a traceback where it fails half-way
                 [multiprocessing.Queue() for _ in range(n_threads + SPARE_QUEUES)]
         super().__init__(
-            slots,
-            batch_size=sampler.share,
-            sampler=sampler,
-            num_workers=n_threads,
-            prefetch_factor=PREFETCH if n_threads else None,
-            persistent_workers=n_threads > 0,
-            collate_fn=_as_it_is,
+            slots, batch_size=sampler.share, sampler=sampler, num_workers=n_threads, collate_fn=_as_it_is,
+            prefetch_factor=PREFETCH if n_threads else None, persistent_workers=n_threads > 0,
             worker_init_fn=_obey_the_parent_only,
             generator=torch.Generator(),  # without one, each iter() would draw from the global generator
         )
@@ -85,9 +72,8 @@ class BatchSlots(Dataset):
     def __init__(self, train_set: TrainSet, sampler: TrainSampler, *, count: int, shared: bool) -> None:
         self.train_set = train_set
         self.batch_size = sampler.batch_size
-        shape = (count, sampler.share, 3)
-        self.lr = torch.empty(*shape, *2 * [train_set.lr_patch], dtype=torch.uint8)
-        self.hr = torch.empty(*shape, *2 * [train_set.hr_patch], dtype=torch.uint8)
+        self.lr, self.hr = (torch.empty(count, sampler.share, 3, side, side, dtype=torch.uint8)
+                            for side in (train_set.lr_patch, train_set.hr_patch))
         if shared:
             self.lr.share_memory_()
             self.hr.share_memory_()
@@ -120,10 +106,8 @@ def _workers_or_one_line(n_threads):
         if n_threads == 0:
             raise
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(
-            f"--n_threads {n_threads}: workers can't be had ({reason}); make /dev/shm larger and writable (docker run "
-            "--shm-size), allow more processes, or lower it: 0 needs neither"
-        ) from error
+        raise UserError(f"--n_threads {n_threads}: workers can't be had ({reason}); make /dev/shm larger and writable "
+                        "(docker run --shm-size), allow more processes, or lower it: 0 needs neither") from error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LUMA = (65.481, 128.553, 24.966)  # of ITU-R BT.601, as MATLAB's rgb2ycbcr has them: 16..235 for 8-bit colours
+from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
 
 def crop_pair(lr: np.ndarray, hr: np.ndarray, *, scale: int, lr_patch: int,
@@ -18,11 +18,9 @@ def crop_pair(lr: np.ndarray, hr: np.ndarray, *, scale: int, lr_patch: int,
     turning an image that lies together in memory is faster than turning a part of a large one.
     """
     top, left = (int(number) % (length - lr_patch + 1) for number, length in zip(place, lr.shape[:2], strict=True))
-    return _square(lr, top, left, lr_patch), _square(hr, scale * top, scale * left, scale * lr_patch)
-
-
-def _square(image, top, left, size):
-    return np.array(image[top : top + size, left : left + size])
+    bottom, right = top + lr_patch, left + lr_patch
+    return (np.array(lr[top:bottom, left:right]),
+            np.array(hr[scale * top : scale * bottom, scale * left : scale * right]))
 
 
 def augment(image: np.ndarray, turns: int) -> np.ndarray:
@@ -48,5 +46,5 @@ def to_values(planes: Tensor, *, rgb_range: float = 255, n_colors: int = 3, pinn
     """
     values = torch.empty(planes.shape, dtype=torch.float32, pin_memory=pinned).copy_(planes)
     if n_colors == 1:
-        values = (values * (torch.tensor(LUMA).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + 16
+        values = (values * (torch.tensor(LUMA_WEIGHTS).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + LUMA_OFFSET
     return values if rgb_range == 255 else values.mul_(rgb_range / 255)

@@ -13,13 +13,14 @@ import torch
 
 from data.images import MAX_PIXELS, decoded, rgb, write_png
 from data.imresize import imresize
-from data.patches import LUMA, to_planes, to_values
+from data.patches import to_planes, to_values
+from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
 log = logging.getLogger(__name__)
 
 GREY_BANDS = ("1", "L", "I", "F")
-BLACK, RANGE = 16, 219  # of luma in 8 bits
-TO_YCBCR = np.array([LUMA, (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214)]) / 255  # ITU-R BT.601
+RANGE = 219  # of luma in 8 bits
+TO_YCBCR = np.array([LUMA_WEIGHTS, (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214)]) / 255  # ITU-R BT.601
 TO_GREY = TO_YCBCR[0] * 255 / RANGE
 PROFILE_SPACES = {b"GRAY": True, b"RGB ": False}  # what an ICC profile says at byte 16: whether it is for grey
 
@@ -55,15 +56,14 @@ class Picture:
     def _with_chroma(self, luma, scale):
         """uint8 [H, W, 3] of the luma, [H, W, 1], and the chroma of this picture, enlarged by bicubic."""
         chroma = imresize(self.colours.astype(np.float64) @ TO_YCBCR[1:].T, scale)
-        ycbcr = np.concatenate([luma.astype(np.float64) - BLACK, chroma], axis=2)
+        ycbcr = np.concatenate([luma.astype(np.float64) - LUMA_OFFSET, chroma], axis=2)
         return _rounded(ycbcr @ np.linalg.inv(TO_YCBCR).T)
 
     def write(self, path: str | Path, *, maker: str | None = None) -> None:
         """Write a PNG file: grey or RGB, with alpha where there is one. Raises UserError."""
-        channels = [self.colours[..., :1] if self.grey else self.colours]
-        channels += [] if self.alpha is None else [self.alpha[..., None]]
-        pixels = channels[0] if self.alpha is None else np.concatenate(channels, axis=2)
-        write_png(path, pixels[..., 0] if pixels.shape[2] == 1 else pixels, icc_profile=self.icc_profile, maker=maker)
+        pixels = self.colours[..., 0] if self.grey else self.colours
+        pixels = pixels if self.alpha is None else np.dstack([pixels, self.alpha])
+        write_png(path, pixels, icc_profile=self.icc_profile, maker=maker)
 
 
 def plain(sr: torch.Tensor) -> Picture:
@@ -88,7 +88,7 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def grey_of_luma(luma: np.ndarray) -> np.ndarray:
     """Luma, 16..235, to grey, uint8 0..255, of the same shape."""
-    return _rounded((luma.astype(np.float64) - BLACK) * (255 / RANGE))
+    return _rounded((luma.astype(np.float64) - LUMA_OFFSET) * (255 / RANGE))
 
 
 def _rounded(values):

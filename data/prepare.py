@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,42 +33,30 @@ from utility import UserError, add_force, check_output, remove_unfinished, run_m
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
 SHOWN = 10
-MOST = 1024  # scales and processes
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=summary(__doc__))
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
-    parser.add_argument("--scales", type=_whole(2, 1000), nargs="+", default=[2, 3, 4], help="default: 2 3 4")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        default="div2k",
-        help="div2k (default): DIV2K_train_HR/0001.png, images with names of another kind are numbered and listed in "
-        f"{NAMES_FILE}; benchmark: HR/name.png",
-    )
-    parser.add_argument(
-        "--border",
-        choices=BORDERS,
-        default=BORDERS[0],
-        help="what lies outside an image: symmetric (default), as in today's MATLAB and the published data sets, or "
-        "replicate, as in old MATLAB",
-    )
-    parser.add_argument("--workers", type=_whole(1, MOST), default=os.cpu_count(),
+    parser.add_argument("--scales", type=partial(_whole, least=2, most=1000), nargs="+", default=[2, 3, 4],
+                        help="default: 2 3 4")
+    parser.add_argument("--layout", choices=LAYOUTS, default="div2k", help="div2k (default): DIV2K_train_HR/0001.png, "
+                        f"images with names of another kind are numbered and listed in {NAMES_FILE}; benchmark: "
+                        "HR/name.png")
+    parser.add_argument("--border", choices=BORDERS, default=BORDERS[0], help="what lies outside an image: symmetric "
+                        "(default), as in today's MATLAB and the published data sets, or replicate, as in old MATLAB")
+    parser.add_argument("--workers", type=partial(_whole, least=1, most=1024), default=os.cpu_count(),
                         help="processes (default: one per core)")
     add_force(parser)
     return parser.parse_args(argv)
 
 
-def _whole(least, most):
-    def parsed(text):
-        number = whole_number(text)
-        if number is None or not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text:.40} is no whole number from {least} to {most}")
-        return number
-
-    return parsed
+def _whole(text, *, least, most):
+    number = whole_number(text)
+    if number is None or not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text:.40} is no whole number from {least} to {most}")
+    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +110,7 @@ def _in_processes(step, jobs, workers):
 
 
 def _live_with_the_parent():
-    """A worker leaves Ctrl-C to its parent, and ends when that has ended, in whatever way."""
+    """Let a worker ignore Ctrl-C, which its parent handles, and end when the parent has ended, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after_the_parent, daemon=True).start()
 

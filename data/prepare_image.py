@@ -70,7 +70,8 @@ def make(job: Job) -> Outcome:
     missing = job.missing()
     for scale, path in missing.items():
         if scale == 1 and _is_eight_bit_rgb_png(job.source):
-            _copy(job.source, path)
+            with atomic_path(path) as temporary:
+                shutil.copyfile(job.source, temporary)
         else:
             write_png(path, downscale(hr, scale, border=job.border))
     return Outcome(written=len(missing))
@@ -113,8 +114,3 @@ def _is_eight_bit_rgb_png(path):
     with open(path, "rb") as file:
         header = file.read(PNG_HEADER_SIZE)
     return header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB)
-
-
-def _copy(source, path):
-    with atomic_path(path) as temporary:
-        shutil.copyfile(source, temporary)

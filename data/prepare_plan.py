@@ -32,18 +32,18 @@ def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
     numbers = read_numbers(out / NAMES_FILE)
     in_place = hr.resolve() == layout.hr_folder(out).resolve()
     if in_place:
-        names = {path.stem: path for path in _all_png(sources)}
+        if others := [path.name for path in sources if path.suffix != ".png"]:
+            raise UserError(f"--hr {hr}: {others[0]} is no .png; move the folder away and give it from there")
+        names = {path.stem: path for path in sources}
     elif layout.numbered and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
-        numbers = _numbers(sources, numbers, above=_highest_number(layout.hr_folder(out)))
+        numbers = _numbers(sources, numbers, layout.hr_folder(out))
         number_of = {file_name: number for number, file_name in numbers.items()}
         names = {number_of[path.name]: path for path in sources}
     else:
         names = images_by_name(hr)
     _check_scales(out, layout, scales, names)
-    jobs = [
-        Job(path, {scale: layout.path(out, name, scale) for scale in (1, *scales)}, border)
-        for name, path in names.items()
-    ]
+    jobs = [Job(path, {scale: layout.path(out, name, scale) for scale in (1, *scales)}, border)
+            for name, path in names.items()]
     return jobs, numbers
 
 
@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict:
         return {}
     check_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -76,29 +76,20 @@ def write_json(path: Path, content: dict) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _all_png(sources):
-    for path in sources:
-        if path.suffix != ".png":
-            raise UserError(f"--hr {path.parent}: {path.name} is no .png; move the folder away and give it from there")
-    return sources
-
-
-def _numbers(sources, numbers, above):
-    """dict number -> file name with the sources that have no number yet added, in order, after all numbers in use."""
-    first = max([above, *(whole_number(number) or 0 for number in numbers)]) + 1
+def _numbers(sources, numbers, folder):
+    """dict number -> file name, `numbers` and those of the sources without one, in order, after all in `folder` too."""
+    in_use = [*numbers, *(path.stem for path in images_in(folder))]
+    first = max((whole_number(number) or 0 for number in in_use), default=0) + 1
     new = [path.name for path in sources if path.name not in numbers.values()]
     return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}
 
 
-def _highest_number(folder):
-    return max((whole_number(path.stem) or 0 for path in images_in(folder)), default=0)
-
-
 def _check_settings(out, layout, border):
+    recorded = read_json(out / SETTINGS_FILE)
     for key, value in {"layout": layout.name, "border": border}.items():
-        recorded = read_json(out / SETTINGS_FILE).get(key, value)
-        if recorded != value:
-            raise UserError(f"--{key} {value}: {out} was prepared with {recorded}; give that, or choose another --out")
+        if recorded.get(key, value) != value:
+            reason = f"{out} was prepared with {recorded[key]}; give that, or choose another --out"
+            raise UserError(f"--{key} {value}: {reason}")
 
 
 def _check_scales(out, layout, scales, names):

@@ -20,25 +20,22 @@ def resize_axis(image: np.ndarray, axis: int, weights: np.ndarray, indices: np.n
     Returns an array of the image's dtype with n positions on that axis.
     """
     height, width = image.shape[:2]
-    channels = image.shape[2] if image.ndim == 3 else 1
-    shape = (len(weights), width) if axis == 0 else (height, len(weights))
-    if axis == 1:
-        weights, indices = _per_channel(weights, indices, channels)
-
-    plane = np.ascontiguousarray(image).reshape(height, width * channels)
-    block = BLOCK if axis == 0 else BLOCK * channels
+    plane, block = image.reshape(height, -1), BLOCK
+    if axis == 1:  # the same on the transposed plane, where each channel of a column is a line
+        channels = plane.shape[1] // width
+        plane, block = plane.T, BLOCK * channels
+        indices = (indices[:, None] * channels + np.arange(channels)[:, None]).reshape(-1, indices.shape[1])
+        weights = np.repeat(weights, channels, axis=0)
     exact = _exact_type(image.dtype, weights)
-    if exact is None:
-        plane = _sum_in_order(plane, axis, weights, indices, block)
-    else:
-        plane = _sum_by_matmul(plane, axis, weights, indices, block, exact)
-    return plane.reshape(shape + image.shape[2:])
-
-
-def _per_channel(weights, indices, channels):
-    """Taps for rows of interleaved channels: every position becomes `channels` positions, each within its channel."""
-    indices = indices[:, None, :] * channels + np.arange(channels)[:, None]
-    return np.repeat(weights, channels, axis=0), indices.reshape(-1, indices.shape[-1])
+    out = np.empty((len(weights), plane.shape[1]), image.dtype, order="F" if axis == 1 else "C")
+    for start in range(0, len(weights), block):
+        part = slice(start, start + block)
+        if exact is None:
+            sums = _sum_in_order(plane, weights[part], indices[part])
+        else:
+            sums = _sum_by_matmul(plane, weights[part], indices[part], exact)
+        out[part] = _to_pixels(sums, image.dtype)
+    return out.T.reshape(height, -1, *image.shape[2:]) if axis == 1 else out.reshape(-1, *image.shape[1:])
 
 
 def _exact_type(pixel_type, weights):
@@ -54,37 +51,20 @@ def _exact_type(pixel_type, weights):
     return None
 
 
-def _sum_by_matmul(plane, axis, weights, indices, block, float_type):
-    """Sums by one small dense product per block of output positions, small enough to stay in the cache."""
-    out = _empty(plane, axis, len(weights))
-    for start in range(0, len(weights), block):
-        stop = min(start + block, len(weights))
-        taps = indices[start:stop]
-        low, high = taps.min(), taps.max() + 1
-        matrix = np.zeros((stop - start, high - low), float_type)
-        np.add.at(matrix, (np.arange(stop - start)[:, None], taps - low), weights[start:stop])
-        if axis == 0:
-            out[start:stop] = _to_pixels(matrix @ plane[low:high].astype(float_type), plane.dtype)
-        else:
-            out[:, start:stop] = _to_pixels(plane[:, low:high].astype(float_type) @ matrix.T, plane.dtype)
-    return out
+def _sum_by_matmul(plane, weights, indices, float_type):
+    """Sums by one dense product, small enough to stay in the cache."""
+    low, high = indices.min(), indices.max() + 1
+    matrix = np.zeros((len(weights), high - low), float_type)
+    np.add.at(matrix, (np.arange(len(weights))[:, None], indices - low), weights)
+    return matrix @ plane[low:high].astype(float_type)
 
 
-def _sum_in_order(plane, axis, weights, indices, block):
+def _sum_in_order(plane, weights, indices):
     """Sums in float64, first tap to last, each product rounded before it is added: MATLAB's results to the last bit."""
-    out = _empty(plane, axis, len(weights))
-    for start in range(0, len(weights), block):
-        part = slice(start, start + block)
-        sums = 0.0
-        for weight, index in zip(weights[part].T, indices[part].T, strict=True):
-            sums = sums + plane.take(index, axis) * (weight[:, None] if axis == 0 else weight)
-        out[part if axis == 0 else (slice(None), part)] = _to_pixels(sums, plane.dtype)
-    return out
-
-
-def _empty(plane, axis, length):
-    shape = (length, plane.shape[1]) if axis == 0 else (plane.shape[0], length)
-    return np.empty(shape, plane.dtype)
+    sums = 0.0
+    for weight, index in zip(weights.T, indices.T, strict=True):
+        sums = sums + plane[index] * weight[:, None]
+    return sums
 
 
 def _to_pixels(sums, pixel_type):

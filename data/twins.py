@@ -1,20 +1,19 @@
 """Twins: one picture twice, the second time in another size, file format or slightly cropped.
 
-First look: the slow waves of both pictures shrunk to 8x8, each weighted by its frequency, since slow ones are large in
-every photograph. The few pairs that are alike there get a second look at 64 pixels, then 96: the finer details in the
-middle of each are searched in the other at several sizes. Photographs of the same kind of scene pass the first look
-alone.
+First look: the low frequencies (DCT) of both pictures shrunk to 8x8, each times its frequency, because the lowest are
+large in every photograph. The few pairs that are alike there get a second look, at 64 pixels and then at 96: the fine
+details in the middle of each are searched in the other, at several sizes. Photographs of one kind of scene pass the
+first look only.
 """
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from data.images import image_files, read_image
 from data.layout import folders_in
@@ -22,7 +21,8 @@ from utility import UserError
 
 NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_|_Q[0-9]+$")  # folders
 SIDE = 96  # longest side that is kept
-WAVES = 6  # of the 8 a direction
+THREADS = 8  # each may hold a whole decoded picture
+FREQUENCIES = 6  # of the 8 a direction
 PARTS = (  # top, left, bottom, right of what a crop may have left of a picture
     *((0, 0, 1, 1), (0.05, 0.05, 0.95, 0.95), (0.1, 0.1, 0.9, 0.9), (0, 0.05, 1, 0.95), (0.05, 0, 0.95, 1)),
     *((0, 0, 0.85, 0.85), (0.15, 0.15, 1, 1), (0, 0.15, 0.85, 1), (0.15, 0, 1, 0.85)),
@@ -56,7 +56,7 @@ def pictures_in(folder: Path | str) -> list[Path]:
 def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], list[str]]:
     """The twins, most alike first, and a line for each file that can't be read. A file is no twin of itself."""
     problems = []
-    trained, tested = ({path: grey for path, grey in _greys(paths, problems)} for paths in (training, testing))
+    trained, tested = (_greys(paths, problems) for paths in (training, testing))
     if not trained or not tested:
         return [], problems
     names = [list(greys) for greys in (trained, tested)]
@@ -65,28 +65,19 @@ def find_twins(training: list[Path], testing: list[Path]) -> tuple[list[Twin], l
         pair = names[0][i], names[1][j]
         pairs.setdefault(frozenset(map(os.path.abspath, pair)), pair)
     chosen = [pair for files, pair in pairs.items() if len(files) == 2]
-    twins = []
-    with ThreadPoolExecutor(_threads()) as pool:
-        likenesses = pool.map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen)
-        likenesses = tqdm(likenesses, total=len(chosen), desc="comparing", disable=None)
-        for pair, likeness in zip(chosen, likenesses, strict=True):
-            if likeness:
-                twins.append(Twin(pair[0], pair[1], likeness))
+    likenesses = thread_map(lambda pair: _likeness(trained[pair[0]], tested[pair[1]]), chosen, max_workers=THREADS,
+                            desc="comparing", disable=None)
+    twins = [Twin(first, second, likeness)
+             for (first, second), likeness in zip(chosen, likenesses, strict=True) if likeness]
     return sorted(twins, key=lambda twin: -twin.likeness), problems
 
 
-def _threads():
-    return min(8, os.cpu_count() or 1)
-
-
 def _greys(paths, problems):
-    with ThreadPoolExecutor(_threads()) as pool:
-        for path, grey in zip(paths, tqdm(pool.map(_grey, paths), total=len(paths), desc="reading", disable=None),
-                              strict=True):
-            if isinstance(grey, UserError):
-                problems.append(str(grey))
-            else:
-                yield path, grey
+    """dict path -> `_grey` of the file; a line goes to `problems` for each one that can't be read."""
+    greys = dict(zip(paths, thread_map(_grey, paths, max_workers=THREADS, desc="reading", disable=None),
+                     strict=True))
+    problems += [str(grey) for grey in greys.values() if isinstance(grey, UserError)]
+    return {path: grey for path, grey in greys.items() if not isinstance(grey, UserError)}
 
 
 def _grey(path):
@@ -111,7 +102,7 @@ def _sized(grey, side):
 
 def _alike(trained, tested):
     """Numbers [n, 2] in `trained` and `tested` of pairs for a second look; whole pictures are held against parts."""
-    trained, tested = (np.stack([[_waves(_part(grey, part)) for grey in greys] for part in PARTS])
+    trained, tested = (np.stack([[_low_frequencies(_part(grey, part)) for grey in greys] for part in PARTS])
                        for greys in (trained, tested))
     best = np.maximum((trained[0] @ tested.transpose(0, 2, 1)).max(0), (trained @ tested[0].T).max(0))
     return np.argwhere(best >= ALIKE)
@@ -123,20 +114,19 @@ def _part(grey, part):
     return grey[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def _waves(grey):
-    """[WAVES**2] of length 1: cosine waves of `grey` shrunk to 8x8, times frequency; without the mean."""
-    order = np.arange(8)
-    cosines = np.cos(np.pi * (order + 0.5) * order[:, None] / 8)
+def _low_frequencies(grey):
+    """[FREQUENCIES**2] of length 1: the DCT of `grey` shrunk to 8x8, times frequency, which takes the mean out."""
+    order = np.arange(FREQUENCIES)
+    cosines = np.cos(np.pi * (np.arange(8) + 0.5) * order[:, None] / 8)
     shrunk = np.asarray(Image.fromarray(grey).resize((8, 8), Image.Resampling.BOX))
-    waves = cosines @ shrunk @ cosines.T * np.hypot(order, order[:, None])
-    waves = waves[:WAVES, :WAVES].ravel()
+    waves = (cosines @ shrunk @ cosines.T * np.hypot(order, order[:, None])).ravel()
     return (waves / (np.linalg.norm(waves) + 1e-6)).astype(np.float32)
 
 
 def _likeness(first, second):
-    """How well each has the other's middle in it, the worse of the two: one strong edge is alike in one way alone.
+    """The lower of two correlations: the middle of each in the other. 0 where it is too low for twins.
 
-    0 where it is too little to be twins.
+    Both count, because one strong edge may be found in one direction only.
     """
     for side, least in LOOKS.items():
         likeness = 1.0

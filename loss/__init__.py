@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from loss import adversarial, vgg
 from loss.adversarial import Adversarial
 from loss.discriminator import MIN_PATCH
-from loss.vgg_weights import download_vgg19, read_vgg19
 from utility import UserError
 
 PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
@@ -45,23 +44,18 @@ def parse(spec: str) -> dict[str, float]:
             raise _mistake(spec, f"there is no part '{name}'")
         if name in weights:
             raise _mistake(spec, f"{name} appears twice")
-        weights[name] = _weight(weight, spec)
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 <= weights[name] < math.inf:
+            raise _mistake(spec, f"'{weight}' is not a weight of 0 or more")
     if not any(weights.values()):
         raise _mistake(spec, "every weight is 0")
     rivals = [name for name in weights if name in adversarial.KINDS]
     if len(rivals) > 1:
         raise _mistake(spec, f"only one of {', '.join(rivals)} can train at a time")
     return weights
-
-
-def _weight(text, spec):
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise _mistake(spec, f"'{text}' is not a weight of 0 or more")
-    return weight
 
 
 def _mistake(spec, reason):
@@ -80,7 +74,7 @@ def _build_part(name, rgb_range, patch_size, gan_k, vgg_weights):
     if name in adversarial.KINDS:
         return Adversarial(name, patch_size=patch_size, rgb_range=rgb_range, gan_k=gan_k)
     if name in vgg.DEPTHS:
-        state = read_vgg19(vgg_weights or download_vgg19(), name)
+        state = vgg.read_vgg19(vgg_weights or vgg.download_vgg19(), name)
         return vgg.VGGLoss(name, state, rgb_range=rgb_range)
     return nn.L1Loss() if name == "L1" else nn.MSELoss()
 
@@ -119,10 +113,8 @@ class Loss(nn.Module):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
             own, other = _adversary(self.state_dict()), _adversary(state_dict)
-            raise UserError(
-                f"--loss: this run trains {own}, the checkpoint {other}, or --patch_size differs between them; "
-                "give the flags of the checkpoint's training"
-            ) from error
+            raise UserError(f"--loss: this run trains {own}, the checkpoint {other}, or --patch_size differs between "
+                            "them; give the flags of the checkpoint's training") from error
 
 
 def _adversary(state):

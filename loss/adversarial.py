@@ -1,6 +1,5 @@
-"""Adversarial parts: a discriminator that trains along, and what the network pays for being found out."""
+"""Adversarial parts of the loss: a discriminator trains beside the network, which pays where it is found out."""
 
-import contextlib
 from typing import Any
 
 import torch
@@ -45,8 +44,11 @@ class Adversarial(nn.Module):
         fake, real = ((image / self.rgb_range).expand(-1, 3, -1, -1) for image in (sr, hr))
         train = self.training and torch.is_grad_enabled()
         self.discriminator_loss = self._train_discriminator(fake.detach(), real.detach()) if train else None
-        with _frozen(self.discriminator):
+        self.discriminator.requires_grad_(False)  # the network's gradients pass through it and leave none in it
+        try:
             return self._generator_loss(fake, real)
+        finally:
+            self.discriminator.requires_grad_(True)
 
     def _generator_loss(self, fake, real):
         judged = self.discriminator(fake)
@@ -65,7 +67,8 @@ class Adversarial(nn.Module):
             parallel.average_gradients(self.discriminator.parameters())
             self.optimizer.step()
             if self.kind == "WGAN":
-                self._clip_weights()
+                for parameter in self.discriminator.parameters():
+                    parameter.detach().clamp_(-CLIP, CLIP)
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
@@ -77,11 +80,6 @@ class Adversarial(nn.Module):
             return relativistic(judged_real, judged_fake)
         loss = judged_fake.mean() - judged_real.mean()
         return loss + gradient_penalty(self.discriminator, fake, real) if self.kind == "WGAN_GP" else loss
-
-    @torch.no_grad()
-    def _clip_weights(self):
-        for parameter in self.discriminator.parameters():
-            parameter.clamp_(-CLIP, CLIP)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The discriminator's optimizer; torch puts it into the state dict."""
@@ -103,9 +101,9 @@ def taken_for_fake(logits: Tensor) -> Tensor:
 
 
 def relativistic(winner: Tensor, loser: Tensor) -> Tensor:
-    """What is lost while `winner` logits [N, 1] are not above the mean of `loser` logits, and these not below theirs.
+    """Low where `winner` logits [N, 1] lie above the mean of the `loser` logits, and these below the mean of those.
 
-    ESRGAN's equations 1 and 2: the discriminator wants real above generated, the network the other way round.
+    ESRGAN's equations 1 and 2: for the discriminator real images are to win, for the network generated ones.
     """
     return taken_for_real(winner - loser.mean()) + taken_for_fake(loser - winner.mean())
 
@@ -116,13 +114,3 @@ def gradient_penalty(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Te
     between = torch.lerp(fake, real, share).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return PENALTY * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-
-
-@contextlib.contextmanager
-def _frozen(module):
-    """Run a block in which gradients pass through `module` but not into its parameters."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)

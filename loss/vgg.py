@@ -1,41 +1,41 @@
-"""Perceptual loss: the distance between VGG19's features of two images."""
+"""Perceptual loss: the distance between VGG19's features of two images, and where VGG19's weights come from."""
 
+import http.client
+import logging
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-POOL = 0
-WIDTHS = (64, 64, POOL, 128, 128, POOL, *4 * (256,), POOL, *4 * (512,), POOL, *4 * (512,))  # VGG19's, outputs
+from model.torch_file import read_torch_file
+from utility import UserError
+
+log = logging.getLogger(__name__)
+
 DEPTHS = {"VGG22": 8, "VGG54": 35}  # layers of torchvision's `features`: up to conv2_2 and conv5_4, before their ReLU
 MIN_PATCH = {"VGG22": 2, "VGG54": 16}  # one and four pools of 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of images in 0..1
-
-
-def conv_shapes() -> dict[int, torch.Size]:
-    """{position in torchvision's VGG19 `features`: [out, in, 3, 3]} of the convolutions; a ReLU follows each."""
-    shapes, position, channels = {}, 0, 3
-    for width in WIDTHS:
-        if width == POOL:
-            position += 1
-        else:
-            shapes[position] = torch.Size((width, channels, 3, 3))
-            position, channels = position + 2, width
-    return shapes
+ADVICE = "give --vgg_weights torchvision's VGG19, such as vgg19-dcbb9e9d.pth"
 
 
 class VGGLoss(nn.Module):
     """Mean squared difference of VGG19 features (SRGAN, arXiv 1609.04802, equation 5; before the ReLU, as in ESRGAN).
 
     name: VGG22 or VGG54, the layer. state: torchvision's state dict of VGG19, of which the layers up to `name` are
-    used (loss.vgg_weights reads one).
+    used (`read_vgg19` reads one).
     """
 
     def __init__(self, name: str, state: Mapping[str, Tensor], *, rgb_range: float) -> None:
         super().__init__()
         self.rgb_range = rgb_range
-        self.features = nn.Sequential(*_layers(state, DEPTHS[name]))
+        self.features = _empty_features()[: DEPTHS[name]]
+        for key in dict(self.features.named_parameters()):
+            position, kind = key.split(".")
+            delattr(self.features[int(position)], kind)  # a buffer is found by no optimizer and saved in no checkpoint
+            self.features[int(position)].register_buffer(kind, state[f"features.{key}"].float(), persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -47,28 +47,53 @@ class VGGLoss(nn.Module):
         return self.features((image / self.rgb_range - self.mean) / self.std)
 
 
-class FrozenConv(nn.Module):
-    """A 3x3 convolution that never trains: its buffers are found by no optimizer and repeated in no checkpoint."""
+def _empty_features():
+    """torchvision's VGG19 before the classifier, with weights that have shapes and no values."""
+    from torchvision.models import vgg19  # slow to import, and few losses need it
 
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.float(), persistent=False)
-        self.register_buffer("bias", bias.float(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [N, in, h, w]. Returns [N, out, h, w]."""
-        return F.conv2d(x, self.weight, self.bias, padding=1)
+    with torch.device("meta"):
+        return vgg19().features
 
 
-def _layers(state, depth):
-    convs = conv_shapes()
-    for position in range(depth):
-        if position in convs:
-            yield FrozenConv(state[f"features.{position}.weight"], state[f"features.{position}.bias"])
-        elif position - 1 in convs:
-            yield nn.ReLU(inplace=True)
-        else:
-            yield nn.MaxPool2d(2)
+def read_vgg19(path: str | Path, name: str) -> dict[str, Tensor]:
+    """The state dict in `path`, with the layers that `name` (VGG22, VGG54) needs, under torchvision's keys.
+
+    The file holds VGG19's state dict or only its `features`, which may end after the layer in question. Raises
+    UserError, naming the file, when it can't be read or is not VGG19.
+    """
+    state = read_torch_file(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not VGG19's state dict; {ADVICE}")
+    if "0.weight" in state:  # saved from `vgg19().features`
+        state = {f"features.{key}": value for key, value in state.items()}
+    known = {f"features.{key}": value.shape for key, value in _empty_features().state_dict().items()}
+    present = {key for key in state if str(key).startswith("features.")}
+    for key in sorted(known.keys() - present):
+        if int(key.split(".")[1]) < DEPTHS[name]:
+            raise UserError(f"{path}: has no {key}, which {name} needs; {ADVICE}")
+    for key in sorted(present):
+        shape = state[key].shape if isinstance(state[key], Tensor) else None
+        if key not in known or shape != known[key]:
+            raise UserError(f"{path}: {key} is not a layer of VGG19 or has another shape; {ADVICE}")
+    return state
+
+
+def download_vgg19() -> Path:
+    """The file of torchvision's VGG19 (ImageNet, some 550 MB) in torch's cache, where torchvision keeps it too.
+
+    Fetches it when it is not there. Raises UserError when that fails.
+    """
+    from torchvision.models import VGG19_Weights
+
+    url = VGG19_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.exists():
+        log.info("fetching %s to %s", url, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, path, path.stem.rsplit("-", 1)[1], progress=sys.stderr.isatty())
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--loss: VGG19's weights could not be fetched from {url} ({reason}); "
+                            "fetch the file elsewhere and give it with --vgg_weights") from error
+    return path

@@ -48,11 +48,8 @@ def crop_figure(hr: np.ndarray, results: Mapping[str, np.ndarray], *, crop: tupl
     if not (0 <= x < x + width <= hr.shape[1] and 0 <= y < y + height <= hr.shape[0]):
         raise ValueError(f"{x},{y},{width},{height} is not inside the image's {hr.shape[1]}x{hr.shape[0]} pixels")
     inside = np.s_[y : y + height, x : x + width]
-    if psnr_of == "image":
-        values = [functional.psnr(_tensor(sr), _tensor(hr), border=border) for sr in results.values()]
-    else:
-        values = [functional.psnr(_tensor(sr[inside]), _tensor(hr[inside]), border=0) for sr in results.values()]
-
+    compared, border = (np.s_[:], border) if psnr_of == "image" else (inside, 0)
+    values = [functional.psnr(_tensor(sr[compared]), _tensor(hr[compared]), border=border) for sr in results.values()]
     size, full, tiles = _layout(hr.shape[1] / hr.shape[0], width / height, 1 + len(results))
     figure = Figure(figsize=size)
     axes = _draw(figure, full, hr, [title, f"{hr.shape[1]} \u00d7 {hr.shape[0]}"], interpolation="antialiased")

@@ -1,13 +1,13 @@
-"""Which super-resolved image belongs to which original, and how two files become arrays that compare."""
+"""Which super-resolved image belongs to which original, and how two files become arrays of one shape."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.images import image_files, read_image
+from data.images import image_files
+from data.pictures import read_picture
 from utility import UserError
 
 RESULT_NAME = re.compile(r"((?P<bit>[0-9]{1,9})bit_)?(?P<name>.+)_x(?P<scale>[0-9]{1,9})_(?P<kind>SR|LR|HR)")
@@ -40,11 +40,9 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     if not common:
         wanted = f"{'K' if bit is None else bit}bit_NAME_x{scale}_SR.png or NAME.png"
         raise UserError(f"--sr {sr}: holds no partner of an image in --gt {gt}; expected names are {wanted}")
-    return Pairs(
-        found={name: (originals[name], outputs[name]) for name in common},
-        without_sr=sorted(originals.keys() - outputs.keys()),
-        without_hr=sorted(outputs.keys() - originals.keys()),
-    )
+    return Pairs({name: (originals[name], outputs[name]) for name in common},
+                 without_sr=sorted(originals.keys() - outputs.keys()),
+                 without_hr=sorted(outputs.keys() - originals.keys()))
 
 
 def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,13 +51,13 @@ def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[
     C is 1 where both files are grey, else 3: a grey file beside a colour one becomes three equal channels, as in
     training and testing. Raises UserError for unreadable files and for sizes that do not belong together.
     """
-    hr, sr = read_image(hr_path), read_image(sr_path)
+    hr, sr = read_picture(hr_path), read_picture(sr_path)
     try:
-        hr = crop_to(hr, sr, scale=scale)
+        cropped = crop_to(hr.colours, sr.colours, scale=scale)
     except ValueError as error:
         raise UserError(f"{sr_path}: {error}; compare with the HR image it was made from ({hr_path})") from None
-    channels = 1 if _is_grey(hr_path) and _is_grey(sr_path) else 3
-    return hr[:, :, :channels], sr[:, :, :channels]
+    channels = 1 if hr.grey and sr.grey else 3
+    return cropped[:, :, :channels], sr.colours[:, :, :channels]
 
 
 def crop_to(hr: np.ndarray, sr: np.ndarray, *, scale: int) -> np.ndarray:
@@ -103,8 +101,3 @@ def _by_name(candidates, *, flag):
         if rank > other_rank:
             best[name] = rank, path
     return {name: path for name, (_, path) in best.items()}
-
-
-def _is_grey(path):
-    with Image.open(path) as image:
-        return image.getbands()[0] in ("1", "L", "I", "F")

@@ -18,7 +18,7 @@ import torch
 
 from metrics import functional
 from metrics.pairs import Pairs, find_pairs, read_pair
-from utility import UserError, run_main
+from utility import UserError, run_main, summary
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def evaluate(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = No
     """
     pairs = find_pairs(gt, sr, scale=scale, bit=bit)
     scores, problems = [], []
-    for name, (hr_path, sr_path) in pairs.found.items():
+    for hr_path, sr_path in pairs.found.values():
         try:
-            scores.append(compare(hr_path, sr_path, scale=scale, luma=luma, border=border, name=name))
+            scores.append(compare(hr_path, sr_path, scale=scale, luma=luma, border=border))
         except UserError as error:
             problems.append(str(error))
     if not scores:
@@ -50,8 +50,8 @@ def evaluate(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = No
     return scores, replace(pairs, left_out=problems)
 
 
-def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool = True, border: int | None = None,
-            name: str | None = None) -> Score:
+def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool = True,
+            border: int | None = None) -> Score:
     """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
 
     luma: compare the luma of colour images (grey ones are compared as they are), else R, G and B. Raises UserError
@@ -64,7 +64,7 @@ def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool 
         ssim = functional.ssim(sr, hr, border=border, luma=luma)
     except ValueError as error:
         raise UserError(f"{sr_path}: {error}; leave this image out or make --border smaller") from None
-    return Score(name or Path(hr_path).stem, psnr, ssim)
+    return Score(Path(hr_path).stem, psnr, ssim)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
@@ -84,7 +84,7 @@ def format_table(scores: Sequence[Score]) -> str:
 def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> str:
     """The settings, every image, the mean and the names without partner; identical images have PSNR Infinity."""
     mean = mean_score(scores)
-    summary = {
+    return json.dumps({
         "scale": options.scale,
         "bit": options.bit,
         "channels": "rgb" if options.rgb else "luma",
@@ -93,15 +93,12 @@ def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> st
         "missing_sr": pairs.without_sr,
         "missing_gt": pairs.without_hr,
         "left_out": pairs.left_out,
-    }
-    return json.dumps(summary, indent=2)
+    }, indent=2)
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Namespace:
-    parser = argparse.ArgumentParser(
-        description="PSNR and SSIM of super-resolved images against their originals, as MATLAB computes them.",
-        epilog="baby.png in --gt is compared with 4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.",
-    )
+    parser = argparse.ArgumentParser(description=summary(__doc__), epilog="baby.png in --gt is compared with "
+                                     "4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.")
     parser.add_argument("--gt", required=True, metavar="DIR", help="folder of the original HR images")
     parser.add_argument("--sr", required=True, metavar="DIR", help="folder of the super-resolved images")
     parser.add_argument("--scale", required=True, type=int, metavar="S", help="upscaling factor: 2, 3, 4, ...")
@@ -118,15 +115,13 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures. Returns the exit code: 1 where an image was left out."""
     options = parse_options(argv)
-    scores, pairs = evaluate(
-        options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb, border=options.border
-    )
-    for name in pairs.without_sr:
-        print(f"missing: {name} has no partner in --sr {options.sr}", file=sys.stderr)
-    for name in pairs.without_hr:
-        print(f"missing: {name} has no partner in --gt {options.gt}", file=sys.stderr)
-    for problem in pairs.left_out:
-        print(f"left out: {problem}", file=sys.stderr)
+    scores, pairs = evaluate(options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb,
+                             border=options.border)
+    notes = [f"missing: {name} has no partner in --sr {options.sr}" for name in pairs.without_sr]
+    notes += [f"missing: {name} has no partner in --gt {options.gt}" for name in pairs.without_hr]
+    notes += [f"left out: {problem}" for problem in pairs.left_out]
+    for note in notes:
+        print(note, file=sys.stderr)
     print(format_json(scores, pairs, options) if options.json else format_table(scores))
     return 1 if pairs.left_out else 0
 

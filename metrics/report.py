@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def read_run(run: str | Path) -> list[Result]:
                 continue
             result = _result(values, run=str(run))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{path}, line {number}: no line of results ({error!r:.100}); remove it or test again"
-                            ) from None
+            reason = f"no line of results ({error!r:.100}); remove it or test again"
+            raise UserError(f"{path}, line {number}: {reason}") from None
         results[result.key] = result
     return list(results.values())
 
@@ -116,7 +116,7 @@ def csv_table(results: Iterable[Result]) -> str:
     writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for result in sorted(results, key=_order):
-        row = {name: getattr(result, name) for name in CSV_FIELDS if hasattr(result, name)}
+        row = asdict(result)
         published = published_results().get(result.key)
         if published:
             row["published_psnr"], row["published_ssim"] = published.psnr, published.ssim
@@ -152,23 +152,10 @@ def _run_folder(run):
 
 
 def _result(values, run=""):
-    return Result(
-        model=str(values["model"]).lower(),
-        scale=int(values["scale"]),
-        set=_text(values["set"]),
-        k_bits=int(values["k_bits"]),
-        psnr=float(values["psnr"]),
-        ssim=float(values["ssim"]),
-        images=values.get("images"),
-        epoch=values.get("epoch"),
-        run=run,
-    )
-
-
-def _text(value):
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no name")
-    return value
+    if not isinstance(values["set"], str):
+        raise TypeError(f"{values['set']!r} is no name")
+    return Result(str(values["model"]).lower(), int(values["scale"]), values["set"], int(values["k_bits"]),
+                  float(values["psnr"]), float(values["ssim"]), values.get("images"), values.get("epoch"), run)
 
 
 def _order(result):
