@@ -6,6 +6,7 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder
-from engine.timer import Timer
 from loss.supervised import Supervised
 from model import parallel
 from model.common import SuperResolver
@@ -93,25 +93,23 @@ class Trainer:
         self.loader.sampler.set_position(epoch, done)
         bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", leave=False,
                    disable=None if parallel.is_first() else True)
-        waiting, computing = Timer(), Timer()
+        waited, printed = 0.0, time.perf_counter()
+        idle = printed
         for lr, hr, _ in bar:
-            waiting.toc()
-            computing.tic()
+            waited += time.perf_counter() - idle
             self._step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
             done += 1
             self.position = (epoch, done)
             if done % self.print_every == 0:
                 text = self._check_finite()
-                computing.toc()
-                size = self.loader.sampler.batch_size
-                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * size, len(self.loader) * size, text, computing.release(),
-                         waiting.release())
-                computing.tic()
+                now, size = time.perf_counter(), self.loader.sampler.batch_size
+                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * size, len(self.loader) * size, text,
+                         now - printed - waited, waited)
+                waited, printed = 0.0, now
             if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self.save()
             self._stop_if_asked(held.number)
-            computing.toc()
-            waiting.tic()
+            idle = time.perf_counter()
 
     def _step(self, lr, hr):
         with self.precision.autocast():
@@ -241,7 +239,7 @@ class Trainer:
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.position = (state["epoch"] + 1, state["batch"])
-        self.recorder.restore(state["history"])
+        self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])
 
     def _check_same_position(self, path):
