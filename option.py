@@ -151,11 +151,10 @@ def _fits(value, action):
         return value in (action.default, action.const)
     if action.choices is not None:
         return value in action.choices
-    kinds = {None: str, str: str, _network: str, int: int, _scale: int, float: (int, float), _number: (int, float),
-             _decay: (int, list), _sets: list, _pair: tuple}
-    items = {_decay: int, _sets: str, _pair: (int, float)}.get(action.type)
-    return isinstance(value, kinds[action.type]) and not isinstance(value, bool) and (
-        not isinstance(value, (list, tuple)) or bool(value) and all(isinstance(item, items) for item in value))
+    try:
+        return (action.type or str)(_typed(value)) == value and value != []
+    except (argparse.ArgumentTypeError, UserError, ValueError):
+        return False
 
 
 def _settle(options, given, stored, names, defaults):

@@ -98,13 +98,11 @@ def limit_runners(height, width, args):
     for key in here(f"{form}, {runtime}" for form in made for runtime in RUNTIMES):
         form, runtime = key.split(", ")
         kind = Qdq if runtime == "OpenVINO" else QLinear
-        run = runner(_row_of_convs(kind(torch.nn.Identity()), made[form]), runtime, args.threads)
+        graph = kind(torch.nn.Identity())
+        convs = image_model(graph, made[form](graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
+        run = runner(convs, runtime, args.threads)
         limits[f"limit: {key}"] = lambda run=run: run(feature)
     return limits
-
-
-def _row_of_convs(graph, make):
-    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
 
 
 def _float_conv(graph):

@@ -106,4 +106,3 @@ class Evaluator:
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
         log.info("[%s x%d]\t%s", test_set.name, self.options.scale, scores)
         return result
-
