@@ -34,9 +34,9 @@ COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups":
               "nesterov": "False", "threshld_ratio": 1.0, "debug": False, "dilation": False, "kl": False}
 # what a call decides for itself; a run's checkpoint knows the other options
 CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs"}
-# what a trained network is, besides what its record and its quantizer's name: another value is another network
+# with the settings of its record and its quantizer, what makes a trained network: another value, another network
 NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
-# what its training can't change on the way, what has done its work when it begins, what it is tested on
+# what can't change during training; what matters only before it; what is tested, and how
 TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine", "init"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}

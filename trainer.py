@@ -70,20 +70,15 @@ class Trainer:
         """
         if parallel.is_first():
             self.run.begin()
-            self._settle_best()
+            if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
+                log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
+                self.best = {"psnr": -math.inf, "epoch": 0}
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
                 self.save()
             self._finish_epoch()
         log.info("finished: %d epochs, best %s", self.position[0] - 1, self._best_text())
-
-    def _settle_best(self):
-        """Where the best network so far is in no file, count the next one as best."""
-        if self.run.adopt(epoch=self.position[0] - 1, best=self.best):
-            return
-        log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
-        self.best = {"psnr": -math.inf, "epoch": 0}
 
     def _train_epoch(self, held):
         epoch, done = self.position
@@ -227,7 +222,9 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        self._check_same_position(path)
+        position = torch.tensor(self.position)
+        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
+            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 
     def _restore(self, state):
@@ -241,8 +238,3 @@ class Trainer:
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])
-
-    def _check_same_position(self, path):
-        position = torch.tensor(self.position)
-        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
-            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")

@@ -54,10 +54,6 @@ def plain_fake_quantize(x, lower, upper, k_bits):
     return (rounded + zero) / scale
 
 
-def plain_fake_quantize_parts(parts, lower, upper, k_bits):
-    return plain_fake_quantize(torch.cat(parts, 1), lower, upper, k_bits)
-
-
 def plain_percentiles(x, *qs):
     """quant.functional.percentiles by sorting everything."""
     values = x.detach().flatten().sort().values
@@ -70,7 +66,7 @@ def plain_percentiles(x, *qs):
 def plain():
     """Within it quantizers run in the plain formulas, and all operands are kept for backward."""
     replacements = [
-        (ddtb, "fake_quantize_parts", plain_fake_quantize_parts),
+        (ddtb, "fake_quantize_parts", lambda parts, *how: plain_fake_quantize(torch.cat(parts, 1), *how)),
         (gate, "fake_quantize", plain_fake_quantize),
         (weight, "fake_quantize", plain_fake_quantize),
         (weight, "percentiles", plain_percentiles),

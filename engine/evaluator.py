@@ -28,22 +28,21 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    k_bits: what file names and results say, 32 for full precision. run: a RunFolder, begun by the first call;
-    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/.
+    run: a RunFolder, begun by the first call; eval.txt gets a line of JSON for each set, results-<set>/ the images.
+    options: of the test (chop, save_results ...), and of the network (model, scale, k_bits, rgb_range).
     """
 
-    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, k_bits: int,
+    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device,
                  options: Namespace) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
-        self.k_bits = k_bits
         self.options = options
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
 
-        Of a set without HR, a user's folder, pictures that can't be read are told and left out of "images".
+        In a set without HR (a user's folder) pictures that can't be read are reported, and left out of "images".
         """
         network.eval()
         self.run.begin()
@@ -94,12 +93,13 @@ class Evaluator:
             if hr is not None:
                 pictures["HR"] = plain(self._in_8_bits(hr))
         for kind, picture in pictures.items():
-            yield self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png", picture
+            file = f"{self.options.k_bits}bit_{name}_x{self.options.scale}_{kind}.png"
+            yield self.run.results(test_set.name) / file, picture
 
     def _report(self, test_set, epoch, rows, seconds, left_out):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
-                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
+                  "k_bits": self.options.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
                   "seconds": round(seconds, 3)}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"

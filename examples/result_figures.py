@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from data.images import read_image
 from metrics.figure import crop_figure, save_figure
@@ -24,7 +25,7 @@ from utility import MAKER, UserError, add_force, check_output, run_main, summary
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = 4
 QUANTIZERS_SHOWN = 4
-COLOURS = {"dynamic": "#c2321f", "static": "#d5dde6"}
+DYNAMIC, STATIC = "#c2321f", "#d5dde6"
 
 
 def main(argv=None):
@@ -137,7 +138,7 @@ def draw_bounds(run):
     for place, name in enumerate(shown, start=1):
         axes = figure.add_subplot(1, QUANTIZERS_SHOWN, place, xlabel="epoch")
         for points in bounds[name].values():
-            axes.plot(*zip(*points[1:], strict=True), color=COLOURS["dynamic"], linewidth=1.2)
+            axes.plot(*zip(*points[1:], strict=True), color=DYNAMIC, linewidth=1.2)
         axes.axhline(0, color="0.7", linewidth=0.6)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
@@ -162,14 +163,13 @@ def draw_gates(gates):
         axes = figure.add_subplot(len(gates), 1, place)
         rows = sorted({name.rpartition(".")[2] for name in found})
         columns = sorted({name.rpartition(".")[0] for name in found}, key=_depth)
+        grid = np.full((len(rows), len(columns)), np.nan)
         for name, dynamic in found.items():
             block, _, quantizer = name.rpartition(".")
-            corner = (columns.index(block), -rows.index(quantizer))
-            colour = COLOURS["dynamic" if dynamic else "static"]
-            axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white"))
-        axes.set_xlim(0, len(columns))
-        axes.set_ylim(1 - len(rows), 1)
-        axes.set_yticks([0.5 - i for i in range(len(rows))], rows, fontsize=7)
+            grid[rows.index(quantizer), columns.index(block)] = dynamic
+        axes.pcolormesh(grid, cmap=ListedColormap([STATIC, DYNAMIC]), vmin=0, vmax=1, edgecolors="white")
+        axes.invert_yaxis()
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=7)
         axes.set_xticks([i + 0.5 for i in range(len(columns))], range(len(columns)), fontsize=7)
         axes.set_title(f"{label(run)}: {sum(found.values())} gates, block by block", fontsize=8)
     return figure

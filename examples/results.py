@@ -155,9 +155,8 @@ def table(network, shipped, own):
 
 def _published(model, scale, k_bits):
     """{set: (PSNR, SSIM)} of a quantized network in the paper."""
-    keys = {name: (model, scale, name, k_bits) for name in SETS}
-    found = {name: published_results()[key] for name, key in keys.items() if key in published_results()}
-    return {name: (result.psnr, result.ssim) for name, result in found.items()}
+    return {row.set: (row.psnr, row.ssim) for row in published_results().values()
+            if (row.model, row.scale, row.k_bits) == (model, scale, k_bits) and row.set in SETS}
 
 
 def _row(label, row, full, sets):
