@@ -205,8 +205,10 @@ def build_parser(*, quantized: bool) -> ArgumentParser:
     what = "Quantize a network with DDTB, or test a quantized one." if quantized else \
         "Train a full-precision network, or test one."
     parser = argparse.ArgumentParser(description=what, formatter_class=_Formatter)
-    for add_group in (_hardware, _data, _model, _quantization, _training, _optimization, _loss, _log):
-        add_group(parser)
+    groups = {"Hardware": _hardware, "Data": _data, "Model": _model, "Quantization": _quantization,
+              "Training": _training, "Optimization": _optimization, "Loss": _loss, "Log": _log}
+    for title, add_flags in groups.items():
+        add_flags(parser.add_argument_group(title).add_argument)
     return parser
 
 
@@ -221,8 +223,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def _hardware(parser):
-    add = parser.add_argument_group("Hardware").add_argument
+def _hardware(add):
     add("--n_threads", type=int, default=6, help="worker processes that load training images")
     add("--cpu", action="store_true", help="run on the CPU, also where there is a GPU")
     add("--gpu_id", type=int, default=0, help="number of the CUDA device")
@@ -233,8 +234,7 @@ def _hardware(parser):
         help="EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1, where these are not given")
 
 
-def _data(parser):
-    add = parser.add_argument_group("Data").add_argument
+def _data(add):
     add("--dir_data", default="dataset/sr_data", help="folder that holds DIV2K/ and benchmark/")
     add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
     add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
@@ -249,8 +249,7 @@ def _data(parser):
     add("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
 
 
-def _model(parser):
-    add = parser.add_argument_group("Model").add_argument
+def _model(add):
     add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
         help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
@@ -265,8 +264,7 @@ def _model(parser):
         help="arithmetic of tests; half: 16-bit convolutions")
 
 
-def _quantization(parser):
-    add = parser.add_argument_group("Quantization").add_argument
+def _quantization(add):
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
     add("--skip_bits", type=int, default=0,
         help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
@@ -285,8 +283,7 @@ def _quantization(parser):
         help="ddtb: first epoch whose gates are applied; 2: no staged start, an ablation")
 
 
-def _training(parser):
-    add = parser.add_argument_group("Training").add_argument
+def _training(add):
     add("--reset", action="store_true", help="delete the run that --save names before starting")
     add("--test_every", type=int, default=1000, help="batches in an epoch")
     add("--epochs", type=int, default=60, help="epochs to train")
@@ -305,8 +302,7 @@ def _training(parser):
         add(f"--{flag}", help=COMPATIBILITY, **kind)
 
 
-def _optimization(parser):
-    add = parser.add_argument_group("Optimization").add_argument
+def _optimization(add):
     add("--lr", type=float, default=1e-4, help="learning rate")
     add("--bound_lr", type=float, default=BOUND_LR, help="learning rate of trained bounds (default: %(default)s)")
     add("--decay", type=_decay, default="10", help="epochs between decays, or epochs joined with -, as 200-400")
@@ -319,8 +315,7 @@ def _optimization(parser):
     add("--gclip", type=float, default=0.0, help="largest absolute gradient, 0 for no limit")
 
 
-def _loss(parser):
-    add = parser.add_argument_group("Loss").add_argument
+def _loss(add):
     add("--loss", default="1*L1",
         help="full precision: a sum of L1, MSE, VGG22, VGG54, GAN, WGAN, WGAN_GP, RGAN, as 1*L1+0.1*VGG54")
     add("--gan_k", type=int, default=1, help="steps of the discriminator in a batch")
@@ -329,8 +324,7 @@ def _loss(parser):
     add("--w_at", type=float, default=1000.0, help="quantized: weight of attention transfer")
 
 
-def _log(parser):
-    add = parser.add_argument_group("Log").add_argument
+def _log(add):
     add("--save", default="test", help="name of the run, a folder in ../experiment")
     add("--load", default="", help="name of a run to continue, with its options where no others are given")
     add("--resume", nargs="?", const=RESUME_OWN, default="",

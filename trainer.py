@@ -159,9 +159,6 @@ class Trainer:
             log.warning("warning: %s", warning)
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
-        return self._count_best(epoch, results)
-
-    def _count_best(self, epoch, results):
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
         if not judged or not self.objective.counts_for_best(epoch) or judged[0] <= self.best["psnr"]:
             return False

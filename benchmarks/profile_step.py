@@ -9,7 +9,6 @@ of its kernels. data: as one process loads it; workers do so beside the steps. r
 """
 
 import contextlib
-import functools
 import os
 import statistics
 import sys
@@ -85,17 +84,8 @@ def marked(prepared):
     with contextlib.ExitStack() as stack:
         for owner, name, part in [*PLACES, (prepared.teacher, "body_feature", "teacher"),
                                   (prepared.low.optimizer, "step", "optimizer")]:
-            stack.enter_context(mock.patch.object(owner, name, _marking(getattr(owner, name), part)))
+            stack.enter_context(mock.patch.object(owner, name, record_function(part)(getattr(owner, name))))
         yield
-
-
-def _marking(function, part):
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        with record_function(part):
-            return function(*args, **kwargs)
-
-    return run
 
 
 def milliseconds_by_part(events, cuda):
