@@ -411,11 +411,9 @@ def _rules(o, quantized):
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
     for flag in ("w_l1", "w_at", "weight_decay", "gclip", "momentum"):
-        value = getattr(o, flag)
-        yield flag, not (math.isfinite(value) and value >= 0), "give a finite number, 0 or more"
+        yield flag, not 0 <= getattr(o, flag) < math.inf, "give a finite number, 0 or more"
     for flag in ("lr", "bound_lr", "gamma", "epsilon"):
-        value = getattr(o, flag)
-        yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
+        yield flag, not 0 < getattr(o, flag) < math.inf, "give a finite number above 0"
     yield "init", o.init != "random" and o.k_bits != 32, "starts full precision; quantized networks take --pre_train"
     yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"

@@ -14,17 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 import loss
 import model
 from engine.optimizer import build_optimizer
+from examples.budgets import RATIOS
 from loss.supervised import Supervised
 from option import parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
+from quant.schedule import FIRST_STAGE_EPOCH
 from trainer import Trainer
 
-# the share of dynamic quantizers that each network is published with
-DYNAMIC_RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-FIRST_DYNAMIC_EPOCH = 6
-CHOICES = {"model": (*DYNAMIC_RATIOS, "all"), "clock": CLOCKS}
+CHOICES = {"model": (*RATIOS, "all"), "clock": CLOCKS}
 HELP = {
     "model": "network; all: each in turn",
     "device": "torch device",
@@ -64,7 +63,7 @@ def step_parser(description, *, repeats, patch_size, batch_size=4):
 
 def models(args):
     """The names of the networks that the arguments ask for."""
-    return list(DYNAMIC_RATIOS) if args.model == "all" else [args.model]
+    return list(RATIOS) if args.model == "all" else [args.model]
 
 
 def built(name, args, *flags):
@@ -90,7 +89,7 @@ def prepare(name, args):
     teacher = copy.deepcopy(full).eval()
     supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device),
                             compiler=options.compiler)
-    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=DYNAMIC_RATIOS[name]),
+    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]),
                                 compiler=options.compiler)
     supervised.start_epoch(full, 1)
     distillation.start_epoch(low, 1)
@@ -113,7 +112,7 @@ def start_dynamic(prepared):
     lr, hr = prepared.batch
     for image in range(len(lr)):
         prepared.objective.losses(prepared.low.network, lr[image : image + 1], hr[image : image + 1])
-    prepared.objective.start_epoch(prepared.low.network, FIRST_DYNAMIC_EPOCH)
+    prepared.objective.start_epoch(prepared.low.network, FIRST_STAGE_EPOCH)
 
 
 def milliseconds(candidates, *, repeats, device=None, clock="wall"):

@@ -20,10 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import DYNAMIC_RATIOS, argument_parser, built, milliseconds, models, show  # noqa: E402
+from benchmarks.common import argument_parser, built, milliseconds, models, show  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
 from data.patches import to_planes, to_values  # noqa: E402
+from examples.budgets import RATIOS  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates  # noqa: E402
@@ -55,7 +56,7 @@ def networks(name, args):
     with torch.no_grad():
         low.train()(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))
     members = list(quantizers(low).values())
-    share = DYNAMIC_RATIOS[name]
+    share = RATIOS[name]
     for index, quantizer in enumerate(members):
         quantizer.set_dynamic(int((index + 1) * share) > int(index * share))
     return full.eval(), low.eval()
