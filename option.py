@@ -147,13 +147,13 @@ def _check_stored(stored, actions, defaults):
 
 def _fits(value, action):
     """Whether a stored value is one that the flag could have given."""
-    if action.nargs == 0:
-        return value in (action.default, action.const)
-    if action.choices is not None:
-        return value in action.choices
     try:
+        if action.nargs == 0:
+            return value in (action.default, action.const)
+        if action.choices is not None:
+            return value in action.choices
         return (action.type or str)(_typed(value)) == value and value != []
-    except (argparse.ArgumentTypeError, UserError, ValueError):
+    except (argparse.ArgumentTypeError, RuntimeError, TypeError, UserError, ValueError):  # a file can hold anything
         return False
 
 
