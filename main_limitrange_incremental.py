@@ -32,8 +32,7 @@ def run(options):
     with main_ori.opened(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
-        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=options.k_bits,
-                              options=options)
+        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, options=options)
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
@@ -51,8 +50,11 @@ def start_weights(teacher, student, options):
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
     refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
-    if options.pre_train:
-        _load_teacher(teacher, options)
+    if path := options.pre_train:
+        if not Path(path).exists():
+            raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` "
+                            f"trains it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
+        load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
     elif refined and "teacher" in refined.get("objective", {}):
         load_strictly(teacher, refined["objective"]["teacher"], options.refine)
         log.info("--refine %s: its teacher is this run's too", options.refine)
@@ -66,14 +68,6 @@ def start_weights(teacher, student, options):
     log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
              "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
     return phase
-
-
-def _load_teacher(teacher, options):
-    path = options.pre_train
-    if not Path(path).exists():
-        raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` trains "
-                        f"it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
-    load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(options):
         if options.init == "interpolation":
             start_as_interpolation(network)
         network = channels_last(network.to(device))
-        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, k_bits=32, options=options)
+        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, options=options)
         continued = options.resume or options.load and folder.to_continue()
         if options.refine and not continued:
             load_weights(network, options.refine, "--refine")
@@ -76,7 +76,7 @@ def test(options, folder, device):
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = data.build_test_sets(options)
-    results = Evaluator(test_sets, run=folder, device=device, k_bits=options.k_bits, options=options)(network, 0)
+    results = Evaluator(test_sets, run=folder, device=device, options=options)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
 

@@ -34,9 +34,9 @@ COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups":
               "nesterov": "False", "threshld_ratio": 1.0, "debug": False, "dilation": False, "kl": False}
 # what a call decides for itself; a run's checkpoint knows the other options
 CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs"}
-# what a trained network is, besides what its record and its quantizer's name: another value is another network
+# with the settings of its record and its quantizer, what makes a trained network: another value, another network
 NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
-# what its training can't change on the way, what has done its work when it begins, what it is tested on
+# what can't change during training; what matters only before it; what is tested, and how
 TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine", "init"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
@@ -147,15 +147,14 @@ def _check_stored(stored, actions, defaults):
 
 def _fits(value, action):
     """Whether a stored value is one that the flag could have given."""
-    if action.nargs == 0:
-        return value in (action.default, action.const)
-    if action.choices is not None:
-        return value in action.choices
-    kinds = {None: str, str: str, _network: str, int: int, _scale: int, float: (int, float), _number: (int, float),
-             _decay: (int, list), _sets: list, _pair: tuple}
-    items = {_decay: int, _sets: str, _pair: (int, float)}.get(action.type)
-    return isinstance(value, kinds[action.type]) and not isinstance(value, bool) and (
-        not isinstance(value, (list, tuple)) or bool(value) and all(isinstance(item, items) for item in value))
+    try:
+        if action.nargs == 0:
+            return value in (action.default, action.const)
+        if action.choices is not None:
+            return value in action.choices
+        return (action.type or str)(_typed(value)) == value and value != []
+    except (argparse.ArgumentTypeError, RuntimeError, TypeError, UserError, ValueError):  # a file can hold anything
+        return False
 
 
 def _settle(options, given, stored, names, defaults):
@@ -206,8 +205,10 @@ def build_parser(*, quantized: bool) -> ArgumentParser:
     what = "Quantize a network with DDTB, or test a quantized one." if quantized else \
         "Train a full-precision network, or test one."
     parser = argparse.ArgumentParser(description=what, formatter_class=_Formatter)
-    for add_group in (_hardware, _data, _model, _quantization, _training, _optimization, _loss, _log):
-        add_group(parser)
+    groups = {"Hardware": _hardware, "Data": _data, "Model": _model, "Quantization": _quantization,
+              "Training": _training, "Optimization": _optimization, "Loss": _loss, "Log": _log}
+    for title, add_flags in groups.items():
+        add_flags(parser.add_argument_group(title).add_argument)
     return parser
 
 
@@ -222,8 +223,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def _hardware(parser):
-    add = parser.add_argument_group("Hardware").add_argument
+def _hardware(add):
     add("--n_threads", type=int, default=6, help="worker processes that load training images")
     add("--cpu", action="store_true", help="run on the CPU, also where there is a GPU")
     add("--gpu_id", type=int, default=0, help="number of the CUDA device")
@@ -234,8 +234,7 @@ def _hardware(parser):
         help="EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1, where these are not given")
 
 
-def _data(parser):
-    add = parser.add_argument_group("Data").add_argument
+def _data(add):
     add("--dir_data", default="dataset/sr_data", help="folder that holds DIV2K/ and benchmark/")
     add("--dir_demo", default="../test", help="folder of images for --data_test Demo")
     add("--data_train", type=_sets, default="DIV2K", help="training sets, joined with +")
@@ -250,8 +249,7 @@ def _data(parser):
     add("--chop_size", type=int, default=256, help="longest side of a tile in LR pixels")
 
 
-def _model(parser):
-    add = parser.add_argument_group("Model").add_argument
+def _model(add):
     add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
         help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
@@ -266,8 +264,7 @@ def _model(parser):
         help="arithmetic of tests; half: 16-bit convolutions")
 
 
-def _quantization(parser):
-    add = parser.add_argument_group("Quantization").add_argument
+def _quantization(add):
     add("--k_bits", type=int, default=32, help="bits of weights and features: 2 to 8, 32 for none")
     add("--skip_bits", type=int, default=0,
         help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
@@ -286,8 +283,7 @@ def _quantization(parser):
         help="ddtb: first epoch whose gates are applied; 2: no staged start, an ablation")
 
 
-def _training(parser):
-    add = parser.add_argument_group("Training").add_argument
+def _training(add):
     add("--reset", action="store_true", help="delete the run that --save names before starting")
     add("--test_every", type=int, default=1000, help="batches in an epoch")
     add("--epochs", type=int, default=60, help="epochs to train")
@@ -306,8 +302,7 @@ def _training(parser):
         add(f"--{flag}", help=COMPATIBILITY, **kind)
 
 
-def _optimization(parser):
-    add = parser.add_argument_group("Optimization").add_argument
+def _optimization(add):
     add("--lr", type=float, default=1e-4, help="learning rate")
     add("--bound_lr", type=float, default=BOUND_LR, help="learning rate of trained bounds (default: %(default)s)")
     add("--decay", type=_decay, default="10", help="epochs between decays, or epochs joined with -, as 200-400")
@@ -320,8 +315,7 @@ def _optimization(parser):
     add("--gclip", type=float, default=0.0, help="largest absolute gradient, 0 for no limit")
 
 
-def _loss(parser):
-    add = parser.add_argument_group("Loss").add_argument
+def _loss(add):
     add("--loss", default="1*L1",
         help="full precision: a sum of L1, MSE, VGG22, VGG54, GAN, WGAN, WGAN_GP, RGAN, as 1*L1+0.1*VGG54")
     add("--gan_k", type=int, default=1, help="steps of the discriminator in a batch")
@@ -330,8 +324,7 @@ def _loss(parser):
     add("--w_at", type=float, default=1000.0, help="quantized: weight of attention transfer")
 
 
-def _log(parser):
-    add = parser.add_argument_group("Log").add_argument
+def _log(add):
     add("--save", default="test", help="name of the run, a folder in ../experiment")
     add("--load", default="", help="name of a run to continue, with its options where no others are given")
     add("--resume", nargs="?", const=RESUME_OWN, default="",
@@ -418,11 +411,9 @@ def _rules(o, quantized):
     for flag in ("n_threads", "checkpoint_every", "gpu_id", "seed"):
         yield flag, getattr(o, flag) < 0, "give 0 or more"
     for flag in ("w_l1", "w_at", "weight_decay", "gclip", "momentum"):
-        value = getattr(o, flag)
-        yield flag, not (math.isfinite(value) and value >= 0), "give a finite number, 0 or more"
+        yield flag, not 0 <= getattr(o, flag) < math.inf, "give a finite number, 0 or more"
     for flag in ("lr", "bound_lr", "gamma", "epsilon"):
-        value = getattr(o, flag)
-        yield flag, not (math.isfinite(value) and value > 0), "give a finite number above 0"
+        yield flag, not 0 < getattr(o, flag) < math.inf, "give a finite number above 0"
     yield "init", o.init != "random" and o.k_bits != 32, "starts full precision; quantized networks take --pre_train"
     yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"

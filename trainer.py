@@ -6,6 +6,7 @@ says what a batch costs and what phase an epoch is in.
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from engine.optimizer import load_optimizer, step_scheduler
 from engine.precision import Precision
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder
-from engine.timer import Timer
 from loss.supervised import Supervised
 from model import parallel
 from model.common import SuperResolver
@@ -70,20 +70,15 @@ class Trainer:
         """
         if parallel.is_first():
             self.run.begin()
-            self._settle_best()
+            if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
+                log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
+                self.best = {"psnr": -math.inf, "epoch": 0}
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
                 self.save()
             self._finish_epoch()
         log.info("finished: %d epochs, best %s", self.position[0] - 1, self._best_text())
-
-    def _settle_best(self):
-        """Where the best network so far is in no file, count the next one as best."""
-        if self.run.adopt(epoch=self.position[0] - 1, best=self.best):
-            return
-        log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
-        self.best = {"psnr": -math.inf, "epoch": 0}
 
     def _train_epoch(self, held):
         epoch, done = self.position
@@ -93,25 +88,23 @@ class Trainer:
         self.loader.sampler.set_position(epoch, done)
         bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", leave=False,
                    disable=None if parallel.is_first() else True)
-        waiting, computing = Timer(), Timer()
+        waited, printed = 0.0, time.perf_counter()
+        idle = printed
         for lr, hr, _ in bar:
-            waiting.toc()
-            computing.tic()
+            waited += time.perf_counter() - idle
             self._step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
             done += 1
             self.position = (epoch, done)
             if done % self.print_every == 0:
                 text = self._check_finite()
-                computing.toc()
-                size = self.loader.sampler.batch_size
-                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * size, len(self.loader) * size, text, computing.release(),
-                         waiting.release())
-                computing.tic()
+                now, size = time.perf_counter(), self.loader.sampler.batch_size
+                log.info("[%d/%d]\t%s\t%.1f+%.1fs", done * size, len(self.loader) * size, text,
+                         now - printed - waited, waited)
+                waited, printed = 0.0, now
             if self.checkpoint_every and done % self.checkpoint_every == 0:
                 self.save()
             self._stop_if_asked(held.number)
-            computing.toc()
-            waiting.tic()
+            idle = time.perf_counter()
 
     def _step(self, lr, hr):
         with self.precision.autocast():
@@ -166,9 +159,6 @@ class Trainer:
             log.warning("warning: %s", warning)
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
-        return self._count_best(epoch, results)
-
-    def _count_best(self, epoch, results):
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
         if not judged or not self.objective.counts_for_best(epoch) or judged[0] <= self.best["psnr"]:
             return False
@@ -229,7 +219,9 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        self._check_same_position(path)
+        position = torch.tensor(self.position)
+        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
+            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 
     def _restore(self, state):
@@ -241,10 +233,5 @@ class Trainer:
         self.best = state["best"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.position = (state["epoch"] + 1, state["batch"])
-        self.recorder.restore(state["history"])
+        self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])
-
-    def _check_same_position(self, path):
-        position = torch.tensor(self.position)
-        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
-            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")

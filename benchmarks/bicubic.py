@@ -6,13 +6,10 @@ Prints megapixels of input per second: the median over runs in which the candida
 scale only, its pixels differ from MATLAB's; the port must give the same pixels as ours, or the script fails.
 """
 
-import argparse
-import json
+import functools
 import multiprocessing
 import os
-import statistics
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import argument_parser, milliseconds, show  # noqa: E402
 from data.imresize import contributions, imresize  # noqa: E402
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -44,44 +42,33 @@ def pillow(image, scale):
 
 
 def measure(height, width, factor, runs):
-    """Median seconds of each candidate, as {name: seconds}, for one image of random pixels."""
+    """{name: median milliseconds} of each candidate, for one image of random pixels."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    candidates = {"data.imresize": imresize, "NumPy port": numpy_port, "Pillow": pillow}
     if not np.array_equal(imresize(image, 1 / factor), numpy_port(image, 1 / factor)):
         raise AssertionError("data.imresize and the NumPy port give different pixels")
-    seconds = {name: [] for name in candidates}
-    for _ in range(runs):
-        for name, resize in candidates.items():
-            start = time.perf_counter()
-            resize(image, 1 / factor)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    candidates = {"data.imresize": imresize, "NumPy port": numpy_port, "Pillow": pillow}
+    return milliseconds({name: functools.partial(resize, image, 1 / factor) for name, resize in candidates.items()},
+                        repeats=runs)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=4, help="how many times smaller the output is (default 4)")
-    parser.add_argument("--height", type=int, default=1356, help="rows of the input (default: a DIV2K image)")
-    parser.add_argument("--width", type=int, default=2040, help="columns of the input")
-    parser.add_argument("--runs", type=int, default=15, help="how often each candidate runs (default 15)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args(argv)
+    args = argument_parser(__doc__, scale=4.0, height=1356, width=2040, runs=15).parse_args(argv)
 
     os.environ.update(ONE_THREAD)  # read when NumPy is loaded, hence the fresh process
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        seconds = pool.submit(measure, args.height, args.width, args.scale, args.runs).result()
+        ms = pool.submit(measure, args.height, args.width, args.scale, args.runs).result()
 
-    megapixels = args.height * args.width / 1e6
-    speed = {name: megapixels / value for name, value in seconds.items()}
-    if args.json:
-        result = {"scale": args.scale, "height": args.height, "width": args.width, "runs": args.runs}
-        print(json.dumps(result | {"megapixels_per_second": speed}))
-        return 0
-    print(f"{args.width}x{args.height} RGB, 1/{args.scale:g}, one thread, median of {args.runs} runs")
-    for name, value in speed.items():
-        print(f"{name:14} {value:8.1f} MP/s  {value / speed['NumPy port']:6.1f}x")
-    return 0
+    speed = {name: args.height * args.width / 1e3 / value for name, value in ms.items()}
+    result = {"scale": args.scale, "height": args.height, "width": args.width, "runs": args.runs}
+    show({**result, "megapixels_per_second": speed}, args.json, text)
+
+
+def text(one):
+    """The result as lines."""
+    speed = one["megapixels_per_second"]
+    lines = [f"{name:14} {value:8.1f} MP/s  {value / speed['NumPy port']:6.1f}x" for name, value in speed.items()]
+    return "\n".join(["{width}x{height} RGB, 1/{scale:g}, one thread, median of {runs} runs".format_map(one), *lines])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

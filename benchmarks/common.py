@@ -1,4 +1,4 @@
-"""What the benchmarks of steps and forwards share: networks as the programs build them, time by turns, peak memory."""
+"""What the benchmarks share: flags, networks as the programs build them, time by turns, peak memory."""
 
 import argparse
 import copy
@@ -14,62 +14,82 @@ from torch.profiler import ProfilerActivity, profile
 import loss
 import model
 from engine.optimizer import build_optimizer
+from examples.budgets import RATIOS
 from loss.supervised import Supervised
 from option import parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
+from quant.schedule import FIRST_STAGE_EPOCH
 from trainer import Trainer
 
-# the share of dynamic quantizers that each network is published with
-DYNAMIC_RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-FIRST_DYNAMIC_EPOCH = 6
+CHOICES = {"model": (*RATIOS, "all"), "clock": CLOCKS}
+HELP = {
+    "model": "network; all: each in turn",
+    "device": "torch device",
+    "threads": "threads on the CPU",
+    "repeats": "how often each candidate runs",
+    "clock": "cpu: this process's CPU time, which programs beside it disturb less; for --threads 1",
+    "batch_size": "images in a batch",
+    "patch_size": "HR pixels a side",
+    "scale": "HR over LR",
+    "height": "rows of the input; by default a DIV2K image's",
+    "width": "columns of the input",
+    "images": "how many images there are",
+    "patches": "patches in a run, made whole batches",
+    "runs": "how often each candidate runs",
+    "k_bits": "bits of the quantized network",
+    "amp": "as the programs have it",
+    "compile": "as the programs have it",
+    "json": "print one JSON object a line",
+}
 
 
-def argument_parser(description, *, repeats, patch_size, batch_size=4):
-    """A parser with the flags that the benchmarks have in common."""
+def argument_parser(description, **defaults):
+    """A parser with --json and a flag of HELP for each of `defaults`, {name: default}."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", default="all", choices=(*DYNAMIC_RATIOS, "all"), help="network (default: each in turn)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count(), help="threads on the CPU (default: %(default)s)")
-    add("--repeats", type=int, default=repeats, help="how often each candidate runs (default: %(default)s)")
-    add("--clock", default="wall", choices=CLOCKS,
-        help="cpu: this process's CPU time, which programs beside it disturb less; for --threads 1 (default: wall)")
-    add("--batch_size", type=int, default=batch_size, help="images in a batch (default: %(default)s)")
-    add("--patch_size", type=int, default=patch_size, help="HR pixels a side (default: %(default)s)")
-    add("--scale", type=int, default=4, help="HR over LR (default: %(default)s)")
-    add("--k_bits", type=int, default=4, help="bits of the quantized network (default: %(default)s)")
-    add("--amp", default="off", help="as the programs have it (default: %(default)s)")
-    add("--compile", action="store_true", help="as the programs have it")
-    add("--json", action="store_true", help="print one JSON object a line")
+    for name, default in {**defaults, "json": False}.items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "choices": CHOICES.get(name)}
+        parser.add_argument(f"--{name}", default=default, help=f"{HELP[name]} (default: %(default)s)", **kind)
     return parser
+
+
+def step_parser(description, *, repeats, patch_size, batch_size=4):
+    """The parser of benchmarks of steps and forwards."""
+    return argument_parser(description, model="all", device="cuda" if torch.cuda.is_available() else "cpu",
+                           threads=os.cpu_count(), repeats=repeats, clock="wall", batch_size=batch_size,
+                           patch_size=patch_size, scale=4, k_bits=4, amp="off", compile=False)
 
 
 def models(args):
     """The names of the networks that the arguments ask for."""
-    return list(DYNAMIC_RATIOS) if args.model == "all" else [args.model]
+    return list(RATIOS) if args.model == "all" else [args.model]
+
+
+def built(name, args, *flags):
+    """(options, full precision, quantized) as the programs build a network by its flags, with random weights."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    options = parse_options(["--model", name, "--scale", str(args.scale), "--k_bits", str(args.k_bits), *flags],
+                            quantized=True)
+    full = model.build(options)
+    return options, full, quantize(copy.deepcopy(full), QuantConfig(options.k_bits))
 
 
 def prepare(name, args):
     """Everything that steps and forwards need, with random weights; the quantized network is in its calibration epoch.
 
-    Has .device, .batch (lr, hr), .teacher, .objective (the quantized network's), and a trainer.Trainer each for the
-    full-precision and the quantized network: .full and .low.
+    Has .name, .args, .device, .batch (lr, hr), .teacher, .objective (the quantized network's), and a trainer.Trainer
+    each for the full-precision and the quantized network: .full and .low.
     """
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(1)
-    options = parse_options(
-        ["--model", name, "--scale", str(args.scale), "--k_bits", str(args.k_bits), "--amp", args.amp,
-         "--batch_size", str(args.batch_size), "--patch_size", str(args.patch_size),
-         *["--compile"][: args.compile]], quantized=True)
+    options, full, low = built(name, args, "--amp", args.amp, "--batch_size", str(args.batch_size), "--patch_size",
+                               str(args.patch_size), *["--compile"][: args.compile])
     device = torch.device(args.device)
-    full = model.build(options).to(device)
-    low = quantize(copy.deepcopy(full), QuantConfig(options.k_bits))
+    full, low = full.to(device), low.to(device)
     teacher = copy.deepcopy(full).eval()
     supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device),
                             compiler=options.compiler)
-    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=DYNAMIC_RATIOS[name]),
+    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]),
                                 compiler=options.compiler)
     supervised.start_epoch(full, 1)
     distillation.start_epoch(low, 1)
@@ -77,7 +97,7 @@ def prepare(name, args):
     brightness = torch.linspace(0.5, 1, args.batch_size).view(-1, 1, 1, 1)  # ranges vary between the images
     lr = (torch.rand(args.batch_size, 3, size, size) * brightness * 255).to(device)
     hr = (torch.rand(args.batch_size, 3, size * args.scale, size * args.scale) * 255).to(device)
-    return SimpleNamespace(device=device, batch=(lr, hr), teacher=teacher, objective=distillation,
+    return SimpleNamespace(name=name, args=args, device=device, batch=(lr, hr), teacher=teacher, objective=distillation,
                            full=_trainer(full, supervised, list(full.parameters()), device, options),
                            low=_trainer(low, distillation, parameter_groups(low), device, options))
 
@@ -92,10 +112,10 @@ def start_dynamic(prepared):
     lr, hr = prepared.batch
     for image in range(len(lr)):
         prepared.objective.losses(prepared.low.network, lr[image : image + 1], hr[image : image + 1])
-    prepared.objective.start_epoch(prepared.low.network, FIRST_DYNAMIC_EPOCH)
+    prepared.objective.start_epoch(prepared.low.network, FIRST_STAGE_EPOCH)
 
 
-def milliseconds(candidates, *, device, repeats, clock="wall"):
+def milliseconds(candidates, *, repeats, device=None, clock="wall"):
     """Median milliseconds of each candidate of {name: function}; they take turns, two first rounds are not counted."""
     now = CLOCKS[clock]
     spent = {name: [] for name in candidates}
@@ -103,7 +123,7 @@ def milliseconds(candidates, *, device, repeats, clock="wall"):
         for name, run in candidates.items():
             start = now()
             run()
-            if device.type == "cuda":
+            if device is not None and device.type == "cuda":
                 torch.cuda.synchronize(device)
             if round_number >= 0:
                 spent[name].append(1000 * (now() - start))
@@ -131,17 +151,31 @@ def peak_bytes(run, device):
     return peak
 
 
-def result(bench, name, device, ms, floor_ms, peak_ratio):
-    """One benchmark's object, as --json prints it."""
+def compare(bench, prepared, quantized, full, *, beside=None):
+    """The result of two functions, as --json prints it; the floor of the time is `full`, and `beside` if there is one.
+
+    The memory is compared with that of `full` alone.
+    """
+    def floor():
+        if beside is not None:
+            beside()
+        full()
+
+    device, args = prepared.device, prepared.args
+    peaks = [peak_bytes(run, device) for run in (quantized, full)]
+    ms = milliseconds({"floor": floor, "quantized": quantized}, device=device, repeats=args.repeats, clock=args.clock)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"bench": bench, "model": name, "device": where, "ratio": round(ms / floor_ms, 3),
-            "floor_ms": round(floor_ms, 2), "ms": round(ms, 2), "peak_mb_ratio": round(peak_ratio, 3)}
+    return {"bench": bench, "model": prepared.name, "device": where, "ratio": round(ms["quantized"] / ms["floor"], 3),
+            "floor_ms": round(ms["floor"], 2), "ms": round(ms["quantized"], 2),
+            "peak_mb_ratio": round(peaks[0] / peaks[1], 3)}
 
 
-def show(one, as_json):
-    """Print a result as a line."""
-    if as_json:
-        print(json.dumps(one), flush=True)
-    else:
-        print("{bench:13} {model:9} {device:5} {ms:9.1f} ms, floor {floor_ms:9.1f} ms: {ratio:.3f}x; "
-              "peak memory {peak_mb_ratio:.2f}x".format(**one), flush=True)
+def show(one, as_json, text):
+    """Print a result: as a JSON object, or what the function `text` makes of it."""
+    print(json.dumps(one) if as_json else text(one), flush=True)
+
+
+def step_line(one):
+    """What `compare` found, as a line."""
+    return ("{bench:13} {model:9} {device:5} {ms:9.1f} ms, floor {floor_ms:9.1f} ms: {ratio:.3f}x; "
+            "peak memory {peak_mb_ratio:.2f}x").format_map(one)

@@ -9,13 +9,9 @@ ms and floor_ms: milliseconds a patch, ours and the baseline's, medians of runs 
 patches a second over the baseline's; peak_mb_ratio: the same of the largest amount of memory allocated for a patch.
 """
 
-import argparse
-import json
 import pickle
-import statistics
 import sys
 import tempfile
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -25,6 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import argument_parser, milliseconds, show  # noqa: E402
 from data.cache import DecodedCache  # noqa: E402
 from data.datasets import TrainSet  # noqa: E402
 from data.image_sets import Pair  # noqa: E402
@@ -59,22 +56,14 @@ def readers(folder, pairs):
     return {"ours": cache.read, "baseline": unpickle}
 
 
-def seconds_by_turns(run, candidates, runs):
-    """Median seconds of run(candidate), after one run of each that is not counted."""
-    seconds = {name: [] for name in candidates}
-    for number in range(runs + 1):
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            run(candidate)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def train_set(pairs, read, args):
+    return TrainSet([(pair, read) for pair in pairs], scale=args.scale, lr_patch=args.patch_size // args.scale, seed=1)
 
 
-def peak_bytes(train_set, keys):
+def peak_bytes(candidate, keys):
     tracemalloc.start()
     for key in keys[:10]:
-        train_set[key]
+        candidate[key]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -86,38 +75,24 @@ def measure(args, folder):
     n_batches = -(-args.patches // BATCH_SIZE)
     sampler = TrainSampler(len(pairs), seed=1, batch_size=BATCH_SIZE, n_batches=n_batches)
     keys = list(sampler)
-    sets = {
-        name: TrainSet(
-            [(pair, read) for pair in pairs], scale=args.scale, lr_patch=args.patch_size // args.scale, seed=1
-        )
-        for name, read in readers(folder, pairs).items()
-    }
-    if not all(
-        np.array_equal(ours, other) for ours, other in zip(*(s[keys[0]][:2] for s in sets.values()), strict=True)
-    ):
+    sets = {name: train_set(pairs, read, args) for name, read in readers(folder, pairs).items()}
+    first = [candidate[keys[0]][:2] for candidate in sets.values()]
+    if not all(np.array_equal(ours, other) for ours, other in zip(*first, strict=True)):
         raise AssertionError("the two candidates give different patches")
-    loaders = {name: TrainLoader(train_set, sampler, n_threads=1) for name, train_set in sets.items()}
-    ways = {
-        "patch": seconds_by_turns(lambda train_set: load_one_by_one(train_set, keys), sets, args.runs),
-        "worker": seconds_by_turns(load_epoch, loaders, args.runs),
-    }
-    peaks = {name: peak_bytes(train_set, keys) for name, train_set in sets.items()}
-    for way, seconds in ways.items():
-        ms = {name: 1000 * value / len(keys) for name, value in seconds.items()}
-        yield {
-            "bench": f"data_loading_{way}",
-            "model": None,
-            "device": "cpu",
-            "ratio": round(ms["baseline"] / ms["ours"], 2),
-            "floor_ms": round(ms["baseline"], 4),
-            "ms": round(ms["ours"], 4),
-            "peak_mb_ratio": round(peaks["ours"] / peaks["baseline"], 4),
-        }
+    peaks = {name: peak_bytes(one, keys) for name, one in sets.items()}
+    loaders = {name: TrainLoader(one, sampler, n_threads=1) for name, one in sets.items()}
+    ways = {"patch": {name: lambda one=one: load_one_by_one(one, keys) for name, one in sets.items()},
+            "worker": {name: lambda one=one: load_epoch(one) for name, one in loaders.items()}}
+    for way, candidates in ways.items():
+        ms = {name: value / len(keys) for name, value in milliseconds(candidates, repeats=args.runs).items()}
+        yield {"bench": f"data_loading_{way}", "model": None, "device": "cpu",
+               "ratio": round(ms["baseline"] / ms["ours"], 2), "floor_ms": round(ms["baseline"], 4),
+               "ms": round(ms["ours"], 4), "peak_mb_ratio": round(peaks["ours"] / peaks["baseline"], 4)}
 
 
-def load_one_by_one(train_set, keys):
+def load_one_by_one(candidate, keys):
     for key in keys:
-        for patch in train_set[key][:2]:
+        for patch in candidate[key][:2]:
             to_values(torch.from_numpy(np.array(patch, order="C")))
 
 
@@ -127,23 +102,12 @@ def load_epoch(loader):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=12, help="how many images there are (default 12)")
-    parser.add_argument("--patches", type=int, default=320, help="patches in a run, made whole batches (default 320)")
-    parser.add_argument("--runs", type=int, default=9, help="how often each candidate runs (default 9)")
-    parser.add_argument("--scale", type=int, default=4, help="HR over LR (default 4)")
-    parser.add_argument("--patch_size", type=int, default=192, help="HR pixels (default 192)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    args = parser.parse_args(argv)
+    args = argument_parser(__doc__, images=12, patches=320, runs=9, scale=4, patch_size=192).parse_args(argv)
     torch.set_num_threads(1)  # as a worker has it
     with tempfile.TemporaryDirectory() as folder:
-        for result in measure(args, Path(folder)):
-            if args.json:
-                print(json.dumps(result))
-            else:
-                print("{bench:20} {ms:8.3f} ms a patch, baseline {floor_ms:.3f} ms: {ratio:.1f}x".format(**result))
-    return 0
+        for one in measure(args, Path(folder)):
+            show(one, args.json, "{bench:20} {ms:8.3f} ms a patch, baseline {floor_ms:.3f} ms: {ratio:.1f}x".format_map)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,9 +9,6 @@ speed. The limit is what a runtime reaches on a 64->64 3x3 convolution alone, si
 `reach` is a network's own rate as a share of it.
 """
 
-import argparse
-import copy
-import json
 import os
 import sys
 from importlib.util import find_spec
@@ -23,13 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import model  # noqa: E402
-from benchmarks.common import CLOCKS, DYNAMIC_RATIOS, milliseconds  # noqa: E402
+from benchmarks.common import argument_parser, built, milliseconds, models, show  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
 from data.patches import to_planes, to_values  # noqa: E402
-from option import parse_options  # noqa: E402
-from quant import QuantConfig, quantize  # noqa: E402
+from examples.budgets import RATIOS  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates  # noqa: E402
@@ -56,15 +51,12 @@ def photograph(scale):
 
 def networks(name, args):
     """(full precision, quantized with bounds from a photograph and its gates on), in evaluation mode."""
-    torch.manual_seed(1)
-    options = parse_options(["--model", name, "--scale", str(args.scale), "--k_bits", str(args.k_bits)], quantized=True)
-    full = model.build(options)
-    low = quantize(copy.deepcopy(full), QuantConfig(options.k_bits)).train()
+    _, full, low = built(name, args)
     lr = photograph(args.scale)
     with torch.no_grad():
-        low(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))
+        low.train()(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))
     members = list(quantizers(low).values())
-    share = DYNAMIC_RATIOS[name]
+    share = RATIOS[name]
     for index, quantizer in enumerate(members):
         quantizer.set_dynamic(int((index + 1) * share) > int(index * share))
     return full.eval(), low.eval()
@@ -107,13 +99,11 @@ def limit_runners(height, width, args):
     for key in here(f"{form}, {runtime}" for form in made for runtime in RUNTIMES):
         form, runtime = key.split(", ")
         kind = Qdq if runtime == "OpenVINO" else QLinear
-        run = runner(_row_of_convs(kind(torch.nn.Identity()), made[form]), runtime, args.threads)
+        graph = kind(torch.nn.Identity())
+        convs = image_model(graph, made[form](graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
+        run = runner(convs, runtime, args.threads)
         limits[f"limit: {key}"] = lambda run=run: run(feature)
     return limits
-
-
-def _row_of_convs(graph, make):
-    return image_model(graph, make(graph), channels=LIMIT_CHANNELS, scale=1, per_image=False, metadata={})
 
 
 def _float_conv(graph):
@@ -141,7 +131,7 @@ def measure(name, runs, macs, height, width, args):
     limits = limit_runners(height, width, args)
     with torch.no_grad():
         ms = milliseconds({**{key: lambda run=run: run(lr) for key, run in runs.items()}, **limits},
-                          device=torch.device("cpu"), repeats=args.repeats, clock=args.clock)
+                          repeats=args.repeats, clock=args.clock)
     convs = LIMIT_CONVS * LIMIT_CHANNELS**2 * 9
     limit = {key.removeprefix("limit: "): convs * height * width / ms.pop(key) / 1e6 for key in limits}
     reach = {key: macs * height * width / value / 1e6 / limit[key.replace(" folded", "")] for key, value in ms.items()
@@ -154,41 +144,29 @@ def measure(name, runs, macs, height, width, args):
             "reach": {key: round(value, 2) for key, value in reach.items()}}
 
 
-def show(one, as_json):
-    """Print a result."""
-    if as_json:
-        print(json.dumps(one), flush=True)
-        return
+def lines(one):
+    """A result as lines."""
     limits = ", ".join(f"{key} {value:.0f}" for key, value in one["limit_gmac_s"].items())
-    print(f"{one['model']} x{one['scale']}, {one['k_bits']} bit, LR {one['lr']}, {one['threads']} thread(s), "
-          f"{one['clock']} time; limits in GMAC/s: {limits}")
+    found = [f"{one['model']} x{one['scale']}, {one['k_bits']} bit, LR {one['lr']}, {one['threads']} thread(s), "
+             f"{one['clock']} time; limits in GMAC/s: {limits}"]
     for key, value in one["ms"].items():
         reach = f", {100 * one['reach'][key]:.0f} % of the limit" if key in one["reach"] else ""
-        print(f"  {key:27}{value:10.1f} ms  {one['speed_over_float_onnx'][key]:5.2f}x float ONNX Runtime  "
-              f"{one['speed_over_float_torch'][key]:5.2f}x float PyTorch{reach}", flush=True)
+        found.append(f"  {key:27}{value:10.1f} ms  {one['speed_over_float_onnx'][key]:5.2f}x float ONNX Runtime  "
+                     f"{one['speed_over_float_torch'][key]:5.2f}x float PyTorch{reach}")
+    return "\n".join(found)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", default="all", choices=(*DYNAMIC_RATIOS, "all"), help="network (default: each in turn)")
-    add("--scale", type=int, default=4, help="magnification (default: %(default)s)")
-    add("--k_bits", type=int, default=4, help="bits of the quantized network (default: %(default)s)")
-    add("--sizes", nargs="+", default=["120x120", "320x180"], help="LR images, WIDTHxHEIGHT (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count(), help="threads (default: %(default)s)")
-    add("--repeats", type=int, default=7, help="how often each candidate runs (default: %(default)s)")
-    add("--clock", default="wall", choices=CLOCKS,
-        help="cpu: this process's CPU time, which programs beside it disturb less; for --threads 1 (default: wall)")
-    add("--json", action="store_true", help="print one JSON object a line")
+    parser = argument_parser(__doc__, model="all", scale=4, k_bits=4, threads=os.cpu_count(), repeats=7, clock="wall")
+    parser.add_argument("--sizes", nargs="+", default=["120x120", "320x180"],
+                        help="LR images, WIDTHxHEIGHT (default: %(default)s)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     sizes = [tuple(int(side) for side in size.split("x")) for size in args.sizes]
-    for name in DYNAMIC_RATIOS if args.model == "all" else [args.model]:
+    for name in models(args):
         runs, macs = runners(name, args)
         for width, height in sizes:
-            show(measure(name, runs, macs, height, width, args), args.json)
-    return 0
+            show(measure(name, runs, macs, height, width, args), args.json, lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,11 +7,10 @@ For each quantized network: mean luma PSNR of each form on the test set, the sha
 whether the packed file gives PyTorch's values to the bit, and what each file takes up.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
+from statistics import fmean
 
 import onnx
 import torch
@@ -19,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import model  # noqa: E402
+from benchmarks.common import argument_parser, show  # noqa: E402
 from data import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from option import parse_options  # noqa: E402
@@ -27,7 +27,7 @@ from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import FORMATS, calibration_images, export  # noqa: E402
 from quant.open import open_network  # noqa: E402
-from utility import run_main, summary  # noqa: E402
+from utility import run_main  # noqa: E402
 
 FORMS = ("PyTorch", "packed", "fp32", "int8")
 
@@ -40,13 +40,13 @@ def main(argv=None):
         print("| network | bits | PyTorch dB | fp32 | int8 | equal: packed | fp32 | int8 | MB: packed | fp32 | int8 |")
         print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for path in args.networks:
-        show(measure(path, args), args.json)
+        show(measure(path, args), args.json, row)
     return 0
 
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argument_parser(__doc__, threads=1)
     add = parser.add_argument
     add("networks", nargs="+", type=Path, help="quantized networks: runs' folders or files")
     add("--dir_data", required=True, help="data root")
@@ -55,8 +55,6 @@ def parse(argv):
     add("--format", default="qlinear", choices=FORMATS, help="as quant.export has it (default: %(default)s)")
     add("--gates", default="run", choices=("run", "fold"), help="as quant.export has it (default: %(default)s)")
     add("--backend", default="onnx", choices=tuple(SESSIONS), help="what runs the files (default: %(default)s)")
-    add("--threads", type=int, default=1, help="threads (default: %(default)s)")
-    add("--json", action="store_true", help="print one JSON object a line")
     return parser.parse_args(argv)
 
 
@@ -92,8 +90,8 @@ def measure(path, args):
             equal[form].append((image == images["PyTorch"]).float().mean().item())
     return {"bench": "deploy_quality", "model": model.name_of(network), "scale": network.scale,
             "k_bits": network.quant_config.k_bits, "set": test_set.name,
-            "psnr": {form: round(_mean(values), 4) for form, values in decibels.items()},
-            "equal": {form: round(_mean(values), 4) for form, values in equal.items()},
+            "psnr": {form: round(fmean(values), 4) for form, values in decibels.items()},
+            "equal": {form: round(fmean(values), 4) for form, values in equal.items()},
             "bytes": sizes}
 
 
@@ -103,20 +101,13 @@ def _test_set(network, args):
     return build_test_sets(parse_options(flags, quantized=True))[0]
 
 
-def _mean(values):
-    return sum(values) / len(values)
-
-
-def show(one, as_json):
-    """Print a result."""
-    if as_json:
-        print(json.dumps(one), flush=True)
-        return
+def row(one):
+    """A result in Markdown."""
     decibels, equal = one["psnr"], one["equal"]
     gaps = [f"{decibels[form] - decibels['PyTorch']:+.3f}" for form in ("fp32", "int8")]
     cells = [f"{one['model']} x{one['scale']}", one["k_bits"], f"{decibels['PyTorch']:.3f}", *gaps,
              *(f"{equal[form]:.2%}" for form in FORMS[1:]), *(f"{one['bytes'][form] / 1e6:.2f}" for form in FORMS[1:])]
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 if __name__ == "__main__":

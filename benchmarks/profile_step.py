@@ -9,8 +9,6 @@ of its kernels. data: as one process loads it; workers do so beside the steps. r
 """
 
 import contextlib
-import functools
-import json
 import os
 import statistics
 import sys
@@ -23,9 +21,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import argument_parser, models, prepare, start_dynamic  # noqa: E402
-from benchmarks.data_loading import make_images, readers  # noqa: E402
-from data.datasets import TrainSet  # noqa: E402
+from benchmarks.common import models, prepare, show, start_dynamic, step_parser  # noqa: E402
+from benchmarks.data_loading import make_images, readers, train_set  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
 from quant import distill, functional, gate, weight  # noqa: E402
@@ -56,10 +53,6 @@ def plain_fake_quantize(x, lower, upper, k_bits):
     return (rounded + zero) / scale
 
 
-def plain_fake_quantize_parts(parts, lower, upper, k_bits):
-    return plain_fake_quantize(torch.cat(parts, 1), lower, upper, k_bits)
-
-
 def plain_percentiles(x, *qs):
     """quant.functional.percentiles by sorting everything."""
     values = x.detach().flatten().sort().values
@@ -72,7 +65,7 @@ def plain_percentiles(x, *qs):
 def plain():
     """Within it quantizers run in the plain formulas, and all operands are kept for backward."""
     replacements = [
-        (ddtb, "fake_quantize_parts", plain_fake_quantize_parts),
+        (ddtb, "fake_quantize_parts", lambda parts, *how: plain_fake_quantize(torch.cat(parts, 1), *how)),
         (gate, "fake_quantize", plain_fake_quantize),
         (weight, "fake_quantize", plain_fake_quantize),
         (weight, "percentiles", plain_percentiles),
@@ -91,17 +84,8 @@ def marked(prepared):
     with contextlib.ExitStack() as stack:
         for owner, name, part in [*PLACES, (prepared.teacher, "body_feature", "teacher"),
                                   (prepared.low.optimizer, "step", "optimizer")]:
-            stack.enter_context(mock.patch.object(owner, name, _marking(getattr(owner, name), part)))
+            stack.enter_context(mock.patch.object(owner, name, record_function(part)(getattr(owner, name))))
         yield
-
-
-def _marking(function, part):
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        with record_function(part):
-            return function(*args, **kwargs)
-
-    return run
 
 
 def milliseconds_by_part(events, cuda):
@@ -128,18 +112,10 @@ def _part(event, part_of_sequence):
     return named
 
 
-def batches(folder, args):
-    """{before, after: an endless iterator over batches (lr, hr, names)}."""
-    pairs = make_images(folder, IMAGES, args.scale)
-    named = readers(folder, pairs)
-    return {"before": _endless(pairs, named["baseline"], args), "after": _endless(pairs, named["ours"], args)}
-
-
-def _endless(pairs, read, args):
-    train_set = TrainSet([(pair, read) for pair in pairs], scale=args.scale, lr_patch=args.patch_size // args.scale,
-                         seed=1)
-    loader = TrainLoader(train_set, TrainSampler(len(pairs), seed=1, batch_size=args.batch_size, n_batches=1),
-                         n_threads=0)
+def batches(pairs, read, args):
+    """An endless iterator over batches (lr, hr, names)."""
+    loader = TrainLoader(train_set(pairs, read, args), TrainSampler(len(pairs), seed=1, batch_size=args.batch_size,
+                                                                    n_batches=1), n_threads=0)
     while True:
         yield from loader
 
@@ -150,7 +126,9 @@ def measure(name, args, folder):
     start_dynamic(prepared)
     cuda = prepared.device.type == "cuda"
     ways = {"before": plain, "after": contextlib.nullcontext}
-    loaded = batches(folder, args)
+    pairs = make_images(folder, IMAGES, args.scale)
+    named = readers(folder, pairs)
+    loaded = {"before": batches(pairs, named["baseline"], args), "after": batches(pairs, named["ours"], args)}
     columns = {way: [] for way in ways}
     for round_number in range(-1, args.repeats):
         for way, context in ways.items():
@@ -179,23 +157,20 @@ def recorded(prepared, loaded, cuda):
     return run.events()
 
 
-def show(one):
-    """Print a result as a table in Markdown."""
-    print(f"| {one['model']}, {one['device']} | before, ms | after, ms |\n|---|---|---|")
-    for part in PARTS:
-        print(f"| {part} | {one['before'][part]:.1f} | {one['after'][part]:.1f} |")
-    print(f"| **together** | **{one['floor_ms']:.1f}** | **{one['ms']:.1f}** |", flush=True)
+def table(one):
+    """A result in Markdown."""
+    return "\n".join([f"| {one['model']}, {one['device']} | before, ms | after, ms |\n|---|---|---|",
+                      *(f"| {part} | {one['before'][part]:.1f} | {one['after'][part]:.1f} |" for part in PARTS),
+                      f"| **together** | **{one['floor_ms']:.1f}** | **{one['ms']:.1f}** |"])
 
 
 def main(argv=None):
-    args = argument_parser(__doc__, repeats=5, patch_size=96).parse_args(argv)
+    args = step_parser(__doc__, repeats=5, patch_size=96).parse_args(argv)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell stderr of each start and stop
     with tempfile.TemporaryDirectory() as folder:
         for name in models(args):
-            one = measure(name, args, Path(folder))
-            print(json.dumps(one), flush=True) if args.json else show(one)
-    return 0
+            show(measure(name, args, Path(folder)), args.json, table)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,38 +13,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import (  # noqa: E402
-    argument_parser,
-    milliseconds,
-    models,
-    peak_bytes,
-    prepare,
-    result,
-    show,
-    start_dynamic,
-)
+from benchmarks import common  # noqa: E402
 
 
 def measure(name, args):
     """The result of one network."""
-    prepared = prepare(name, args)
-    start_dynamic(prepared)
+    prepared = common.prepare(name, args)
+    common.start_dynamic(prepared)
     lr, _ = prepared.batch
-    forwards = {"floor": prepared.teacher, "quantized": prepared.low.network.eval()}
+    low = prepared.low.network.eval()
     with torch.no_grad():
-        runs = {key: lambda network=network: network(lr) for key, network in forwards.items()}
-        peaks = {key: peak_bytes(run, prepared.device) for key, run in runs.items()}
-        ms = milliseconds(runs, device=prepared.device, repeats=args.repeats, clock=args.clock)
-    return result("test_forward", name, prepared.device, ms["quantized"], ms["floor"],
-                  peaks["quantized"] / peaks["floor"])
+        return common.compare("test_forward", prepared, lambda: low(lr), lambda: prepared.teacher(lr))
 
 
 def main(argv=None):
-    args = argument_parser(__doc__, repeats=15, patch_size=480, batch_size=1).parse_args(argv)
-    for name in models(args):
-        show(measure(name, args), args.json)
-    return 0
+    args = common.step_parser(__doc__, repeats=15, patch_size=480, batch_size=1).parse_args(argv)
+    for name in common.models(args):
+        common.show(measure(name, args), args.json, common.step_line)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,64 +16,28 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import (  # noqa: E402
-    argument_parser,
-    milliseconds,
-    models,
-    peak_bytes,
-    prepare,
-    result,
-    show,
-    start_dynamic,
-)
+from benchmarks import common  # noqa: E402
 
 
 def measure(name, args):
     """The results of one network, calibration first."""
-    prepared = prepare(name, args)
-    yield compare("calibration", name, prepared, args, *calibration(prepared))
-    start_dynamic(prepared)
-    quantized, full = steps(prepared)
-    yield {**compare("train_step", name, prepared, args, quantized, full, beside=teacher_forward(prepared)),
-           **({"waits": waits(quantized)} if prepared.device.type == "cuda" else {})}
+    prepared = common.prepare(name, args)
 
-
-def compare(bench, name, prepared, args, quantized, full, beside=None):
-    """One result; `beside` is run with `full` where the floor is both."""
-    def floor():
-        if beside is not None:
-            beside()
-        full()
-
-    peaks = [peak_bytes(run, prepared.device) for run in (quantized, full)]
-    ms = milliseconds({"floor": floor, "quantized": quantized}, device=prepared.device, repeats=args.repeats,
-                      clock=args.clock)
-    return result(bench, name, prepared.device, ms["quantized"], ms["floor"], peaks[0] / peaks[1])
-
-
-def calibration(prepared):
-    """(a calibration batch, a full-precision forward), as functions."""
-    lr, _ = prepared.batch
-
-    def full():
+    def forward():
         with torch.no_grad():
-            prepared.teacher(lr)
+            prepared.teacher(prepared.batch[0])
 
-    return lambda: prepared.low._step(*prepared.batch), full
-
-
-def steps(prepared):
-    """(a quantized step, a full-precision step), as functions that leave no gradients behind."""
     def step(trainer):
         trainer._step(*prepared.batch)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.zero_grad(set_to_none=True)  # the memory of the next step counts them
 
-    return lambda: step(prepared.low), lambda: step(prepared.full)
+    def quantized():
+        step(prepared.low)
 
-
-def teacher_forward(prepared):
-    """The teacher's whole forward, as a function."""
-    return calibration(prepared)[1]
+    yield common.compare("calibration", prepared, lambda: prepared.low._step(*prepared.batch), forward)
+    common.start_dynamic(prepared)
+    one = common.compare("train_step", prepared, quantized, lambda: step(prepared.full), beside=forward)
+    yield {**one, "waits": waits(quantized)} if prepared.device.type == "cuda" else one
 
 
 def waits(step):
@@ -91,12 +55,11 @@ def waits(step):
 
 
 def main(argv=None):
-    args = argument_parser(__doc__, repeats=15, patch_size=96).parse_args(argv)
-    for name in models(args):
+    args = common.step_parser(__doc__, repeats=15, patch_size=96).parse_args(argv)
+    for name in common.models(args):
         for one in measure(name, args):
-            show(one, args.json)
-    return 0
+            common.show(one, args.json, common.step_line)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

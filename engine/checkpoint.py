@@ -109,7 +109,7 @@ def _finite(value):
 def check_same_network(state: dict, path: str | Path, network: SuperResolver, quant: dict | None) -> None:
     """Raise UserError unless a checkpoint is of this network, quantized in this way (None: not at all).
 
-    Older files say less, or settings that mean nothing to this network.
+    Older files lack some settings, or have others that this network does not know.
     """
     skeleton = model.skeleton(state["network"], f"{path}: its network record")
     found = {"network": {"name": model.name_of(skeleton), **skeleton.settings}, "quant": state["quant"]}

@@ -15,10 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(ranks: Ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.device:
-    """CUDA's device `gpu_id` or what else torch has here; the CPU where `cpu` asks for it, or without any.
+    """CUDA's device `gpu_id`, else Apple's GPU, else the CPU; with `cpu` always the CPU.
 
-    Of several processes on a machine (`ranks`, model.parallel.Ranks) each has the GPU of its own number. Raises
-    UserError for a number that this machine does not have.
+    Each of several processes has the GPU of its own number. Raises UserError for a number that this machine lacks.
     """
     if cpu:
         return torch.device("cpu")

@@ -1,6 +1,5 @@
 """The test pass: a network over test sets, PSNR and SSIM for each, images saved where asked."""
 
-import contextlib
 import json
 import logging
 import sys
@@ -29,23 +28,21 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    k_bits: what file names and results say, 32 for full precision. run: a RunFolder, begun by the first call;
-    a line a set goes to its eval.txt as JSON, images to <run>/results-<set>/.
+    run: a RunFolder, begun by the first call; eval.txt gets a line of JSON for each set, results-<set>/ the images.
+    options: of the test (chop, save_results ...), and of the network (model, scale, k_bits, rgb_range).
     """
 
-    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, k_bits: int,
+    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device,
                  options: Namespace) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
-        self.k_bits = k_bits
         self.options = options
-        self.to_8_bit = 255 / options.rgb_range
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
 
-        Of a set without HR, a user's folder, pictures that can't be read are told and left out of "images".
+        In a set without HR (a user's folder) pictures that can't be read are reported, and left out of "images".
         """
         network.eval()
         self.run.begin()
@@ -53,7 +50,9 @@ class Evaluator:
 
     def _test(self, network, test_set, epoch):
         rows, seconds, left_out = [], 0.0, 0
-        with ThreadPoolExecutor(max_workers=2) as writer, self._inference(), constant_weights(network):
+        how = {"border": test_set.border, "luma": test_set.luma}
+        half = torch.autocast(self.device.type, dtype=torch.float16, enabled=self.options.precision == "half")
+        with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights(network):
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
                 try:
@@ -66,36 +65,24 @@ class Evaluator:
                     continue
                 wait_for(self.device)
                 start = time.perf_counter()
-                sr = self._super_resolve(network, lr)
+                sr = super_resolve(network, lr[None].to(self.device), scale=self.options.scale,
+                                   chop_size=self.options.chop_size if self.options.chop else None,
+                                   self_ensemble=self.options.self_ensemble)
+                sr = self._in_8_bits(sr[0].float())
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
                 if hr is not None:
-                    rows.append(self._measure(_rounded(sr), _rounded(self._in_8_bits(hr.to(self.device))), test_set))
+                    pair = [image.round().clamp(0, 255) for image in (sr, self._in_8_bits(hr.to(self.device)))]
+                    rows.append((psnr(*pair, **how), ssim(*pair, **how)))
                 images = self._images(test_set, index, name, sr, lr, hr)
                 saved += [writer.submit(picture.write, path) for path, picture in images]
         for image in saved:
             image.result()
         return self._report(test_set, epoch, rows, seconds, left_out)
 
-    @contextlib.contextmanager
-    def _inference(self):
-        half = self.options.precision == "half"
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.float16, enabled=half):
-            yield
-
-    def _super_resolve(self, network, lr):
-        """lr [C, h, w] to sr [C, s*h, s*w] in 0..255, not rounded, float32 on the device."""
-        sr = super_resolve(network, lr[None].to(self.device), scale=self.options.scale,
-                           chop_size=self.options.chop_size if self.options.chop else None,
-                           self_ensemble=self.options.self_ensemble)
-        return self._in_8_bits(sr[0].float())
-
     def _in_8_bits(self, image):
-        return image * self.to_8_bit
-
-    def _measure(self, sr, hr, test_set):
-        how = {"border": test_set.border, "luma": test_set.luma}
-        return psnr(sr, hr, **how), ssim(sr, hr, **how)
+        """From 0..rgb_range to 0..255, not rounded."""
+        return image * (255 / self.options.rgb_range)
 
     def _images(self, test_set, index, name, sr, lr, hr):
         if not self.options.save_results:
@@ -106,19 +93,16 @@ class Evaluator:
             if hr is not None:
                 pictures["HR"] = plain(self._in_8_bits(hr))
         for kind, picture in pictures.items():
-            yield self.run.results(test_set.name) / f"{self.k_bits}bit_{name}_x{self.options.scale}_{kind}.png", picture
+            file = f"{self.options.k_bits}bit_{name}_x{self.options.scale}_{kind}.png"
+            yield self.run.results(test_set.name) / file, picture
 
     def _report(self, test_set, epoch, rows, seconds, left_out):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
-                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
+                  "k_bits": self.options.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
                   "seconds": round(seconds, 3)}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
         log.info("[%s x%d]\t%s", test_set.name, self.options.scale, scores)
         return result
-
-
-def _rounded(image):
-    return image.round().clamp(0, 255)

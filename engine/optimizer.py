@@ -65,7 +65,7 @@ def _moments(found, parameter, names):
     found = {**found, **step}
     demand(names <= found.keys(), f"an optimizer that kept {sorted(found)}")
     for name, value in found.items():
-        fits = value is None if value is None else value.shape == (() if name == "step" else parameter.shape)
-        demand(fits, f"{name} in the optimizer")
-        demand(value is None or "sq" not in name and name != "step" or bool((value >= 0).all()), f"negative {name}")
+        if value is not None:
+            demand(value.shape == (() if name == "step" else parameter.shape), f"{name} in the optimizer")
+            demand("sq" not in name and name != "step" or bool((value >= 0).all()), f"negative {name}")
     return found

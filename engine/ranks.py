@@ -27,19 +27,22 @@ class Ranks:
 def joined(options: Namespace) -> Iterator[Ranks]:
     """Meet the other processes of this run, where torchrun started some. Gives the Ranks.
 
-    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, and where
-    the processes can't meet.
+    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, for tests
+    in several processes, and where the processes can't meet.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        _refuse_many_gpus(options)
-        yield Ranks()
-        return
-    ranks = Ranks(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    if ranks.world_size > 1 and options.test_only:
-        raise UserError("--test_only: tests run in one process; type python instead of torchrun")
+    ranks = Ranks()
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        ranks = Ranks(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    elif options.n_GPUs > 1 and options.test_only:
+        raise UserError(f"--n_GPUs {options.n_GPUs}: tests run on one GPU; leave the flag out")
+    elif options.n_GPUs > 1:
+        raise UserError(f"--n_GPUs {options.n_GPUs}: one process uses one GPU; type torchrun --nproc_per_node "
+                        f"{options.n_GPUs} {Path(sys.argv[0]).name} ... with the other flags")
     if ranks.world_size == 1:
         yield ranks
         return
+    if options.test_only:
+        raise UserError("--test_only: tests run in one process; type python instead of torchrun")
     with parallel.together("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not options.cpu else "gloo"):
         yield ranks
 
@@ -50,13 +53,3 @@ def _number(name):
         return int(text)
     except ValueError as error:
         raise UserError(f"{name}={text}: is no number; torchrun sets it, else leave it unset") from error
-
-
-def _refuse_many_gpus(options):
-    if options.n_GPUs < 2:
-        return
-    if options.test_only:
-        raise UserError(f"--n_GPUs {options.n_GPUs}: tests run on one GPU; leave the flag out")
-    program = Path(sys.argv[0]).name
-    raise UserError(f"--n_GPUs {options.n_GPUs}: one process uses one GPU; type torchrun --nproc_per_node "
-                    f"{options.n_GPUs} {program} ... with the other flags")

@@ -73,7 +73,8 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
-        continues = load and not resume or bool(resume) and _same(resume, folder.checkpoint)
+        own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
+        continues = own or load and not resume
         if ranks.rank == 0:
             log_to_file = stack.enter_context(logging_to_stdout())
             for note in notes:
@@ -101,7 +102,3 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
         if deterministic:
             use_deterministic_algorithms()
         yield folder, choose_device(ranks, cpu=cpu, gpu_id=gpu_id)
-
-
-def _same(file, other):
-    return os.path.realpath(file) == os.path.realpath(other)

@@ -12,9 +12,9 @@ from utility import UserError
 
 @dataclass(frozen=True)
 class StoredOptions:
-    """values: {name: value} that `source`, a checkpoint, was trained with, as far as it is known.
+    """values: {name: value} that `source`, a checkpoint, was trained with, as far as they are known.
 
-    chosen, applied: whether its gates are chosen already, and applied.
+    chosen, applied: whether its gates have been chosen, and whether they are applied.
     """
 
     source: Path

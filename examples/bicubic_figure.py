@@ -25,8 +25,7 @@ def main():
     parser.add_argument("--out", default="examples/figures/bicubic.png", help="picture to write (%(default)s)")
     add_force(parser)
     options = parser.parse_args()
-    out = options.out
-    check_output(out, flag="--out", mark=MAKER.encode(), force=options.force)
+    check_output(options.out, flag="--out", mark=MAKER.encode(), force=options.force)
     hr = skimage.data.astronaut()
     exact = imresize(hr, 1 / SCALE)
     differing = {name: np.abs(exact.astype(int) - lr) > 0 for name, lr in others(hr).items()}
@@ -36,7 +35,7 @@ def main():
         show(figure.add_subplot(1, 4, place), differs.any(2), f"{name}\n{differs.mean():.1%} of the values differ")
         print(f"{name:30}{differs.mean():8.1%}")
     figure.tight_layout()
-    save_figure(figure, out, dpi=150)
+    save_figure(figure, options.out, dpi=150)
 
 
 def others(hr):

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 import model
 from data.images import read_image
 from data.imresize import imresize
+from data.patches import to_planes
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
+from metrics.pairs import crop_to
 from metrics.report import result_lines
 from option import EXPERIMENT_ROOT
 from quant import open_network
@@ -35,7 +35,6 @@ def main(argv=None):
     options = parse(argv)
     start = time.perf_counter()
     for step in steps(options):
-        print(f"\n$ python {' '.join(step)}", flush=True)
         if code := run(step):
             return code
     hr_paths = sorted((options.dir_data / "benchmark" / "DemoSet" / "HR").glob("*.png"))
@@ -76,7 +75,8 @@ def steps(options):
 
 
 def run(step):
-    """Run python with the arguments; programs are those beside the folder of this file. Returns the exit code."""
+    """Run python with the arguments, told first; programs are those of ROOT. Returns the exit code."""
+    print(f"\n$ python {' '.join(step)}", flush=True)
     program = [str(ROOT / step[0])] if step[0].endswith(".py") else [step[0]]
     return subprocess.run([sys.executable, *program, *step[1:]]).returncode
 
@@ -100,9 +100,10 @@ def scores(folder):
 
 def bicubic_scores(hr_paths):
     """(PSNR, SSIM) of MATLAB's bicubic upscaling, means over the set."""
-    images = [(bicubic(path), read_image(path)) for path in hr_paths]
-    pairs = [(as_tensor(sr), as_tensor(cropped(hr, sr))) for sr, hr in images]
-    measured = [(psnr(sr, hr, border=SCALE), ssim(sr, hr, border=SCALE)) for sr, hr in pairs]
+    srs = [bicubic(path) for path in hr_paths]
+    hrs = [crop_to(read_image(path), sr, scale=SCALE) for path, sr in zip(hr_paths, srs, strict=True)]
+    measured = [[measure(to_planes(sr), to_planes(hr), border=SCALE) for measure in (psnr, ssim)]
+                for sr, hr in zip(srs, hrs, strict=True)]
     return [sum(values) / len(values) for values in zip(*measured, strict=True)]
 
 
@@ -125,7 +126,8 @@ def draw(hr_path):
         f"DDTB {K_BITS} bit": read_image(LOW / "results-DemoSet" / f"{K_BITS}bit_{hr_path.stem}_x{SCALE}_SR.png"),
     }
     picture = EXPERIMENT_ROOT / "demo" / "comparison.png"
-    save_figure(crop_figure(cropped(read_image(hr_path), upscaled), results, border=SCALE), picture)
+    hr = crop_to(read_image(hr_path), upscaled, scale=SCALE)
+    save_figure(crop_figure(hr, results, border=SCALE), picture)
     return picture
 
 
@@ -137,16 +139,6 @@ def bicubic(hr_path):
 def low_resolution(hr_path):
     """The set's LR image for an HR file; uint8 [h, w, 3]."""
     return read_image(hr_path.parent.parent / "LR_bicubic" / f"X{SCALE}" / f"{hr_path.stem}x{SCALE}.png")
-
-
-def cropped(image, other):
-    """The part of an image that another one, a little smaller, covers."""
-    return image[: other.shape[0], : other.shape[1]]
-
-
-def as_tensor(image):
-    """uint8 [H, W, 3] to a tensor [3, H, W]."""
-    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 if __name__ == "__main__":

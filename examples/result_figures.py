@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from data.images import read_image
 from metrics.figure import crop_figure, save_figure
@@ -24,24 +25,22 @@ from utility import MAKER, UserError, add_force, check_output, run_main, summary
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = 4
 QUANTIZERS_SHOWN = 4
-COLOURS = {"dynamic": "#c2321f", "static": "#d5dde6"}
+DYNAMIC, STATIC = "#c2321f", "#d5dde6"
 
 
 def main(argv=None):
     """Write the figures, print their paths. Raises UserError for runs that lack what a figure needs."""
     options = parse(argv)
-    out = options.out
-    written = [crops(image, options, out) for image in options.images]
-    written.append(written_to(draw_psnr(options.runs, options.curve), out / "psnr_over_epochs.png",
-                              options.force))
-    chosen = options.bounds_of or options.runs[0]
-    written.append(written_to(draw_bounds(read_bounds(folder(chosen)), chosen), out / "bounds_over_training.png",
-                              options.force))
+    figures = {f"crops_{image.partition('/')[2]}.png": draw_crops(image, options) for image in options.images}
+    figures["psnr_over_epochs.png"] = draw_psnr(options.runs, options.curve)
+    figures["bounds_over_training.png"] = draw_bounds(options.bounds_of or options.runs[0])
     gates = {run: read_gates(folder(run)) for run in options.runs}
-    gates = {run: found for run, found in gates.items() if any(found.values())}
-    if gates:
-        written.append(written_to(draw_gates(gates), out / "gate_places.png", options.force))
-    print("\n".join(map(str, written)))
+    if gates := {run: found for run, found in gates.items() if any(found.values())}:
+        figures["gate_places.png"] = draw_gates(gates)
+    for name, figure in figures.items():
+        check_output(options.out / name, flag="--out", mark=MAKER.encode(), force=options.force)
+        save_figure(figure, options.out / name, dpi=150)
+        print(options.out / name)
     return 0
 
 
@@ -74,15 +73,13 @@ def label(run):
     return Path(run).name.replace("_", " ")
 
 
-def crops(image, options, out):
-    """HR and crops of full precision and of the shown runs; returns the picture's path."""
+def draw_crops(image, options):
+    """HR and crops of full precision and of the shown runs."""
     set_name, _, name = image.partition("/")
     hr = read_image(options.dir_data / "benchmark" / set_name / "HR" / f"{name}.png")
     results = {label(run) if run != options.full else "full precision": saved_result(run, set_name, name)
                for run in (options.full, *options.shown)}
-    hr = crop_to(hr, next(iter(results.values())), scale=SCALE)
-    return written_to(crop_figure(hr, results, border=SCALE, title=name), out / f"crops_{name}.png",
-                      options.force)
+    return crop_figure(crop_to(hr, next(iter(results.values())), scale=SCALE), results, border=SCALE, title=name)
 
 
 def saved_result(run, set_name, name):
@@ -132,15 +129,16 @@ def read_bounds(path):
     return bounds
 
 
-def draw_bounds(bounds, run):
-    """Both bounds of quantizers spread evenly over the network's depth."""
+def draw_bounds(run):
+    """Both bounds of quantizers of a run, spread evenly over the network's depth."""
+    bounds = read_bounds(folder(run))
     names = sorted(bounds, key=_depth)
     shown = [names[round(i * (len(names) - 1) / (QUANTIZERS_SHOWN - 1))] for i in range(QUANTIZERS_SHOWN)]
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     for place, name in enumerate(shown, start=1):
         axes = figure.add_subplot(1, QUANTIZERS_SHOWN, place, xlabel="epoch")
         for points in bounds[name].values():
-            axes.plot(*zip(*points[1:], strict=True), color=COLOURS["dynamic"], linewidth=1.2)
+            axes.plot(*zip(*points[1:], strict=True), color=DYNAMIC, linewidth=1.2)
         axes.axhline(0, color="0.7", linewidth=0.6)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
@@ -165,24 +163,16 @@ def draw_gates(gates):
         axes = figure.add_subplot(len(gates), 1, place)
         rows = sorted({name.rpartition(".")[2] for name in found})
         columns = sorted({name.rpartition(".")[0] for name in found}, key=_depth)
+        grid = np.full((len(rows), len(columns)), np.nan)
         for name, dynamic in found.items():
             block, _, quantizer = name.rpartition(".")
-            corner = (columns.index(block), -rows.index(quantizer))
-            colour = COLOURS["dynamic" if dynamic else "static"]
-            axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white"))
-        axes.set_xlim(0, len(columns))
-        axes.set_ylim(1 - len(rows), 1)
-        axes.set_yticks([0.5 - i for i in range(len(rows))], rows, fontsize=7)
+            grid[rows.index(quantizer), columns.index(block)] = dynamic
+        axes.pcolormesh(grid, cmap=ListedColormap([STATIC, DYNAMIC]), vmin=0, vmax=1, edgecolors="white")
+        axes.invert_yaxis()
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=7)
         axes.set_xticks([i + 0.5 for i in range(len(columns))], range(len(columns)), fontsize=7)
         axes.set_title(f"{label(run)}: {sum(found.values())} gates, block by block", fontsize=8)
     return figure
-
-
-def written_to(figure, path, force):
-    """Save a figure; returns its path. Raises UserError where another tool's file would be lost."""
-    check_output(path, flag="--out", mark=MAKER.encode(), force=force)
-    save_figure(figure, path, dpi=150)
-    return path
 
 
 if __name__ == "__main__":

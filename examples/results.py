@@ -9,18 +9,17 @@ own, as `--runs`, get a row each beside them, from the last test in their eval.t
 import argparse
 import json
 import math
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.image_sets import find_test_sets
+from examples.demo import ROOT, run
 from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
 from utility import UserError, run_main, summary
 
-ROOT = Path(__file__).resolve().parents[1]
 SETS = ("Set5", "Set14", "B100", "Urban100")
 METHOD_NAMES = {"pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
 AGREEMENT = 0.005  # dB: what is printed has two digits
@@ -81,14 +80,12 @@ def main(argv=None):
         if not entry.shipped:
             rows[entry] = {name: tuple(values) for name, values in entry.results.items()}
             continue
-        command = entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)
-        print(f"\n$ python {' '.join(command)}", flush=True)
-        if code := subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]]).returncode:
+        if code := run(entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)):
             return code
         rows[entry] = scores(entry.run, (entry.model, entry.scale))
     for network in sorted({(entry.model, entry.scale) for entry in rows}):
         shipped = {entry: row for entry, row in rows.items() if (entry.model, entry.scale) == network}
-        own = {run: scores(run, network) for run in options.runs}
+        own = {name: scores(name, network) for name in options.runs}
         print(f"\n{table(network, shipped, own)}")
     differing = list(differences(rows))
     print("\n" + ("\n".join(differing) or "every figure is the published one"))
@@ -146,8 +143,8 @@ def table(network, shipped, own):
     sets = [name for name in SETS if any(name in row for row in shipped.values())]
     full = {entry.k_bits: row for entry, row in shipped.items()}.get(FULL_PRECISION, {})
     lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
-    measured = {**{entry.label: row for entry, row in shipped.items()}, **{run: row for run, row in own.items() if row}}
-    lines += [_row(label, row, full, sets) for label, row in measured.items()]
+    lines += [_row(entry.label, row, full, sets) for entry, row in shipped.items()]
+    lines += [_row(name, row, full, sets) for name, row in own.items() if row]
     full = PAPER_FULL_PRECISION.get(network, {})
     for bits in sorted({entry.k_bits for entry in shipped}, reverse=True):
         if row := full if bits == FULL_PRECISION else _published(*network, bits):
@@ -158,9 +155,8 @@ def table(network, shipped, own):
 
 def _published(model, scale, k_bits):
     """{set: (PSNR, SSIM)} of a quantized network in the paper."""
-    keys = {name: (model, scale, name, k_bits) for name in SETS}
-    found = {name: published_results()[key] for name, key in keys.items() if key in published_results()}
-    return {name: (result.psnr, result.ssim) for name, result in found.items()}
+    return {row.set: (row.psnr, row.ssim) for row in published_results().values()
+            if (row.model, row.scale, row.k_bits) == (model, scale, k_bits) and row.set in SETS}
 
 
 def _row(label, row, full, sets):

@@ -51,9 +51,9 @@ def shuffle_factors(scale: int) -> list[int]:
     return [2, 2] if scale == 4 else [scale]
 
 
-def convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions in a module, in order."""
-    return [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+def convolutions(*modules: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions in the modules, in order."""
+    return [part for module in modules for part in module.modules() if isinstance(part, nn.Conv2d)]
 
 
 class SuperResolver(nn.Module):

@@ -6,8 +6,8 @@ import torch
 
 
 def compiled(function: Callable, compiler: str | None) -> Callable:
-    """What --compile makes of a part of the training step: torch.compile's form of it; itself where `compiler` is None.
+    """A part of the training step through torch.compile, or unchanged where `compiler` is None.
 
-    compiler: the name of a backend of torch.compile. It makes a form for each phase of training, when first needed.
+    compiler: the name of torch.compile's backend. It compiles once for each phase of training, when that begins.
     """
     return function if compiler is None else torch.compile(function, backend=compiler)

@@ -59,10 +59,10 @@ def _ensemble(forward, lr):
 @torch.no_grad()
 def enlarge(network: SuperResolver, image: np.ndarray, *, chop_size: int | None = None, self_ensemble: bool = False) \
         -> np.ndarray:
-    """An image uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], by a network in evaluation mode, where that is.
+    """An image uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], computed on the network's device.
 
     A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
-    ValueError for another array.
+    ValueError for another array, and for a network in training mode.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")

@@ -69,9 +69,9 @@ def is_of(value: Any, kind: Any) -> bool:
 def made_from(record: Any, make: Callable, where: str) -> Any:
     """`make(**record)` for a record that a file holds: the one way from a file's metadata to anything built of it.
 
-    record: {name: value}, of which nothing is known yet. Each has to be a parameter of `make`, of the type that it is
-    annotated with (else of its default's), and none may be missing; what `make` refuses by ValueError or TypeError
-    counts too. Raises UserError, beginning with `where`: the file, and which part of it.
+    record: {name: value}, not checked yet. Each name has to be a parameter of `make`, each value of the type of its
+    annotation (else of its default), and no parameter may be missing. Raises UserError where that is not so, and for a
+    ValueError or TypeError of `make`; it begins with `where`: the file, and which part of it.
     """
     if not isinstance(record, dict):
         raise UserError(f"{where} {_shown(record)}: is no record of names and values; give a whole file")

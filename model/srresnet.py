@@ -46,16 +46,12 @@ class SRResNet(SuperResolver):
         self.bn_mid = BatchNorm2d(n_feats)
         self.upscale = nn.Sequential(*upsampler)
         self.conv_output = conv(n_feats, n_colors, 9, bias=False)
-        self._initialise()
-
-    def _initialise(self):
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                height, width = module.kernel_size
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
+        for module in convolutions(self):
+            height, width = module.kernel_size
+            nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
 
     def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
-        return self.conv_input, self.bn_mid, [*convolutions(self.upscale), self.conv_output]
+        return self.conv_input, self.bn_mid, convolutions(self.upscale, self.conv_output)
 
     def body_feature(self, lr: Tensor) -> Tensor:
         head = self.relu(self.conv_input(lr))

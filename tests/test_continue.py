@@ -157,6 +157,7 @@ def test_keys_of_a_newer_torch_are_no_obstacle(launch, experiments):
 
 
 @pytest.mark.parametrize("options", [{"lr": "fast"}, {"lr": -1.0}, {"epochs": 2.5}, {"ext": "bin"}, {"data_test": []},
+                                     {"optimizer": torch.ones(2)}, {"model": "VDSR"},
                                      {"cpu": 3, "betas": (1, 2, 3)}, {"loss": "1*L9"}])
 def test_stored_options_that_no_flag_could_give_are_told(options, launch, experiments, capfd):
     assert launch("--save run") == 0

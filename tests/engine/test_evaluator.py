@@ -7,7 +7,7 @@ from engine.device import wait_for
 from engine.run_folder import RunFolder
 
 OPTIONS = Namespace(rgb_range=255, precision="single", scale=1, chop=False, self_ensemble=False, save_results=False,
-                    model="edsr")
+                    model="edsr", k_bits=32)
 
 
 class OneImage(list):
@@ -28,7 +28,7 @@ def test_the_clock_is_read_when_the_device_is_done(tmp_path, monkeypatch):
     network.register_forward_hook(noting("forward", None))
     image = torch.rand(3, 24, 24) * 255
     test = evaluator.Evaluator([OneImage([(image, image, "a")])], run=RunFolder(tmp_path), device=torch.device("cpu"),
-                               k_bits=32, options=OPTIONS)
+                               options=OPTIONS)
     test(network, 1)
     at = events.index("forward")
     assert events[at - 2 : at + 3] == ["wait", "clock", "forward", "wait", "clock"]
