@@ -38,9 +38,9 @@ def conv(graph: Operators, x: str, module: nn.Conv2d) -> str:
 def folded_conv(graph: Operators, x: str, module: nn.Conv2d, norm: nn.BatchNorm2d) -> str:
     """A convolution with the batch norm behind it folded in."""
     factor, offset = norm_factors(norm)
-    bias = offset if module.bias is None else offset + array(module.bias) * factor
     with graph.within(module):
-        return graph.float_conv(x, array(module.weight) * factor[:, None, None, None], bias)
+        return graph.float_conv(x, array(module.weight) * factor[:, None, None, None],
+                                bias_of(module) * factor + offset)
 
 
 def norm_factors(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +99,16 @@ def activate(graph: Operators, quantizer: DualBoundQuantizer, x: str) -> Codes:
         return graph.note(graph.quantize(x, grid, quantizer.gate.reduce.in_channels))
 
 
-def integers_of(graph: Operators, conv: QuantConv2d) -> tuple[IntegerWeight, np.ndarray]:
-    """(IntegerWeight, bias float64 [O]) of a QuantConv2d."""
+def bias_of(conv: nn.Conv2d) -> np.ndarray:
+    """A convolution's bias, float64 [O]; zeros where it has none."""
+    return np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
+
+
+def integers_of(graph: Operators, conv: QuantConv2d,
+                norm: nn.BatchNorm2d | None = None) -> tuple[IntegerWeight, np.ndarray]:
+    """(IntegerWeight, bias float64 [O]) of a QuantConv2d, the batch norm behind it folded in."""
     with graph.within(conv):
-        bias = np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
-        return quantized_weight(graph.place, conv), bias
+        return with_norm(quantized_weight(graph.place, conv), bias_of(conv), norm)
 
 
 def on_float(graph: Operators, conv: QuantConv2d, x: str) -> str:
@@ -115,14 +120,15 @@ def on_float(graph: Operators, conv: QuantConv2d, x: str) -> str:
 
 def on_codes(graph: Operators, conv: QuantConv2d, codes: Codes, norm: nn.BatchNorm2d | None = None) -> str:
     """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
-    weight, bias = integers_of(graph, conv)
-    if norm is not None:
-        weight, bias = with_norm(weight, bias, norm)
+    weight, bias = integers_of(graph, conv, norm)
     with graph.within(conv):
         return graph.conv_to_float(codes, weight, bias)
 
 
-def with_norm(weight: IntegerWeight, bias: np.ndarray, norm: nn.BatchNorm2d) -> tuple[IntegerWeight, np.ndarray]:
-    """IntegerWeight and bias with the batch norm behind them folded in."""
+def with_norm(weight: IntegerWeight, bias: np.ndarray,
+              norm: nn.BatchNorm2d | None) -> tuple[IntegerWeight, np.ndarray]:
+    """IntegerWeight and bias with the batch norm behind them, if any, folded in."""
+    if norm is None:
+        return weight, bias
     factor, offset = norm_factors(norm)
     return weight.scaled(factor), bias * factor + offset

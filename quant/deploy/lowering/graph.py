@@ -123,6 +123,11 @@ class Graph:
         """
         return self.op("ReduceMean", self.op("ReduceMean", x, self.integers(3)), self.integers(2))
 
+    def concat(self, parts: Sequence[Codes]) -> Codes:
+        """Features on one grid, joined along channels."""
+        joined = self.op("Concat", *(part.name for part in parts), axis=1)
+        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
+
     def note(self, codes: Codes) -> Codes:
         """Keep the feature that the present module, a quantizer, makes: `quant.verify` looks at it. Returns it."""
         self.notes[self.place] = codes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from quant.deploy.lowering.blocks import Operators, array, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.blocks import Operators, array, bias_of, grid_of, integers_of, is_gated, with_norm
 from quant.deploy.lowering.calibration import Calibration
 from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
@@ -50,12 +50,10 @@ class Int8:
                     factor: float = 1.0) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`."""
         if isinstance(module, QuantConv2d):
-            weight, bias = integers_of(self.graph, module)
+            weight, bias = integers_of(self.graph, module, norm)
         else:
             weight = compensated_weight(array(module.weight), self.seen.covariances[module])
-            bias = np.zeros(module.out_channels) if module.bias is None else array(module.bias).astype(np.float64)
-        if norm is not None:
-            weight, bias = with_norm(weight, bias, norm)
+            weight, bias = with_norm(weight, bias_of(module), norm)
         return replace(weight, step=weight.step * factor), bias * factor
 
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
@@ -72,7 +70,7 @@ class Int8:
         weight = IntegerWeight(weight.levels[order], weight.step[order])
         with self.graph.within(module):
             return self.graph.conv_prelu(codes, weight, bias[order], prelu.weight.item(), grid,
-                                         before=lambda: self.grid(module))
+                                         before=self.grid(module))
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""

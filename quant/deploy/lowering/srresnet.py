@@ -14,7 +14,6 @@ from quant.deploy.lowering.blocks import (
     on_codes,
     prelu,
     upsample,
-    with_norm,
 )
 from quant.deploy.lowering.int8 import Int8
 
@@ -46,7 +45,7 @@ def _exact_inner(graph, block, codes):
     """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
     if not is_gated(block.act2) and block.relu.weight.numel() == 1:
         grid = grid_of(graph, block.act2, None)
-        weight, bias = with_norm(*integers_of(graph, block.conv1), block.in1)
+        weight, bias = integers_of(graph, block.conv1, block.in1)
         with graph.within(block.conv1):
             inner = graph.exact_conv_prelu(codes, weight, bias, block.relu.weight.item(), grid)
         if inner is not None:
@@ -111,8 +110,7 @@ def _int8_inner(int8, block, levels):
         low, high = max(low, grid.bounds[0] / slope), min(high, grid.bounds[1])
     weight, bias = int8.integers_of(block.conv1, block.in1)
     with graph.within(block.conv1):
-        inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid,
-                                        before=lambda: graph.affine_grid(low, high))
+        inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid, before=graph.affine_grid(low, high))
     with graph.within(block.act2):
         return graph.note(inner)
 
