@@ -63,14 +63,15 @@ class Int8:
         with self.graph.within(module):
             return self.graph.code_conv(codes, weight, bias, grid)
 
-    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *,
+    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
                    order: Any = slice(None)) -> Codes:
-        """prelu(conv) on `grid`, an 8-bit grid, the output channels in `order`; the PReLU has one slope."""
+        """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`."""
         weight, bias = self.integers_of(module)
-        weight = IntegerWeight(weight.levels[order], weight.step[order])
+        weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
         with self.graph.within(module):
-            return self.graph.conv_prelu(codes, weight, bias[order], prelu.weight.item(), grid,
-                                         before=self.grid(module))
+            if prelu is None:
+                return self.graph.code_conv(codes, weight, bias, grid)
+            return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
@@ -126,25 +127,16 @@ class Int8:
         for conv, shuffle, prelu in stages:
             factor = shuffle.upscale_factor
             channels = conv.out_channels // factor**2
-            if shuffle is stages[-1][1]:
-                x = self._stage(x, conv, prelu, slice(None))
-            else:
-                x = self._stage(x, conv, prelu, shuffle_order(channels, factor))
+            is_last = shuffle is stages[-1][1]
+            order = slice(None) if is_last else shuffle_order(channels, factor)
+            x = self.conv_prelu(x, conv, prelu, self.grid(prelu or conv), order=order)
+            if not is_last:
                 x = self.graph.pixel_shuffle(x, factor, channels)
         weight, bias = self.integers_of(last)
         folded = IntegerWeight(fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2))
         with self.graph.within(last):
             return self.graph.conv_to_image(x, folded, np.tile(bias + offset, factor**2), self.image_grid, factor,
                                             last.out_channels)
-
-    def _stage(self, x, conv, prelu, order):
-        """A convolution, and PReLU where there is one, its output channels in `order`."""
-        if prelu is not None:
-            return self.conv_prelu(x, conv, prelu, self.grid(prelu), order=order)
-        weight, bias = self.integers_of(conv)
-        with self.graph.within(conv):
-            return self.graph.code_conv(x, IntegerWeight(weight.levels[order], weight.step[order]), bias[order],
-                                        self.grid(conv))
 
 
 def _stages(modules):
