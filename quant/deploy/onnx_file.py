@@ -14,11 +14,6 @@ OLDEST_RUNTIME = (1, 29)
 GATE = ".gate/"
 
 
-def read_graph(content: bytes, path: Path) -> Any:
-    """The onnx.GraphProto in a file's bytes. Raises UserError where it can't be had."""
-    return read_model(content, path).graph
-
-
 def read_model(content: bytes, path: Path) -> Any:
     """The onnx.ModelProto in a file's bytes. Raises UserError where it can't be had."""
     try:
@@ -71,6 +66,11 @@ def check_runtime(graph: Any, path: Path, rest: str, version: str) -> None:
                for node in one.node):
             raise UserError(f"{path}: ONNX Runtime {version} computes its integer convolutions wrongly; install "
                             f"{OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a graph and of the graphs in its nodes."""
+    return (node for one in _graphs(graph) for node in one.node)
 
 
 def _graphs(graph) -> Iterator[Any]:
