@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +115,13 @@ def _outputs(network, lr):
     """{quantizer: (its output, levels a unit)} for one image, float64 NumPy, in the network's order."""
     found = {}
 
-    def record(name):
-        def hook(quantizer, parts, output):
-            lower, upper = quantizer.bounds(*parts)
-            width = (with_minimal_width(lower, upper) - lower).double().item()
-            found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
+    def record(name, quantizer, parts, output):
+        lower, upper = quantizer.bounds(*parts)
+        width = (with_minimal_width(lower, upper) - lower).double().item()
+        found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
 
-        return hook
-
-    handles = [quantizer.register_forward_hook(record(name)) for name, quantizer in quantizers(network).items()]
+    handles = [quantizer.register_forward_hook(partial(record, name))
+               for name, quantizer in quantizers(network).items()]
     network(lr)
     for handle in handles:
         handle.remove()

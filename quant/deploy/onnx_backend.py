@@ -65,7 +65,7 @@ class OnnxNetwork:
         self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":
-            check_runtime(graph, self.path, self.rest, _version())
+            check_runtime(graph, self.path, self.rest)
         self._check_graph(graph)
 
     @property
@@ -168,12 +168,6 @@ def _session(path, threads, content):
     except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
         raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
                         f"({' '.join(str(error).split()):.200})") from error
-
-
-def _version():
-    import onnxruntime
-
-    return onnxruntime.__version__
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

@@ -56,8 +56,11 @@ def check_finite(graph: Any, path: Path) -> None:
             raise UserError(f"{path}: {name} is not finite; export the network again")
 
 
-def check_runtime(graph: Any, path: Path, rest: str, version: str) -> None:
-    """Raise UserError for an ONNX Runtime, of that version, that would compute this file wrongly, without a word."""
+def check_runtime(graph: Any, path: Path, rest: str) -> None:
+    """Raise UserError for an ONNX Runtime that would compute this file wrongly, without a word."""
+    import onnxruntime
+
+    version = onnxruntime.__version__
     if rest != "int8" or tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_RUNTIME:
         return
     for one in _graphs(graph):
