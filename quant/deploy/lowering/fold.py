@@ -40,8 +40,6 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
     images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
     its beta over the images; the bounds are multiplied by them.
     """
-    for quantizer in gated(network):
-        quantizer.logits = None  # of the last forward; may hold a graph, which can't be copied
     folded = copy.deepcopy(network)
     names = {module: name for name, module in network.named_modules()}
     bounds = {}

@@ -128,9 +128,9 @@ class Graph:
         joined = self.op("Concat", *(part.name for part in parts), axis=1)
         return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
-    def note(self, codes: Codes) -> Codes:
-        """Keep the feature that the present module, a quantizer, makes: `quant.verify` looks at it. Returns it."""
-        self.notes[self.place] = codes
+    def note(self, quantizer: nn.Module, codes: Codes) -> Codes:
+        """Keep the feature that a quantizer makes: `quant.verify` looks at it. Returns it."""
+        self.notes[self._places[quantizer]] = codes
         return codes
 
     def integers(self, *values: int) -> str:

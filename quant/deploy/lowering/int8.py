@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from quant.deploy.lowering.blocks import Operators, array, bias_of, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.blocks import array, bias_of, is_gated, with_norm
 from quant.deploy.lowering.calibration import Calibration
 from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
+from quant.deploy.lowering.qdq import Qdq
+from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.lowering.rounding import compensated_weight
 from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
+Operators = QLinear | Qdq
 
 
 class Int8:
@@ -50,7 +53,7 @@ class Int8:
                     factor: float = 1.0) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`."""
         if isinstance(module, QuantConv2d):
-            weight, bias = integers_of(self.graph, module, norm)
+            weight, bias = self.graph.integers_of(module, norm)
         else:
             weight = compensated_weight(array(module.weight), self.seen.covariances[module])
             weight, bias = with_norm(weight, bias_of(module), norm)
@@ -75,13 +78,13 @@ class Int8:
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
-        grid = grid_of(self.graph, quantizer, lambda: self.graph.mean_of(codes))
+        grid = self.graph.grid_of(quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
             return self.settled(quantizer, self.graph.requantize(codes, grid))
 
     def settled(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
-        self.graph.note(codes)
+        self.graph.note(quantizer, codes)
         if codes.grid.is_static or self.graph.runtime_scales:
             return codes
         return self.graph.requantize(codes, self.graph.affine_grid(*self.seen.range(quantizer)))
@@ -92,9 +95,8 @@ class Int8:
         if is_gated(quantizer):
             return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
                                                       factor=factor))
-        made = self.conv(codes, module, grid_of(self.graph, quantizer, None, after_relu=relu), factor=factor)
-        with self.graph.within(quantizer):
-            return self.graph.note(made)
+        made = self.conv(codes, module, self.graph.grid_of(quantizer, after_relu=relu), factor=factor)
+        return self.graph.note(quantizer, made)
 
     def sum_of(self, first: Codes, second: Codes, *modules: nn.Module) -> Codes:
         """The sum of codes on any two grids; modules: as for `range_of`, of each."""
@@ -104,9 +106,9 @@ class Int8:
         """quantizer(first + second)."""
         if is_gated(quantizer):
             return self.activate(quantizer, self.sum_of(first, second))
-        grid = grid_of(self.graph, quantizer, None)
+        grid = self.graph.grid_of(quantizer)
         with self.graph.within(quantizer):
-            return self.graph.note(self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
+            return self.graph.note(quantizer, self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
 
     def _ranges(self, first, second, modules):
         return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import on_levels
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import (
     INT8_MAX,
     UINT8_MAX,
@@ -31,7 +31,7 @@ from utility import UserError
 INT8_ZERO = INT8_MAX + 1
 
 
-class Qdq(Graph):
+class Qdq(LayerGraph):
     """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear."""
 
     FORMAT = "qdq"

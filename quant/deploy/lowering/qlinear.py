@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
+from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import runtime_codes
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import (
     UINT8_MAX,
     Grid,
@@ -29,7 +29,7 @@ from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
 
-class QLinear(Graph):
+class QLinear(LayerGraph):
     """A graph of integer operators."""
 
     FORMAT = "qlinear"
@@ -40,9 +40,6 @@ class QLinear(Graph):
 
     affine_grid = staticmethod(affine_grid)
     term_grids = staticmethod(term_grids)
-
-    def check(self, name: str, grid: Grid) -> None:
-        """Whether this format has a quantizer's grid: uint8 codes have any that is one."""
 
     def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
         """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
@@ -117,18 +114,18 @@ class QLinear(Graph):
                          grid: AnyGrid) -> Codes | None:
         """prelu(conv), each exactly on its level of `grid`, or None where that can't be had.
 
-        As a positive and a negative part, one of them zero: two convolutions to codes and their sum cost half of one
-        convolution to a float feature.
+        Two convolutions to codes and their sum cost half of one convolution to a float feature.
         """
         if slope <= 0 or not grid.low <= grid.zero <= grid.high:
             return None
-        positive = self.exact_code_conv(codes, weight, bias, replace(grid, low=grid.zero))
-        weight = replace(weight, step=weight.step * slope)
-        negative = self.exact_code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero))
-        return None if positive is None or negative is None else self._either(positive, negative, grid)
+        return self._in_two(self.exact_code_conv, codes, weight, bias, slope, grid)
 
-    def _either(self, positive, negative, grid):
-        """The sum of two features on `grid`, one of which is zero everywhere."""
+    def _in_two(self, conv, codes, weight, bias, slope, grid):
+        """prelu(conv) as the sum of a positive and a negative part, one of them zero; None where `conv` gives None."""
+        positive = conv(codes, weight, bias, replace(grid, low=grid.zero))
+        negative = conv(codes, replace(weight, step=weight.step * slope), bias * slope, replace(grid, high=grid.zero))
+        if positive is None or negative is None:
+            return None
         both = self.op("Add", positive.name, negative.name)
         return Codes(self.op("Sub", both, self.byte(grid.zero)), grid, positive.channels)
 
@@ -152,14 +149,12 @@ class QLinear(Graph):
                    before: Grid) -> Codes:
         """prelu(conv) on `grid`, an 8-bit grid; before: the grid of conv.
 
-        As a positive part and a negative one: to round before PReLU would cost more than the second convolution, as
-        most of what is negative then, and the steps it asks for, is soon scaled away.
+        To round before PReLU would cost more than the second convolution: most of what is negative then, and the
+        steps it asks for, is soon scaled away.
         """
         if slope <= 0:
             return self.conv_prelu_levels(codes, weight, bias, slope, grid, before=before)
-        positive = self.code_conv(codes, weight, bias, replace(grid, low=grid.zero))
-        weight = replace(weight, step=weight.step * slope)
-        return self._either(positive, self.code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero)), grid)
+        return self._in_two(self.code_conv, codes, weight, bias, slope, grid)
 
     def conv_prelu_levels(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                           before: Grid) -> Codes:
