@@ -46,38 +46,39 @@ FORMULAS = ("product", "accumulated")
 
 @dataclass(frozen=True)
 class ConvCost:
-    """One convolution: MACs per output pixel of the network, bits of its weight and feature as papers count and as
-    run, and its weights and biases."""
+    """One convolution: MACs per output pixel of the network, products in one sum, number of weights, bits.
+
+    bits: of its weight and feature, as papers count. bits_run: of the feature that it reads.
+    """
 
     name: str
     macs: float
     fan_in: int
-    weight_bits: int
-    feature_bits: int
-    feature_bits_run: int
     weights: int
-    biases: int
+    bits: int
+    bits_run: int
 
     def bops(self, formula: str, *, as_run: bool = False) -> float:
         """Bit operations per output pixel."""
-        feature_bits = self.feature_bits_run if as_run else self.feature_bits
-        product = self.weight_bits * feature_bits
+        feature_bits = self.bits_run if as_run else self.bits
+        product = self.bits * feature_bits
         if formula == "product":
             return self.macs * product
-        return self.macs * (product + self.weight_bits + feature_bits + math.log2(self.fan_in))
+        return self.macs * (product + self.bits + feature_bits + math.log2(self.fan_in))
 
 
 def conv_costs(network: SuperResolver) -> list[ConvCost]:
     """The ConvCost of every convolution that runs on features, in the network's order; gates and mean shifts apart."""
-    floats = {id(conv) for block in network.modules() for conv in _reading_floats(block)}
+    reading_floats = {block.get_submodule(name) for block in network.modules()
+                      for name in getattr(block, "FLOAT_INPUT", ())}
     costs = []
 
     def record(module, _, output):
         bits = module.k_bits if isinstance(module, QuantConv2d) else FLOAT_BITS
         share = output.shape[2] * output.shape[3] / (side * network.scale) ** 2
-        costs.append(ConvCost(names[module], module.weight.numel() * share, module.weight[0].numel(), bits, bits,
-                              FLOAT_BITS if id(module) in floats else bits, module.weight.numel(),
-                              0 if module.bias is None else module.bias.numel()))
+        weight = module.weight
+        costs.append(ConvCost(names[module], weight.numel() * share, weight[0].numel(), weight.numel(), bits,
+                              FLOAT_BITS if module in reading_floats else bits))
 
     side = 16
     names = {module: name for name, module in network.named_modules()}
@@ -88,11 +89,6 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
     for handle in handles:
         handle.remove()
     return costs
-
-
-def _reading_floats(block):
-    """The quantized convolutions of a block whose input is not quantized."""
-    return [block.get_submodule(name) for name in getattr(block, "FLOAT_INPUT", ())]
 
 
 def gate_costs(network: nn.Module) -> dict[str, int]:
@@ -107,14 +103,12 @@ def gate_costs(network: nn.Module) -> dict[str, int]:
 def summary(network: SuperResolver, *, formula: str = "product", output: tuple[int, int] = OUTPUT) -> dict[str, Any]:
     """Costs of a network, full-precision or quantized, as a dict of numbers; the gates' under `gates`."""
     costs = conv_costs(network)
-    ours = sum(cost.weights + cost.biases for cost in costs)
-    others = sum(parameter.numel() for name, parameter in network.named_parameters()
-                 if ".gate." not in name) - ours
-    bits = sum(cost.weights * cost.weight_bits + cost.biases * FLOAT_BITS for cost in costs) + others * FLOAT_BITS
+    parameters = sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
+    bits = parameters * FLOAT_BITS - sum(cost.weights * (FLOAT_BITS - cost.bits) for cost in costs)
     pixels = output[0] * output[1]
     per_pixel = {"macs": sum(cost.macs for cost in costs), "bops": sum(cost.bops(formula) for cost in costs),
                  "bops_as_run": sum(cost.bops(formula, as_run=True) for cost in costs)}
-    return {"parameters": ours + others, "storage_bytes": bits / 8, "per_output_pixel": per_pixel,
+    return {"parameters": parameters, "storage_bytes": bits / 8, "per_output_pixel": per_pixel,
             "per_output": {name: value * pixels for name, value in per_pixel.items()}, "gates": gate_costs(network),
             "parts": _parts(costs)}
 
@@ -124,7 +118,7 @@ def _parts(costs):
     shares = defaultdict(float)
     total = sum(cost.macs for cost in costs)
     for cost in costs:
-        shares[str(cost.weight_bits)] += cost.macs / total
+        shares[str(cost.bits)] += cost.macs / total
     return dict(shares)
 
 

@@ -29,8 +29,8 @@ class Distillation:
         self.schedule = schedule
         self.w_l1 = w_l1
         self.w_at = w_at
-        self._forward_features = compiled(_forward_features, compiler)
-        self._body_feature = compiled(_body_feature, compiler)
+        self._forward_features = compiled(lambda network, lr: network.forward_features(lr), compiler)
+        self._body_feature = compiled(lambda network, lr: network.body_feature(lr), compiler)
 
     def start_epoch(self, network: SuperResolver, epoch: int) -> None:
         """Enter the epoch's phase; calibration runs in evaluation mode."""
@@ -88,14 +88,6 @@ class Distillation:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
-
-
-def _forward_features(network, lr):
-    return network.forward_features(lr)
-
-
-def _body_feature(network, lr):
-    return network.body_feature(lr)
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:

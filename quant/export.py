@@ -4,10 +4,11 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 import model
@@ -23,7 +24,8 @@ from quant.deploy.lowering.networks import lowering_of
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
-from quant.deploy.onnx_backend import FORMAT
+from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
+from quant.deploy.onnx_file import GATE, all_nodes
 from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
@@ -136,14 +138,19 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tenso
     files = image_files(folder)
     if not files:
         raise UserError(f"--calib {folder}: no images in it")
-    images = []
-    for path in files[:: -(-len(files) // CALIBRATION_IMAGES)]:
-        pixels = read_image(path)
-        top, left = (max(side - CALIBRATION_SIDE, 0) // 2 for side in pixels.shape[:2])
-        middle = to_planes(pixels[top : top + CALIBRATION_SIDE, left : left + CALIBRATION_SIDE])
-        images.append(to_values(middle, rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
-    log.info("calibrating on %d images of %s", len(images), folder)
-    return images
+    files = files[:: -(-len(files) // CALIBRATION_IMAGES)]
+    log.info("calibrating on %d images of %s", len(files), folder)
+    return [middle(read_image(path), network, CALIBRATION_SIDE) for path in files]
+
+
+def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) -> Tensor:
+    """The middle of an image uint8 [h, w, 3], at most `side` high and wide, as the network takes it.
+
+    Returns float32 [1, n_colors, h, w] in 0..rgb_range.
+    """
+    top, left = (max(length - side, 0) // 2 for length in pixels.shape[:2])
+    planes = to_planes(pixels[top : top + side, left : left + side])
+    return to_values(planes, rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
 
 
 def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
@@ -191,7 +198,7 @@ def _graph(network, operators, symmetric, weights, opset):
 
 def summary(exported: "onnx.ModelProto") -> str:
     """How many convolutions became integers, in words."""
-    nodes = [node for node in body_nodes(exported.graph) if ".gate/" not in node.name]
+    nodes = [node for node in all_nodes(exported.graph) if GATE not in node.name]
     counts = Counter(node.op_type for node in nodes)
     makers = {output: node for node in nodes for output in node.output}
     between = sum(node.op_type == "Conv" and all(_dequantized(name, makers) for name in node.input[:2])
@@ -208,13 +215,6 @@ def _dequantized(name, makers):
     if node.op_type in COMMUTING:
         return all(_dequantized(one, makers) for one in node.input)
     return node.op_type == "DequantizeLinear"
-
-
-def body_nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
-    """All nodes of a graph; those of its Scan over the batch, where there is one."""
-    for node in graph.node:
-        bodies = [attribute.g for attribute in node.attribute if attribute.name == "body"]
-        yield from body_nodes(bodies[0]) if bodies else [node]
 
 
 if __name__ == "__main__":

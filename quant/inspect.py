@@ -9,7 +9,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import skimage
@@ -91,7 +93,7 @@ def record(network: SuperResolver, images: Sequence[np.ndarray]) -> dict[str, Re
     members = quantizers(network)
     records = {name: Record(quantizer.dynamic) for name, quantizer in members.items()}
     for observe in (_observe_range, _observe_features):
-        hooks = [member.register_forward_pre_hook(_calling(observe, records[name])) for name, member in members.items()]
+        hooks = [member.register_forward_pre_hook(partial(observe, records[name])) for name, member in members.items()]
         for image in images:
             network(to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=network.n_colors)[None])
         for hook in hooks:
@@ -99,33 +101,26 @@ def record(network: SuperResolver, images: Sequence[np.ndarray]) -> dict[str, Re
     return records
 
 
-def _calling(observe, row):
-    return lambda quantizer, inputs: observe(quantizer, torch.cat(inputs, 1), row)
-
-
-def _observe_range(_quantizer, x, row):
-    low, high = torch.aminmax(x)
+def _observe_range(row, _, parts):
+    low, high = torch.aminmax(torch.cat(parts, 1))
     row.low, row.high = min(row.low, low.item()), max(row.high, high.item())
 
 
-def _observe_features(quantizer, x, row):
+def _observe_features(row, quantizer, parts):
+    x = torch.cat(parts, 1)
     row.counts += torch.histc(x, BINS, row.low, row.high if row.high > row.low else row.low + 1)
     lower, upper = (bound.item() for bound in quantizer.bounds(x))
     row.bounds.append((lower, upper))
     row.clipped.append(((x < lower) | (x > upper)).float().mean().item())
 
 
-def _mean(values):
-    return sum(values) / len(values)
-
-
 def print_table(records: Mapping[str, Record]) -> None:
     """A line a quantizer: range of the features, mean bounds, share clipped, whether a gate moves them."""
     print(f"{'quantizer':26}{'features':>22}{'bounds':>22}{'clipped':>9}  gate")
     for name, row in records.items():
-        lower, upper = (_mean(side) for side in zip(*row.bounds, strict=True))
+        lower, upper = (fmean(side) for side in zip(*row.bounds, strict=True))
         features, bounds = f"{row.low:.2f} .. {row.high:.2f}", f"{lower:.2f} .. {upper:.2f}"
-        print(f"{name:26}{features:>22}{bounds:>22}{_mean(row.clipped):9.2%}  {'dynamic' if row.dynamic else ''}")
+        print(f"{name:26}{features:>22}{bounds:>22}{fmean(row.clipped):9.2%}  {'dynamic' if row.dynamic else ''}")
 
 
 def draw_distributions(records: Mapping[str, Record]) -> Figure:
@@ -139,9 +134,9 @@ def draw_distributions(records: Mapping[str, Record]) -> Figure:
         axes.stairs((row.counts / row.counts.sum()).tolist(), edges.tolist(), fill=True, color=FEATURE_COLOUR)
         axes.set_yscale("log")
         for side in zip(*row.bounds, strict=True):
-            axes.axvline(_mean(side), color=BOUND_COLOUR, linewidth=1)
+            axes.axvline(fmean(side), color=BOUND_COLOUR, linewidth=1)
             axes.axvspan(min(side), max(side), color=BOUND_COLOUR, alpha=0.3, linewidth=0)
-        axes.set_title(f"{name}  {_mean(row.clipped):.1%} clipped", fontsize=6, pad=2)
+        axes.set_title(f"{name}  {fmean(row.clipped):.1%} clipped", fontsize=6, pad=2)
         axes.tick_params(labelsize=5, length=2, pad=1)
         axes.set_yticks([])
     return figure

@@ -235,8 +235,7 @@ class _Opened:
 
 
 def _holds_quantizers(state):
-    return is_released(state) or any(key.endswith(".max_val") for key in state) or any(
-        key.endswith(".alpha_upper") for key in state)
+    return is_released(state) or any(key.endswith((".max_val", ".alpha_upper")) for key in state)
 
 
 def _refuse_exported(path, place):

@@ -15,26 +15,24 @@ def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
     the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
-    block; its `quant_config` is `config`. Copy a teacher before. Raises ValueError when the
-    network is quantized already, holds a block with no quantized form, or holds nothing to quantize.
+    block; its `quant_config` is `config`. Copy a teacher before. Raises ValueError for a network that is quantized
+    already, holds a block with no quantized form, or holds nothing to quantize.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")
     if type(network) in BLOCKS:
-        return _marked(_quantized(network, config), config)
-    found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
-             if type(block) in BLOCKS]
-    _refuse_unknown(network)
-    if not found:
-        raise ValueError(f"{type(network).__name__} holds no block to quantize")
-    for parent, name, block in found:
-        setattr(parent, name, _quantized(block, config))
-    return _marked(network, config)
-
-
-def _marked(network, config):
-    network.quant_config = config
-    return network
+        quantized: Any = _quantized(network, config)
+    else:
+        _refuse_unknown(network)
+        found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
+                 if type(block) in BLOCKS]
+        if not found:
+            raise ValueError(f"{type(network).__name__} holds no block to quantize")
+        for parent, name, block in found:
+            setattr(parent, name, _quantized(block, config))
+        quantized = network
+    quantized.quant_config = config
+    return quantized
 
 
 def _quantized(block, config):
@@ -50,8 +48,7 @@ def _refuse_unknown(module):
         kind = type(child)
         if kind in BLOCKS:
             continue
-        known = kind.__module__.startswith("torch.nn.") or issubclass(kind, (SuperResolver, *STAYS_FLOAT))
-        if not known:
+        if not kind.__module__.startswith("torch.nn.") and not issubclass(kind, (SuperResolver, *STAYS_FLOAT)):
             raise ValueError(f"{name}: no quantized form is registered for {kind.__name__}")
         _refuse_unknown(child)
 
@@ -59,5 +56,3 @@ def _refuse_unknown(module):
 def is_quantized(network: Any) -> bool:
     """Whether the network holds quantized modules."""
     return any(isinstance(module, Phased) for module in network.modules())
-
-

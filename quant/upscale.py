@@ -87,13 +87,13 @@ def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
     """
     if tile is None:
         tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else TILE
-    colours = network.settings["n_colors"]
 
     def in_8_bits(sr):
         sr = sr * (255 / network.rgb_range)
-        return sr if colours == 1 else sr.round().clamp(0, 255).byte()  # luma is rounded once, as colour or grey
+        # luma is rounded once, as colour or grey
+        return sr if network.n_colors == 1 else sr.round().clamp(0, 255).byte()
 
-    lr = picture.values(rgb_range=network.rgb_range, n_colors=colours)
+    lr = picture.values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     sr = network.in_tiles(lr, size=tile or max(lr.shape), finish=in_8_bits, progress=progress)
     return picture.enlarged(sr[0], scale=network.scale)
 

@@ -5,26 +5,25 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.images import image_files, read_image
-from data.patches import to_planes, to_values
-from metrics.functional import psnr
 from model.common import SuperResolver
 from quant.activation import quantizers
-from quant.deploy.lowering.fold import set_bounds
+from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
-from quant.deploy.onnx_file import of_one_image
+from quant.deploy.onnx_file import of_one_image, read_model
+from quant.export import middle
 from quant.functional import with_minimal_width
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, run_main
 
 SIDE = 96
-BEST_DB = 100.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,22 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = open_network(args.against, flag="--against")
     if not is_quantized(network):
         raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
-    described = _metadata(args.file)
-    if (described["k_bits"], described["network"]["scale"]) != (network.quant_config.k_bits, network.scale):
+    if (exported.k_bits, exported.scale) != (network.quant_config.k_bits, network.scale):
         raise UserError(f"--against {args.against}: is x{network.scale} in {network.quant_config.k_bits} bits, not x"
-                        f"{described['network']['scale']} in {described['k_bits']} bits as {args.file}")
+                        f"{exported.scale} in {exported.k_bits} bits as {args.file}")
+    described = {name: json.loads(text) for name, text in exported.metadata.items()}
     set_bounds(network, described.get("folded", {}))
-    layers = Layers(args.file, described, args.backend)
-    rows, shares, decibels = {}, [], []
+    layers = Layers(exported, described)
+    rows, shares, agreement = {}, [], []
     for lr in _images(args.images, exported):
         with torch.no_grad():
             expected, found = network(lr), exported(lr)
         for name, differences in layers.compare(network, lr).items():
             rows.setdefault(name, []).append(differences)
-        expected, found = ((image[0] * (255 / exported.rgb_range)).round().clamp(0, 255) for image in (expected, found))
+        agreement.append(decibels(exported, found, expected))
+        expected, found = (in_8_bits(image, exported.rgb_range) for image in (expected, found))
         shares.append((expected == found).float().mean().item())
-        decibels.append(min(psnr(found, expected, border=exported.scale), BEST_DB))
-    return _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(decibels))
+    return _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement))
 
 
 def _parse(argv):
@@ -62,12 +61,6 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def _metadata(path):
-    import onnx
-
-    return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
-
-
 def _images(folder, exported):
     """LR images [1, n_colors, h, w]: the middle of those in the folder, or two made of waves."""
     if folder is None:
@@ -78,10 +71,7 @@ def _images(folder, exported):
         images = [read_image(path) for path in image_files(folder)]
     if not images:
         raise UserError(f"--images {folder}: no images in it")
-    for image in images:
-        top, left = (max(side - SIDE, 0) // 2 for side in image.shape[:2])
-        planes = to_planes(image[top : top + SIDE, left : left + SIDE])
-        yield to_values(planes, rgb_range=exported.rgb_range, n_colors=exported.settings["n_colors"])[None]
+    return [middle(image, exported, SIDE) for image in images]
 
 
 class Layers:
@@ -90,21 +80,19 @@ class Layers:
     described: the file's metadata. Raises UserError for a file that does not say where its levels are.
     """
 
-    def __init__(self, path: Path, described: dict, backend: str) -> None:
+    def __init__(self, exported: OnnxNetwork, described: dict) -> None:
         if "levels" not in described:
-            raise UserError(f"{path}: does not say where its quantizers' levels are; export it again")
+            raise UserError(f"{exported.path}: does not say where its quantizers' levels are; export it again")
         self.levels = described["levels"]
-        import onnx
-        from onnx import helper
-
-        graph = of_one_image(onnx.load(path))
+        graph = of_one_image(read_model(exported.content, exported.path))
         wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
                                if isinstance(name, str))
         known = {output.name for output in graph.graph.output}
-        graph.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted if name not in known)
+        for name in [name for name in wanted if name not in known]:
+            graph.graph.output.add(name=name)
         self._input = graph.graph.input[0]
         self._names = list(wanted)
-        self._session = SESSIONS[backend](path, 0, graph.SerializeToString())
+        self._session = exported.open_session(graph.SerializeToString())
 
     def compare(self, network: SuperResolver, lr: torch.Tensor) -> dict[str, tuple[int, float]]:
         """{quantizer: (largest difference in levels, share of values that differ)} on one image, in their order."""
@@ -127,22 +115,20 @@ def _outputs(network, lr):
     """{quantizer: (its output, levels a unit)} for one image, float64 NumPy, in the network's order."""
     found = {}
 
-    def record(name):
-        def hook(quantizer, parts, output):
-            lower, upper = quantizer.bounds(*parts)
-            width = (with_minimal_width(lower, upper) - lower).double().item()
-            found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
+    def record(name, quantizer, parts, output):
+        lower, upper = quantizer.bounds(*parts)
+        width = (with_minimal_width(lower, upper) - lower).double().item()
+        found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
 
-        return hook
-
-    handles = [quantizer.register_forward_hook(record(name)) for name, quantizer in quantizers(network).items()]
+    handles = [quantizer.register_forward_hook(partial(record, name))
+               for name, quantizer in quantizers(network).items()]
     network(lr)
     for handle in handles:
         handle.remove()
     return found
 
 
-def _tell(args, described, rows, share, decibels):
+def _tell(args, described, rows, share, agreement):
     """Print what was found; the exit code."""
     largest = {name: max(most for most, _ in differences) for name, differences in rows.items()}
     differing = {name: statistics.fmean(one for _, one in differences) for name, differences in rows.items()}
@@ -158,8 +144,8 @@ def _tell(args, described, rows, share, decibels):
               described["rest"] == "int8" else
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
     bound = described["least_db"]
-    print(f"{share:.2%} of the 8-bit values are equal, {decibels:.2f} dB; {args.file.name} promises {bound} dB")
-    return 0 if decibels >= bound else 1
+    print(f"{share:.2%} of the 8-bit values are equal, {agreement:.2f} dB; {args.file.name} promises {bound} dB")
+    return 0 if agreement >= bound else 1
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from torch import Tensor
 import model
 from model.settings import SETTINGS, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
-from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_graph
+from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
 from quant.deploy.openvino_session import OpenVinoSession
 from utility import UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
+FLOAT = 1  # onnx.TensorProto.FLOAT
 PROBE = 16  # pixels a side of the image that a file is tried on
 
 
@@ -40,30 +41,32 @@ class Exported:
 class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
-    threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` among them;
-    k_bits, rest, rgb_range: as exported. Raises UserError for a file that quant.export did not make, or that does not
-    enlarge as it says.
+    threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` and `n_colors`
+    among them; k_bits, rest, rgb_range: as exported. metadata: {key: JSON text} of the file. Raises UserError for a
+    file that quant.export did not make, or that does not enlarge as it says.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, runtime: str = "onnx") -> None:
         self.path, self.runtime = Path(path), runtime
         check_file(self.path)
         self.content = self.path.read_bytes()
-        graph = read_graph(self.content, self.path)
+        exported = read_model(self.content, self.path)
+        graph = exported.graph
         check_finite(graph, self.path)
         # whether bounds depend on means over the whole image
         self.gated = any(node.op_type == "Scan" or GATE in node.name for node in graph.node)
         self.open_session = functools.partial(SESSIONS[runtime], self.path, threads)
         self.session = self.open_session(self.content)
+        self.metadata = {entry.key: entry.value for entry in exported.metadata_props}
         described = self._described()
         skeleton = model.skeleton(described.network, f"{path}: its network record")
         self.name = model.name_of(skeleton)
         self.settings = {**skeleton.settings, "rgb_range": described.rgb_range}
-        self.scale = self.settings["scale"]
+        self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":
-            check_runtime(graph, self.path, self.rest, _version())
-        self._check_graph()
+            check_runtime(graph, self.path, self.rest)
+        self._check_graph(graph)
 
     @property
     def source(self) -> "OnnxNetwork":
@@ -76,20 +79,18 @@ class OnnxNetwork:
         return {"model": self.name, "k_bits": self.k_bits, **self.settings}
 
     def _described(self):
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if metadata.get("format") != json.dumps(FORMAT):
+        if self.metadata.get("format") != json.dumps(FORMAT):
             raise UserError(f"{self.path}: is not a file that quant.export made")
-        names = [one.name for one in fields(Exported) if one.name in metadata]
-        record = {name: read_json(metadata[name], f"{self.path}: its {name}") for name in names}
+        names = [one.name for one in fields(Exported) if one.name in self.metadata]
+        record = {name: read_json(self.metadata[name], f"{self.path}: its {name}") for name in names}
         return made_from(record, Exported, f"{self.path}: its metadata")
 
-    def _check_graph(self):
+    def _check_graph(self, graph):
         """Raise UserError unless the graph takes `lr` and makes a finite `sr` of the size that the metadata says."""
-        sides = self.session.get_inputs(), self.session.get_outputs()
-        ends = [[(one.name, one.type) for one in side] for side in sides]
-        if ends != [[("lr", "tensor(float)")], [("sr", "tensor(float)")]]:
+        ends = [[(one.name, one.type.tensor_type.elem_type) for one in side] for side in (graph.input, graph.output)]
+        if ends != [[("lr", FLOAT)], [("sr", FLOAT)]]:
             raise UserError(f"{self.path}: its graph does not make sr of lr; export the network again")
-        sr = self(torch.full((1, self.settings["n_colors"], PROBE, PROBE), self.rgb_range / 2))
+        sr = self(torch.full((1, self.n_colors, PROBE, PROBE), self.rgb_range / 2))
         if not torch.isfinite(sr).all():
             raise UserError(f"{self.path}: makes values that are not finite; export the network again")
 
@@ -167,12 +168,6 @@ def _session(path, threads, content):
     except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
         raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
                         f"({' '.join(str(error).split()):.200})") from error
-
-
-def _version():
-    import onnxruntime
-
-    return onnxruntime.__version__
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

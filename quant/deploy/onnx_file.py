@@ -14,11 +14,6 @@ OLDEST_RUNTIME = (1, 29)
 GATE = ".gate/"
 
 
-def read_graph(content: bytes, path: Path) -> Any:
-    """The onnx.GraphProto in a file's bytes. Raises UserError where it can't be had."""
-    return read_model(content, path).graph
-
-
 def read_model(content: bytes, path: Path) -> Any:
     """The onnx.ModelProto in a file's bytes. Raises UserError where it can't be had."""
     try:
@@ -61,8 +56,11 @@ def check_finite(graph: Any, path: Path) -> None:
             raise UserError(f"{path}: {name} is not finite; export the network again")
 
 
-def check_runtime(graph: Any, path: Path, rest: str, version: str) -> None:
-    """Raise UserError for an ONNX Runtime, of that version, that would compute this file wrongly, without a word."""
+def check_runtime(graph: Any, path: Path, rest: str) -> None:
+    """Raise UserError for an ONNX Runtime that would compute this file wrongly, without a word."""
+    import onnxruntime
+
+    version = onnxruntime.__version__
     if rest != "int8" or tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_RUNTIME:
         return
     for one in _graphs(graph):
@@ -71,6 +69,11 @@ def check_runtime(graph: Any, path: Path, rest: str, version: str) -> None:
                for node in one.node):
             raise UserError(f"{path}: ONNX Runtime {version} computes its integer convolutions wrongly; install "
                             f"{OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a graph and of the graphs in its nodes."""
+    return (node for one in _graphs(graph) for node in one.node)
 
 
 def _graphs(graph) -> Iterator[Any]:

@@ -30,7 +30,7 @@ def test_one_block_by_hand():
     assert first.bops("product") == 36 * 16 and first.bops("product", as_run=True) == 36 * 4 * 32
     assert second.bops("product", as_run=True) == 36 * 16
     assert second.bops("accumulated") == pytest.approx(36 * (16 + 8 + 5.169925))
-    assert costs["tail.1"].macs == 4 * 3 * 9 and costs["tail.1"].weight_bits == 32
+    assert costs["tail.1"].macs == 4 * 3 * 9 and costs["tail.1"].bits == 32
 
 
 def test_storage_counts_bits():

@@ -7,21 +7,9 @@ import numpy as np
 from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
-from quant.deploy.lowering.blocks import (
-    Blocks,
-    Operators,
-    activate,
-    array,
-    conv,
-    grid_of,
-    integers_of,
-    is_gated,
-    on_codes,
-    on_float,
-    upsample,
-)
+from quant.deploy.lowering.blocks import Blocks, array, is_gated
 from quant.deploy.lowering.codes import Codes
-from quant.deploy.lowering.int8 import Int8
+from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.rounding import rounded_weight
 
 # how often the head reads the image: all that follows hangs on its output, and a finer weight costs little
@@ -30,13 +18,13 @@ HEAD_COPIES = 4
 
 def network(graph: Operators, network: EDSR, blocks: Blocks) -> str:
     """EDSR from `lr` to sr, its blocks by the functions of `blocks`."""
-    head = conv(graph, shift(graph, "lr", network.sub_mean), network.head[0])
+    head = graph.conv(shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
     for block in network.body[:-1]:
         with graph.within(block):
             x = blocks[type(block)](graph, block, x)
-    feature = graph.op("Add", conv(graph, x, network.body[-1]), head)
-    return shift(graph, upsample(graph, feature, [*network.tail[0], network.tail[1]]), network.add_mean)
+    feature = graph.op("Add", graph.conv(x, network.body[-1]), head)
+    return shift(graph, graph.upsample(feature, [*network.tail[0], network.tail[1]]), network.add_mean)
 
 
 def shift(graph: Operators, image: str, module: MeanShift) -> str:
@@ -46,7 +34,7 @@ def shift(graph: Operators, image: str, module: MeanShift) -> str:
 
 def float_block(graph: Operators, block: ResBlock, x: str) -> str:
     """The block in full precision."""
-    residual = conv(graph, graph.op("Relu", conv(graph, x, block.body[0])), block.body[2])
+    residual = graph.conv(graph.op("Relu", graph.conv(x, block.body[0])), block.body[2])
     return graph.op("Add", x, _scaled(graph, block, residual))
 
 
@@ -59,8 +47,8 @@ def _scaled(graph, block, residual):
 def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
     """The quantized block: conv 1 reads a float feature by the method and stays a float convolution."""
     conv1, _, conv2 = block.body
-    skip = activate(graph, block.act1, x)
-    inner = activate(graph, block.act2, graph.op("Relu", on_float(graph, conv1, x)))
+    skip = graph.activate(block.act1, x)
+    inner = graph.activate(block.act2, graph.op("Relu", graph.on_float(conv1, x)))
     residual = _exact_residual(graph, block, conv2, inner)
     return graph.op("Add", graph.dequantize(residual), graph.dequantize(skip))
 
@@ -68,15 +56,14 @@ def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
 def _exact_residual(graph, block, conv, inner):
     """act3(res_scale * conv(inner)) as codes."""
     if not is_gated(block.act3):
-        weight, bias = integers_of(graph, conv)
+        weight, bias = graph.integers_of(conv)
         weight = replace(weight, step=weight.step * block.res_scale)
-        grid = grid_of(graph, block.act3, None)
+        grid = graph.grid_of(block.act3)
         with graph.within(conv):
             codes = graph.exact_code_conv(inner, weight, bias * block.res_scale, grid)
         if codes is not None:
-            with graph.within(block.act3):
-                return graph.note(codes)
-    return activate(graph, block.act3, _scaled(graph, block, on_codes(graph, conv, inner)))
+            return graph.note(block.act3, codes)
+    return graph.activate(block.act3, _scaled(graph, block, graph.on_codes(conv, inner)))
 
 
 def int8_network(int8: Int8, network: EDSR) -> str:

@@ -14,6 +14,7 @@ from data.imresize import imresize
 from metrics.functional import psnr
 from model.common import SuperResolver
 from quant.deploy.lowering.blocks import gated
+from quant.deploy.onnx_backend import OnnxNetwork
 
 # smaller images say nothing when they are reduced once more
 LEAST_SIDE = 24
@@ -39,8 +40,6 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
     images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
     its beta over the images; the bounds are multiplied by them.
     """
-    for quantizer in gated(network):
-        quantizer.logits = None  # of the last forward; may hold a graph, which can't be copied
     folded = copy.deepcopy(network)
     names = {module: name for name, module in network.named_modules()}
     bounds = {}
@@ -48,7 +47,7 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
         low, high = quantizer.static_bounds()
         bounds[names[quantizer]] = (low * lower).item(), (high * upper).item()
     set_bounds(folded, bounds)
-    agreement = [_decibels(network, folded(image), network(image)) for image in images]
+    agreement = [decibels(network, folded(image), network(image)) for image in images]
     costs = [cost for image in images for cost in _costs(network, folded, image)]
     return folded, Folded(bounds, statistics.fmean(agreement),
                           statistics.fmean(costs) if costs else math.nan)
@@ -82,9 +81,15 @@ def _costs(network, folded, image):
     hr = image[:, :, :height, :width]
     pixels = (hr[0] * (255 / rgb_range)).round().permute(1, 2, 0).byte().numpy()
     lr = torch.from_numpy(imresize(pixels, 1 / scale)).permute(2, 0, 1)[None].float() * (rgb_range / 255)
-    return [_decibels(network, network(lr), hr) - _decibels(network, folded(lr), hr)]
+    return [decibels(network, network(lr), hr) - decibels(network, folded(lr), hr)]
 
 
-def _decibels(network, sr, hr):
-    images = ((image[0] * (255 / network.rgb_range)).round().clamp(0, 255) for image in (sr, hr))
+def decibels(network: SuperResolver | OnnxNetwork, sr: Tensor, hr: Tensor) -> float:
+    """Luma PSNR in dB, at most BEST_DB, of the network's image [1, n_colors, h, w] to another, both as 8-bit images."""
+    images = (in_8_bits(image, network.rgb_range)[0] for image in (sr, hr))
     return min(psnr(*images, border=network.scale), BEST_DB)
+
+
+def in_8_bits(image: Tensor, rgb_range: float) -> Tensor:
+    """An image in 0..rgb_range as the whole numbers 0..255 that its file holds, float32."""
+    return (image * (255 / rgb_range)).round().clamp(0, 255)

@@ -50,10 +50,6 @@ def levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
     return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, grid.scale), grid.offset)), grid.offset)
 
 
-def _number(graph, value):
-    return graph.constant(value, np.float32)
-
-
 def _as_scalar(graph, x):
     return graph.op("Reshape", x, graph.constant(np.zeros(0), np.int64))
 
@@ -70,9 +66,9 @@ def _bounds(graph, quantizer, pooled):
     logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
     lower, upper = (bound.item() for bound in quantizer.static_bounds())
     alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
-    beta = graph.op("Mul", _number(graph, 2), graph.op("Sigmoid", logits))
+    beta = graph.op("Mul", graph.number(2), graph.op("Sigmoid", logits))
     if graph.beta_steps:
-        steps = _number(graph, graph.beta_steps)
+        steps = graph.number(graph.beta_steps)
         beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
     return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
 
@@ -90,19 +86,19 @@ def _quantize(graph, x):
 
 def _with_minimal_width(graph, lower, upper):
     floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
-                     _number(graph, RELATIVE_WIDTH_FLOOR))
-    floor = graph.op("Add", floor, _number(graph, ABSOLUTE_WIDTH_FLOOR))
+                     graph.number(RELATIVE_WIDTH_FLOOR))
+    floor = graph.op("Add", floor, graph.number(ABSOLUTE_WIDTH_FLOOR))
     too_close = graph.op("Less", graph.op("Sub", upper, lower), floor)
     return graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
 
 
 def _scale_and_zero(graph, lower, upper, k_bits):
-    scale = graph.op("Div", _number(graph, 2**k_bits - 1), graph.op("Sub", upper, lower))
-    offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), _number(graph, 2 ** (k_bits - 1)))
+    scale = graph.op("Div", graph.number(2**k_bits - 1), graph.op("Sub", upper, lower))
+    offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), graph.number(2 ** (k_bits - 1)))
     return scale, offset
 
 
 def _code(graph, level, zero):
     """A level as a uint8 scalar."""
-    code = graph.op("Clip", graph.op("Add", level, _number(graph, zero)), _number(graph, 0), _number(graph, UINT8_MAX))
+    code = graph.op("Clip", graph.op("Add", level, graph.number(zero)), graph.number(0), graph.number(UINT8_MAX))
     return _as_scalar(graph, graph.op("Cast", code, to=TensorProto.UINT8))

@@ -123,9 +123,14 @@ class Graph:
         """
         return self.op("ReduceMean", self.op("ReduceMean", x, self.integers(3)), self.integers(2))
 
-    def note(self, codes: Codes) -> Codes:
-        """Keep the feature that the present module, a quantizer, makes: `quant.verify` looks at it. Returns it."""
-        self.notes[self.place] = codes
+    def concat(self, parts: Sequence[Codes]) -> Codes:
+        """Features on one grid, joined along channels."""
+        joined = self.op("Concat", *(part.name for part in parts), axis=1)
+        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
+
+    def note(self, quantizer: nn.Module, codes: Codes) -> Codes:
+        """Keep the feature that a quantizer makes: `quant.verify` looks at it. Returns it."""
+        self.notes[self._places[quantizer]] = codes
         return codes
 
     def integers(self, *values: int) -> str:
@@ -148,10 +153,9 @@ class Graph:
 
 def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[int, int]:
     """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
-    known: dict[int, Any] = {bits: (getattr(TensorProto, name, None), opset)
-                             for bits, (name, opset) in PACKED_TYPES.items()}
-    largest_opset = largest_opset or OPSETS.stop - 1
-    return {one: known[one][0] for one in bits if known[one][0] is not None and known[one][1] <= largest_opset}
+    largest = largest_opset or OPSETS.stop - 1
+    return {one: getattr(TensorProto, name) for one, (name, opset) in PACKED_TYPES.items()
+            if one in bits and opset <= largest and hasattr(TensorProto, name)}
 
 
 def needed_opset(graph: Graph) -> int:

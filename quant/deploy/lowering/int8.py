@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from quant.deploy.lowering.blocks import Operators, array, grid_of, integers_of, is_gated, with_norm
+from quant.deploy.lowering.blocks import array, bias_of, is_gated, with_norm
 from quant.deploy.lowering.calibration import Calibration
 from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
+from quant.deploy.lowering.qdq import Qdq
+from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.lowering.rounding import compensated_weight
 from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
+Operators = QLinear | Qdq
 
 
 class Int8:
@@ -50,12 +53,10 @@ class Int8:
                     factor: float = 1.0) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`."""
         if isinstance(module, QuantConv2d):
-            weight, bias = integers_of(self.graph, module)
+            weight, bias = self.graph.integers_of(module, norm)
         else:
             weight = compensated_weight(array(module.weight), self.seen.covariances[module])
-            bias = np.zeros(module.out_channels) if module.bias is None else array(module.bias).astype(np.float64)
-        if norm is not None:
-            weight, bias = with_norm(weight, bias, norm)
+            weight, bias = with_norm(weight, bias_of(module), norm)
         return replace(weight, step=weight.step * factor), bias * factor
 
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
@@ -65,24 +66,25 @@ class Int8:
         with self.graph.within(module):
             return self.graph.code_conv(codes, weight, bias, grid)
 
-    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *,
+    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
                    order: Any = slice(None)) -> Codes:
-        """prelu(conv) on `grid`, an 8-bit grid, the output channels in `order`; the PReLU has one slope."""
+        """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`."""
         weight, bias = self.integers_of(module)
-        weight = IntegerWeight(weight.levels[order], weight.step[order])
+        weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
         with self.graph.within(module):
-            return self.graph.conv_prelu(codes, weight, bias[order], prelu.weight.item(), grid,
-                                         before=lambda: self.grid(module))
+            if prelu is None:
+                return self.graph.code_conv(codes, weight, bias, grid)
+            return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
-        grid = grid_of(self.graph, quantizer, lambda: self.graph.mean_of(codes))
+        grid = self.graph.grid_of(quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
             return self.settled(quantizer, self.graph.requantize(codes, grid))
 
     def settled(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
-        self.graph.note(codes)
+        self.graph.note(quantizer, codes)
         if codes.grid.is_static or self.graph.runtime_scales:
             return codes
         return self.graph.requantize(codes, self.graph.affine_grid(*self.seen.range(quantizer)))
@@ -93,9 +95,8 @@ class Int8:
         if is_gated(quantizer):
             return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
                                                       factor=factor))
-        made = self.conv(codes, module, grid_of(self.graph, quantizer, None, after_relu=relu), factor=factor)
-        with self.graph.within(quantizer):
-            return self.graph.note(made)
+        made = self.conv(codes, module, self.graph.grid_of(quantizer, after_relu=relu), factor=factor)
+        return self.graph.note(quantizer, made)
 
     def sum_of(self, first: Codes, second: Codes, *modules: nn.Module) -> Codes:
         """The sum of codes on any two grids; modules: as for `range_of`, of each."""
@@ -105,9 +106,9 @@ class Int8:
         """quantizer(first + second)."""
         if is_gated(quantizer):
             return self.activate(quantizer, self.sum_of(first, second))
-        grid = grid_of(self.graph, quantizer, None)
+        grid = self.graph.grid_of(quantizer)
         with self.graph.within(quantizer):
-            return self.graph.note(self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
+            return self.graph.note(quantizer, self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
 
     def _ranges(self, first, second, modules):
         return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
@@ -128,25 +129,16 @@ class Int8:
         for conv, shuffle, prelu in stages:
             factor = shuffle.upscale_factor
             channels = conv.out_channels // factor**2
-            if shuffle is stages[-1][1]:
-                x = self._stage(x, conv, prelu, slice(None))
-            else:
-                x = self._stage(x, conv, prelu, shuffle_order(channels, factor))
+            is_last = shuffle is stages[-1][1]
+            order = slice(None) if is_last else shuffle_order(channels, factor)
+            x = self.conv_prelu(x, conv, prelu, self.grid(prelu or conv), order=order)
+            if not is_last:
                 x = self.graph.pixel_shuffle(x, factor, channels)
         weight, bias = self.integers_of(last)
         folded = IntegerWeight(fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2))
         with self.graph.within(last):
             return self.graph.conv_to_image(x, folded, np.tile(bias + offset, factor**2), self.image_grid, factor,
                                             last.out_channels)
-
-    def _stage(self, x, conv, prelu, order):
-        """A convolution, and PReLU where there is one, its output channels in `order`."""
-        if prelu is not None:
-            return self.conv_prelu(x, conv, prelu, self.grid(prelu), order=order)
-        weight, bias = self.integers_of(conv)
-        with self.graph.within(conv):
-            return self.graph.code_conv(x, IntegerWeight(weight.levels[order], weight.step[order]), bias[order],
-                                        self.grid(conv))
 
 
 def _stages(modules):

@@ -5,15 +5,15 @@ runtime that knows the pattern computes in integers, every other one gets the sa
 or with `symmetric` int8 without a zero point. All are [N, C, h, w] float tensors here: what DequantizeLinear gives.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
+from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import on_levels
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import (
     INT8_MAX,
     UINT8_MAX,
@@ -31,7 +31,7 @@ from utility import UserError
 INT8_ZERO = INT8_MAX + 1
 
 
-class Qdq(Graph):
+class Qdq(LayerGraph):
     """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear."""
 
     FORMAT = "qdq"
@@ -101,11 +101,6 @@ class Qdq(Graph):
     def _leaky(self, x, slope):
         return x if slope == 1 else self.op("LeakyRelu", x, alpha=float(slope))
 
-    def concat(self, parts: Sequence[Codes]) -> Codes:
-        """Features on one grid, joined along channels."""
-        joined = self.op("Concat", *(part.name for part in parts), axis=1)
-        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
-
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
         """Features on any grids, joined on one."""
         return self.quantize(self.concat(parts).name, grid, sum(part.channels for part in parts))
@@ -148,7 +143,7 @@ class Qdq(Graph):
     exact_code_conv = code_conv
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
-                         before: Callable[[], Grid] | None = None) -> Codes:
+                         before: Grid | None = None) -> Codes:
         """prelu(conv) on `grid`, for one slope."""
         return self.quantize(self._leaky(self.conv_to_float(codes, weight, bias), slope), grid, len(bias))
 

@@ -4,15 +4,15 @@ Everything is made of standard operators in the form that ONNX Runtime's CPU pro
 that is not obvious the docstring says which one. All features are [N, C, h, w], all convolutions have `same` padding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
+from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import runtime_codes
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import (
     UINT8_MAX,
     Grid,
@@ -29,7 +29,7 @@ from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
 
-class QLinear(Graph):
+class QLinear(LayerGraph):
     """A graph of integer operators."""
 
     FORMAT = "qlinear"
@@ -41,17 +41,13 @@ class QLinear(Graph):
     affine_grid = staticmethod(affine_grid)
     term_grids = staticmethod(term_grids)
 
-    def check(self, name: str, grid: Grid) -> None:
-        """Whether this format has a quantizer's grid: uint8 codes have any that is one."""
-
     def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
         """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
         return runtime_codes(self, quantizer, bounds)
 
     def image(self, grid: Grid, channels: int) -> Codes:
         """The input `lr` as codes."""
-        codes = self.op("QuantizeLinear", "lr", self.number(grid.step), self.byte(grid.zero))
-        return Codes(codes, grid, channels)
+        return self.quantize("lr", grid, channels)
 
     def with_ones(self, image: Codes, copies: int) -> Codes:
         """An image and a channel with its largest value, `copies` times."""
@@ -64,10 +60,10 @@ class QLinear(Graph):
             return codes
         return self.op("Clip", codes, self.byte(grid.low), self.byte(grid.high))
 
-    def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
-        """A float feature to its codes."""
+    def quantize(self, x: str, grid: AnyGrid, channels: int, *, held: bool = False) -> Codes:
+        """A float feature to its codes; held: none of its values lies beyond the grid's codes."""
         codes = self.op("QuantizeLinear", x, self.number(grid.step), self.byte(grid.zero))
-        return Codes(self._limit(codes, grid), grid, channels)
+        return Codes(codes if held else self._limit(codes, grid), grid, channels)
 
     def dequantize(self, codes: Codes) -> str:
         """Codes to the float feature."""
@@ -82,23 +78,13 @@ class QLinear(Graph):
         if codes.grid == grid and slope == 1:
             return codes
         changed = self.op("LeakyRelu", self.dequantize(codes), alpha=float(slope))
-        result = self.op("QuantizeLinear", changed, self.number(grid.step), self.byte(grid.zero))
-        if not stays_within(codes.grid, grid, slope):
-            result = self._limit(result, grid)
-        return Codes(result, grid, codes.channels)
-
-    def concat(self, parts: Sequence[Codes]) -> Codes:
-        """Codes on one grid, joined along channels."""
-        joined = self.op("Concat", *(part.name for part in parts), axis=1)
-        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
+        return self.quantize(changed, grid, codes.channels, held=stays_within(codes.grid, grid, slope))
 
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
         """Codes on any grids, joined on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
         joined = self.op("Concat", *(self.dequantize(part) for part in parts), axis=1)
-        result = self.op("QuantizeLinear", joined, self.number(grid.step), self.byte(grid.zero))
-        if not all(stays_within(part.grid, grid, 1.0) for part in parts):
-            result = self._limit(result, grid)
-        return Codes(result, grid, sum(part.channels for part in parts))
+        return self.quantize(joined, grid, sum(part.channels for part in parts),
+                             held=all(stays_within(part.grid, grid, 1.0) for part in parts))
 
     def mean_of(self, codes: Codes) -> str:
         """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
@@ -128,18 +114,18 @@ class QLinear(Graph):
                          grid: AnyGrid) -> Codes | None:
         """prelu(conv), each exactly on its level of `grid`, or None where that can't be had.
 
-        As a positive and a negative part, one of them zero: two convolutions to codes and their sum cost half of one
-        convolution to a float feature.
+        Two convolutions to codes and their sum cost half of one convolution to a float feature.
         """
         if slope <= 0 or not grid.low <= grid.zero <= grid.high:
             return None
-        positive = self.exact_code_conv(codes, weight, bias, replace(grid, low=grid.zero))
-        weight = replace(weight, step=weight.step * slope)
-        negative = self.exact_code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero))
-        return None if positive is None or negative is None else self._either(positive, negative, grid)
+        return self._in_two(self.exact_code_conv, codes, weight, bias, slope, grid)
 
-    def _either(self, positive, negative, grid):
-        """The sum of two features on `grid`, one of which is zero everywhere."""
+    def _in_two(self, conv, codes, weight, bias, slope, grid):
+        """prelu(conv) as the sum of a positive and a negative part, one of them zero; None where `conv` gives None."""
+        positive = conv(codes, weight, bias, replace(grid, low=grid.zero))
+        negative = conv(codes, replace(weight, step=weight.step * slope), bias * slope, replace(grid, high=grid.zero))
+        if positive is None or negative is None:
+            return None
         both = self.op("Add", positive.name, negative.name)
         return Codes(self.op("Sub", both, self.byte(grid.zero)), grid, positive.channels)
 
@@ -160,22 +146,20 @@ class QLinear(Graph):
         return self._qlinear_conv(codes, weight.levels, weight.step, whole, grid)
 
     def conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
-                   before: Callable[[], Grid]) -> Codes:
-        """prelu(conv) on `grid`, an 8-bit grid; before: a function that gives the grid of conv.
+                   before: Grid) -> Codes:
+        """prelu(conv) on `grid`, an 8-bit grid; before: the grid of conv.
 
-        As a positive part and a negative one: to round before PReLU would cost more than the second convolution, as
-        most of what is negative then, and the steps it asks for, is soon scaled away.
+        To round before PReLU would cost more than the second convolution: most of what is negative then, and the
+        steps it asks for, is soon scaled away.
         """
         if slope <= 0:
-            return self.requantize(self.code_conv(codes, weight, bias, before()), grid, slope=slope)
-        positive = self.code_conv(codes, weight, bias, replace(grid, low=grid.zero))
-        weight = replace(weight, step=weight.step * slope)
-        return self._either(positive, self.code_conv(codes, weight, bias * slope, replace(grid, high=grid.zero)), grid)
+            return self.conv_prelu_levels(codes, weight, bias, slope, grid, before=before)
+        return self._in_two(self.code_conv, codes, weight, bias, slope, grid)
 
     def conv_prelu_levels(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
-                          before: Callable[[], Grid]) -> Codes:
+                          before: Grid) -> Codes:
         """prelu(conv) on `grid`, a quantizer's: conv on an 8-bit grid, then one table look-up a value."""
-        return self.requantize(self.code_conv(codes, weight, bias, before()), grid, slope=slope)
+        return self.requantize(self.code_conv(codes, weight, bias, before), grid, slope=slope)
 
     def _qlinear_conv(self, codes, levels, step, bias, grid):
         """QLinearConv: ONNX Runtime's fastest integer kernel, if features are uint8 with a constant zero point and

@@ -5,26 +5,15 @@ from dataclasses import replace
 
 from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
-from quant.deploy.lowering.blocks import (
-    Blocks,
-    Operators,
-    activate,
-    conv,
-    grid_of,
-    integers_of,
-    is_gated,
-    on_codes,
-    on_float,
-    upsample,
-)
+from quant.deploy.lowering.blocks import Blocks, is_gated
 from quant.deploy.lowering.codes import Codes
-from quant.deploy.lowering.int8 import Int8
+from quant.deploy.lowering.int8 import Int8, Operators
 
 
 def network(graph: Operators, network: RDN, blocks: Blocks) -> str:
     """RDN from `lr` to sr, its blocks by the functions of `blocks`."""
-    shallow = conv(graph, "lr", network.SFENet1)
-    x = conv(graph, shallow, network.SFENet2)
+    shallow = graph.conv("lr", network.SFENet1)
+    x = graph.conv(shallow, network.SFENet2)
     features = []
     for block in network.RDBs:
         with graph.within(block):
@@ -32,20 +21,20 @@ def network(graph: Operators, network: RDN, blocks: Blocks) -> str:
         features.append(x)
     with graph.within(network.GFF):
         fused = blocks[type(network.GFF)](graph, network.GFF, features)
-    return upsample(graph, graph.op("Add", fused, shallow), network.UPNet)
+    return graph.upsample(graph.op("Add", fused, shallow), network.UPNet)
 
 
 def float_block(graph: Operators, block: DenseBlock, x: str) -> str:
     """The dense block in full precision."""
     dense = x
     for part in block.convs:
-        dense = graph.op("Concat", dense, graph.op("Relu", conv(graph, dense, part.conv[0])), axis=1)
-    return graph.op("Add", conv(graph, dense, block.LFF), x)
+        dense = graph.op("Concat", dense, graph.op("Relu", graph.conv(dense, part.conv[0])), axis=1)
+    return graph.op("Add", graph.conv(dense, block.LFF), x)
 
 
 def float_fusion(graph: Operators, block: GlobalFusion, features: Sequence[str]) -> str:
     """The fusion of all block outputs in full precision."""
-    return conv(graph, conv(graph, graph.op("Concat", *features, axis=1), block[0]), block[1])
+    return graph.conv(graph.conv(graph.op("Concat", *features, axis=1), block[0]), block[1])
 
 
 def _growing(block):
@@ -56,40 +45,39 @@ def _growing(block):
 
 def exact_block(graph: Operators, block: QuantDenseBlock, x: str) -> str:
     """The quantized dense block: what was concatenated before is brought from level to level."""
-    first = dense = activate(graph, block.act1, x)
+    first = dense = graph.activate(block.act1, x)
     for module, quantizer in _growing(block):
         dense = _exact_growth(graph, module, quantizer, dense)
-    kept = first if block.skip is None else activate(graph, block.skip, x)
-    return graph.op("Add", on_codes(graph, block.LFF, dense), graph.dequantize(kept))
+    kept = first if block.skip is None else graph.activate(block.skip, x)
+    return graph.op("Add", graph.on_codes(block.LFF, dense), graph.dequantize(kept))
 
 
 def _exact_growth(graph, conv, quantizer, dense):
     """quantizer(concatenation of dense and relu(conv(dense))), codes to codes."""
     fresh = None
     if is_gated(quantizer):
-        fresh = graph.op("Relu", on_codes(graph, conv, dense))
-    grid = grid_of(graph, quantizer,
-                   lambda: graph.op("Concat", graph.mean_of(dense), graph.float_mean(fresh), axis=1))
+        fresh = graph.op("Relu", graph.on_codes(conv, dense))
+    grid = graph.grid_of(quantizer, lambda: graph.op("Concat", graph.mean_of(dense), graph.float_mean(fresh), axis=1))
     if fresh is None:
-        weight, bias = integers_of(graph, conv)
+        weight, bias = graph.integers_of(conv)
         positive = replace(grid, low=max(grid.low, grid.zero))
         with graph.within(conv):
             grown = graph.exact_code_conv(dense, weight, bias, positive)
         if grown is None:
-            fresh = graph.op("Relu", on_codes(graph, conv, dense))
+            fresh = graph.op("Relu", graph.on_codes(conv, dense))
     with graph.within(quantizer):
         if fresh is not None:
             grown = graph.quantize(fresh, grid, conv.out_channels)
-        return graph.note(graph.concat([graph.requantize(dense, grid), grown]))
+        return graph.note(quantizer, graph.concat([graph.requantize(dense, grid), grown]))
 
 
 def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[str]) -> str:
     """The quantized fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
     channels = block[0].in_channels // len(features)
-    grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))
+    grid = graph.grid_of(block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))
     with graph.within(block.act):
-        codes = graph.note(graph.concat([graph.quantize(feature, grid, channels) for feature in features]))
-    return on_float(graph, block[1], on_codes(graph, block[0], codes))
+        codes = graph.note(block.act, graph.concat([graph.quantize(feature, grid, channels) for feature in features]))
+    return graph.on_float(block[1], graph.on_codes(block[0], codes))
 
 
 def int8_network(int8: Int8, network: RDN) -> str:
@@ -125,22 +113,21 @@ def _int8_growth(int8, conv, quantizer, dense):
     """
     graph = int8.graph
     if not is_gated(quantizer):
-        grid = grid_of(graph, quantizer, None)
+        grid = graph.grid_of(quantizer)
         grown = int8.conv(dense, conv, replace(grid, low=max(grid.low, grid.zero)))
         with graph.within(quantizer):
-            return graph.note(graph.requantized_concat([dense, grown], grid))
+            return graph.note(quantizer, graph.requantized_concat([dense, grown], grid))
     grown = int8.conv(dense, conv, int8.grid(conv, positive=True))
-    grid = grid_of(graph, quantizer,
-                   lambda: graph.op("Concat", graph.mean_of(dense), graph.mean_of(grown), axis=1))
+    grid = graph.grid_of(quantizer, lambda: graph.op("Concat", graph.mean_of(dense), graph.mean_of(grown), axis=1))
     with graph.within(quantizer):
         levels = [graph.requantize(codes, grid) for codes in (dense, grown)]
-        return graph.note(graph.requantized_concat(levels, graph.affine_grid(*int8.seen.range(quantizer))))
+        return graph.note(quantizer, graph.requantized_concat(levels, graph.affine_grid(*int8.seen.range(quantizer))))
 
 
 def _int8_fused(int8, block, features):
     """All block outputs through the fusion's 1x1 convolution."""
     graph = int8.graph
-    grid = grid_of(graph, block.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
+    grid = graph.grid_of(block.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
     with graph.within(block.act):
         codes = int8.settled(block.act, graph.requantized_concat(features, grid))
     return int8.conv(codes, block[0], int8.grid(block[0]))

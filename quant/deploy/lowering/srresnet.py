@@ -2,58 +2,44 @@
 
 from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
-from quant.deploy.lowering.blocks import (
-    Blocks,
-    Operators,
-    activate,
-    conv,
-    folded_conv,
-    grid_of,
-    integers_of,
-    is_gated,
-    on_codes,
-    prelu,
-    upsample,
-    with_norm,
-)
-from quant.deploy.lowering.int8 import Int8
+from quant.deploy.lowering.blocks import Blocks, is_gated
+from quant.deploy.lowering.int8 import Int8, Operators
 
 
 def network(graph: Operators, network: SRResNet, blocks: Blocks) -> str:
     """SRResNet from `lr` to sr, its blocks by the functions of `blocks`."""
-    head = prelu(graph, conv(graph, "lr", network.conv_input), network.relu)
+    head = graph.prelu(graph.conv("lr", network.conv_input), network.relu)
     x = head
     for block in network.residual:
         with graph.within(block):
             x = blocks[type(block)](graph, block, x)
-    feature = graph.op("Add", folded_conv(graph, x, network.conv_mid, network.bn_mid), head)
-    return upsample(graph, feature, [*network.upscale, network.conv_output])
+    feature = graph.op("Add", graph.folded_conv(x, network.conv_mid, network.bn_mid), head)
+    return graph.upsample(feature, [*network.upscale, network.conv_output])
 
 
 def float_block(graph: Operators, block: BNResBlock, x: str) -> str:
     """The block in full precision."""
-    hidden = prelu(graph, folded_conv(graph, x, block.conv1, block.in1), block.relu)
-    return graph.op("Add", folded_conv(graph, hidden, block.conv2, block.in2), x)
+    hidden = graph.prelu(graph.folded_conv(x, block.conv1, block.in1), block.relu)
+    return graph.op("Add", graph.folded_conv(hidden, block.conv2, block.in2), x)
 
 
 def exact_block(graph: Operators, block: QuantBNResBlock, x: str) -> str:
     """The quantized block."""
-    inner = _exact_inner(graph, block, activate(graph, block.act1, x))
-    return graph.op("Add", on_codes(graph, block.conv2, inner, block.in2), x)
+    inner = _exact_inner(graph, block, graph.activate(block.act1, x))
+    return graph.op("Add", graph.on_codes(block.conv2, inner, block.in2), x)
 
 
 def _exact_inner(graph, block, codes):
     """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
     if not is_gated(block.act2) and block.relu.weight.numel() == 1:
-        grid = grid_of(graph, block.act2, None)
-        weight, bias = with_norm(*integers_of(graph, block.conv1), block.in1)
+        grid = graph.grid_of(block.act2)
+        weight, bias = graph.integers_of(block.conv1, block.in1)
         with graph.within(block.conv1):
             inner = graph.exact_conv_prelu(codes, weight, bias, block.relu.weight.item(), grid)
         if inner is not None:
-            with graph.within(block.act2):
-                return graph.note(inner)
-    hidden = prelu(graph, on_codes(graph, block.conv1, codes, block.in1), block.relu)
-    return activate(graph, block.act2, hidden)
+            return graph.note(block.act2, inner)
+    hidden = graph.prelu(graph.on_codes(block.conv1, codes, block.in1), block.relu)
+    return graph.activate(block.act2, hidden)
 
 
 def int8_network(int8: Int8, network: SRResNet) -> str:
@@ -102,19 +88,17 @@ def _int8_inner(int8, block, levels):
     low, high = int8.seen.range(block.in1)
     if is_gated(block.act2):
         before = int8.conv(levels, block.conv1, graph.affine_grid(low, high), norm=block.in1)
-        grid = grid_of(graph, block.act2, lambda: graph.mean_of(
+        grid = graph.grid_of(block.act2, lambda: graph.mean_of(
             graph.requantize(before, int8.grid(block.relu), slope=slope)))
         with graph.within(block.act2):
             return int8.settled(block.act2, graph.requantize(before, grid, slope=slope))
-    grid = grid_of(graph, block.act2, None)
+    grid = graph.grid_of(block.act2)
     if slope > 0:  # what act2 clips need not be represented
         low, high = max(low, grid.bounds[0] / slope), min(high, grid.bounds[1])
     weight, bias = int8.integers_of(block.conv1, block.in1)
     with graph.within(block.conv1):
-        inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid,
-                                        before=lambda: graph.affine_grid(low, high))
-    with graph.within(block.act2):
-        return graph.note(inner)
+        inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid, before=graph.affine_grid(low, high))
+    return graph.note(block.act2, inner)
 
 
 FLOAT_BLOCKS = {BNResBlock: float_block}
