@@ -210,7 +210,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # a library may have put a file of its own there, as safetensors does
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

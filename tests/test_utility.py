@@ -179,11 +179,19 @@ def test_a_full_disk_is_known_also_by_a_librarys_own_exception(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_new_files_have_the_mode_that_the_umask_leaves(tmp_path):
+def _replaced(path):
+    """Write a file as safetensors does: a private one of its own takes the place."""
+    other = path.with_name("other")
+    other.touch(0o600)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("write", [lambda path: path.write_text("x"), _replaced], ids=["written", "replaced"])
+def test_new_files_have_the_mode_that_the_umask_leaves(write, tmp_path):
     before = os.umask(0o027)
     try:
         with atomic_path(tmp_path / "x") as temporary:
-            temporary.write_text("x")
+            write(temporary)
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
