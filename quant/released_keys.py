@@ -6,12 +6,12 @@ quantizer for each block's first convolution that never runs.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-_GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
+GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
 _QUANTIZER_LEAF = r"(?=alpha_|max_val|min_val|is_dynamic|atten_c\.|gate\.)"
 _RELEASED_ONLY = re.compile(r"RDBs\.\d+\.convs\.0\.act\.")
 _FIRST_ACT2 = re.compile(r"^(body\.\d+)\.quant_act2\.")
@@ -28,8 +28,9 @@ def is_released(state: Mapping[str, Any]) -> bool:
     return any(".atten_c." in key or key.startswith("atten_c.") for key in state)
 
 
-def _renamed(key):
-    for pattern, replacement in _FROM_RELEASED:
+def renamed(key: str, patterns: Iterable[tuple[re.Pattern, str]]) -> str:
+    """The key by the first of the patterns, (pattern, replacement), that it has; itself without one."""
+    for pattern, replacement in patterns:
         key, count = pattern.subn(replacement, key)
         if count:
             return key
@@ -42,8 +43,8 @@ def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         if _RELEASED_ONLY.match(key) or _has_twin_in_body(key, state):
             continue
-        key = _renamed(key)
-        for theirs, name in _GATE.items():
+        key = renamed(key, _FROM_RELEASED)
+        for theirs, name in GATE.items():
             key = key.replace(theirs, name)
         ours[key] = value.reshape(1) if key.endswith((".max_val", ".min_val", ".is_dynamic")) else value
         if key.endswith(".alpha_upper"):

@@ -5,21 +5,13 @@ import re
 import torch
 
 from quant.methods.ddtb import START_BOUND
+from quant.released_keys import GATE, renamed
 
-GATE = {"atten_c.1.": "gate.reduce.", "atten_c.2.": "gate.norm.", "atten_c.5.": "gate.expand."}
 RENAMED = [
     (re.compile(r"^(body\.\d+)\.body\.2\."), r"\1.body.3."),
     (re.compile(r"^(body\.\d+)\.act(\d)\."), r"\1.quant_act\2."),
     (re.compile(r"^GFF\.act\."), "act."),
 ]
-
-
-def _renamed(key):
-    for pattern, replacement in RENAMED:
-        key, count = pattern.subn(replacement, key)
-        if count:
-            return key
-    return key
 
 
 def to_released(state):
@@ -28,7 +20,7 @@ def to_released(state):
     for key, value in state.items():
         if key.endswith(".initialised"):
             continue
-        key = _renamed(key)
+        key = renamed(key, RENAMED)
         for theirs, name in GATE.items():
             key = key.replace(name, theirs)
         released[key] = value
