@@ -8,6 +8,7 @@ import pytest
 import main_limitrange_incremental
 import main_ori
 from data.images import write_png
+from model import rdn
 from utility import run_main
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # modules that several tests import
@@ -45,6 +46,12 @@ def write_tiny_data(root):
             write_png(folder / lr / "X2" / f"{name}x2.png", pixels)
             write_png(folder / hr / f"{name}.png", pixels.repeat(2, axis=0).repeat(2, axis=1))
     return root
+
+
+@pytest.fixture
+def small_rdn(monkeypatch):
+    """RDN's config A means 2 blocks of 2 convolutions here."""
+    monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
 
 
 @pytest.fixture

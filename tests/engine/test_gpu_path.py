@@ -16,7 +16,6 @@ import loss
 import model
 from engine.precision import Precision
 from loss.supervised import Supervised
-from model import rdn
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
@@ -31,10 +30,7 @@ EPOCHS = {Phase.CALIBRATE: 1, Phase.STATIC: 2, Phase.DYNAMIC: 6}
 PHASES = pytest.mark.parametrize("phase", EPOCHS, ids=lambda phase: phase.value)
 NETWORKS = pytest.mark.parametrize("name", SETTINGS)
 
-
-@pytest.fixture(autouse=True)
-def small_rdn(monkeypatch):
-    monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
+pytestmark = pytest.mark.usefixtures("small_rdn")
 
 
 # a convolution of tensors that are only said to be on a GPU

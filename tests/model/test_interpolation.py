@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from model import NETWORKS, rdn
+from model import NETWORKS
 from model.interpolation import start_as_interpolation
 from model.torch_file import read_torch_file
 from utility import UserError
@@ -14,10 +14,7 @@ from utility import UserError
 SMALL = {"edsr": {"n_feats": 8, "n_resblocks": 2}, "srresnet": {"n_feats": 8, "n_resblocks": 2},
          "rdn": {"G0": 8, "RDNconfig": "A"}}
 
-
-@pytest.fixture(autouse=True)
-def small_rdn(monkeypatch):
-    monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
+pytestmark = pytest.mark.usefixtures("small_rdn")
 
 
 @pytest.mark.parametrize("n_colors", [3, 1])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import NETWORKS, rdn
+from model import NETWORKS
 from quant import QuantConfig, quantize
 from quant.activation import quantizers
 
@@ -11,13 +11,11 @@ SMALL = {"edsr": {"n_resblocks": 2, "n_feats": 12, "res_scale": 0.5}, "srresnet"
 
 
 @pytest.fixture
-def small_network(monkeypatch):
+def small_network(small_rdn):
     """Function that builds a small network whose bounds come from images: (name, scale, k_bits, dynamic share).
 
-    k_bits 32: the full-precision network. In evaluation mode. RDN's config A means 2 blocks of 2 convolutions here.
+    k_bits 32: the full-precision network. In evaluation mode.
     """
-    monkeypatch.setitem(rdn.CONFIGS, "A", (2, 2, 8))
-
     def build(name, scale=2, k_bits=4, dynamic=0.5, skip_bits=0, **settings):
         torch.manual_seed(scale + 10 * k_bits)
         network = NETWORKS[name](scale=scale, **{**SMALL[name], **settings})
