@@ -391,7 +391,8 @@ def check(options: Namespace, *, quantized: bool) -> None:
 def _rules(o, quantized):
     """(flag, whether it is wrong, what to do), in the order of reporting."""
     for name, setting in SETTINGS.items():
-        yield name, setting.problem(getattr(o, name)), setting.problem(getattr(o, name))
+        problem = setting.problem(getattr(o, name))
+        yield name, problem, problem
     yield "k_bits", o.k_bits not in (*range(2, 9), 32), "choose 2 to 8, or 32 for full precision"
     yield "k_bits", o.k_bits != 32 and not quantized, "only main_limitrange_incremental.py quantizes; run that"
     yield "epochs", o.epochs == 0, ("EDSR-PyTorch trains without end then; give a number, a stopped run is continued "

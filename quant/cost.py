@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import model
-from model.common import MeanShift, SuperResolver
+from model.common import MeanShift, SuperResolver, convolutions
 from quant.activation import gated_quantizers, quantizers
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
@@ -82,7 +82,7 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
 
     side = 16
     names = {module: name for name, module in network.named_modules()}
-    convs = [module for module in names if isinstance(module, nn.Conv2d) and not isinstance(module, MeanShift)]
+    convs = [conv for conv in convolutions(network) if not isinstance(conv, MeanShift)]
     handles = [conv.register_forward_hook(record) for conv in convs]
     with torch.no_grad():
         network.eval()(torch.zeros(1, network.settings["n_colors"], side, side))
