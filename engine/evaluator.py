@@ -43,6 +43,7 @@ class Evaluator:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
 
         In a set without HR (a user's folder) pictures that can't be read are reported, and left out of "images".
+        Raises UserError for a network whose values are not finite.
         """
         network.eval()
         self.run.begin()
@@ -71,6 +72,9 @@ class Evaluator:
                 sr = self._in_8_bits(sr[0].float())
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
+                if not torch.isfinite(sr).all():
+                    raise UserError(f"{test_set.name}, {name}: the network makes values that are not finite; test with "
+                                    "--precision single, or give another network")
                 if hr is not None:
                     pair = [image.round().clamp(0, 255) for image in (sr, self._in_8_bits(hr.to(self.device)))]
                     rows.append((psnr(*pair, **how), ssim(*pair, **how)))

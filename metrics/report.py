@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_force(parser)
     options = parser.parse_args(argv)
     if options.csv:
-        inputs = [_run_folder(run) / "eval.txt" for run in options.runs]
+        inputs = [PUBLISHED, *(_run_folder(run) / "eval.txt" for run in options.runs)]
         check_output(options.csv, flag="--csv", mark=",".join(CSV_FIELDS).encode(), inputs=inputs, force=options.force)
     results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
     if not results:

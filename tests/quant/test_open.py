@@ -192,7 +192,7 @@ def test_inspect_sees_what_the_network_sees(small_network, saved, tmp_path):
     low = small_network("srresnet", n_colors=1, rgb_range=1)
     seen = []
     low.conv_input.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    looking.record(low, looking.load_images(tmp_path / "lr", 2))
+    looking.record(low, looking.load_images(tmp_path / "lr", 2)[0])
     assert seen[0].shape == (1, 1, 9, 8) and 0.9 < seen[0].max() <= 1
     flags = ["--model", "SRResNet", "--scale", "2", "--k_bits", "4", "--n_colors", "1", "--n_feats", "12",
              "--n_resblocks", "2", "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]
