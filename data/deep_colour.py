@@ -15,8 +15,9 @@ COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3}  # TIFF's: channels witho
 def read_deep(image: Image.Image, path: str | Path) -> Image.Image | None:
     """The Pillow image (L, LA, RGB or RGBA) of a 16-bit file, each value round(v / 257); None for a file of 8 bits.
 
-    image: the file as Pillow opened it, not decoded yet; a colour that stands for transparency leaves its info. PNG is decoded by torchvision, TIFF by tifffile. Raises
-    ValueError for 32-bit and floating-point pixels, whose range a file does not tell, and for what these can't read.
+    image: the file as Pillow opened it, not decoded yet; a colour that stands for transparency leaves its info. PNG is
+    decoded by torchvision, TIFF by tifffile. Raises ValueError for pixels of other depths, whose range a file does not
+    tell, for floating-point ones, and for what these can't read.
     """
     if image.format == "PNG" and _png_depth(path) == 16:
         return _eight_bits(_with_alpha(_read_png(path), image.info.pop("transparency", None)))

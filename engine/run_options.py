@@ -28,7 +28,8 @@ class StoredOptions:
 def read_options(path: str | Path) -> StoredOptions | None:
     """The options of one of our checkpoints, or of a run's folder; None for any other file.
 
-    Where a run was stopped before its first checkpoint, its config.txt tells them. An older checkpoint has none of its own. Then the run's config.txt and the checkpoint's other parts tell them.
+    Where a run was stopped before its first checkpoint, its config.txt tells them. An older checkpoint has none of its
+    own: then config.txt and the checkpoint's other parts tell them.
     Raises nothing: the code that loads the file says what is wrong with it.
     """
     path = Path(path)

@@ -1,7 +1,7 @@
 import logging
 import resource
-from pathlib import Path
 import shutil
+from pathlib import Path
 
 import pytest
 
