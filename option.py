@@ -197,7 +197,8 @@ def _settle(options, given, stored, names, defaults):
         if not options.test_only and name not in _idle(options):
             late = name in START and stored.trained
             effect = "has no effect, the run has its start already" if late else "followed from now on"
-            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")
+            before = _typed(old) or "none"
+            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {before}")
 
 
 def _flag(name, value):
@@ -418,6 +419,11 @@ def _rules(o, quantized):
                                     "with --load NAME and more of them")
     continues = bool(o.load or o.resume) and not o.test_only
     yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
+    if o.reset and not o.test_only:
+        run = experiment_folder(o.save).resolve()
+        for flag in ("pre_train", "refine"):
+            within = {run, run / "model"} & {(place := Path(getattr(o, flag) or os.devnull).resolve()), place.parent}
+            yield "reset", within, f"would delete what --{flag} names; give another --save, or leave it out"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
     for flag, most in CEILINGS.items():

@@ -82,8 +82,8 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
         profile = image.info.get("icc_profile") or None
         with contextlib.suppress(Exception):  # counting the frames of a broken animation harms no first frame
-            if image.n_frames > 1:
-                log.info("%s: the first of its %d pictures is taken", path, image.n_frames)
+            if (count := getattr(image, "n_frames", 1)) > 1:
+                log.info("%s: the first of its %d pictures is taken", path, count)
         if profile and PROFILE_SPACES.get(profile[16:20]) is not grey:
             log.info("%s: its colour profile is for %s, left out", path, profile[16:20].decode(errors="replace"))
             profile = None

@@ -104,7 +104,7 @@ class Evaluator:
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
                   "k_bits": self.options.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
-                  "seconds": round(seconds, 3)}
+                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.options.self_ensemble else {})}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")

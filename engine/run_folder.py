@@ -72,10 +72,11 @@ class RunFolder:
                             "read; put it back, name a file with --resume, or begin another run with --save")
 
     def to_continue(self) -> Path | None:
-        """The last checkpoint; None, with a line in the log, for a run that was stopped before its first."""
+        """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("--load %s: stopped before its first checkpoint, beginning", self.path)
+        reason = "stopped before its first checkpoint" if self.is_run() else "no run is there yet"
+        log.info("--load %s: %s, beginning", self.path, reason)
         return None
 
     def trained(self) -> Path | None:

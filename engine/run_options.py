@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.run_folder import RunFolder
 from model.torch_file import read_torch_file
+from quant.open import LAST
 from utility import UserError
 
 
@@ -35,7 +36,7 @@ def read_options(path: str | Path) -> StoredOptions | None:
     path = Path(path)
     path = (RunFolder(path).trained() or path) if path.is_dir() else path
     config = path.resolve().parent.parent / "config.txt"
-    if not path.exists() and (values := _config_values(config)):
+    if path.match(LAST) and not path.exists() and (values := _config_values(config)):
         return StoredOptions(config, values, chosen=False, applied=False, trained=False)
     try:
         state = read_torch_file(path)

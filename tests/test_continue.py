@@ -293,6 +293,15 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_with_its_opti
     assert [options[name] for name in ("k_bits", "w_at", "lr", "seed", "n_feats")] == [4, 7.0, 1e-3, 4, 8]
 
 
+def test_reset_keeps_the_weights_that_it_is_to_start_from(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    for path in (experiments / "run", experiments / "run" / "model" / "checkpoint.pth.tar"):
+        for flag in ("pre_train", "refine"):
+            assert launch(f"--save run --reset --{flag} {path}") == 2
+            assert f"--reset: would delete what --{flag} names" in capfd.readouterr().err
+    assert launch(f"--save run/below --reset --pre_train {experiments / 'run'}") == 0
+
+
 def test_a_teacher_that_is_spoilt_is_refused(launch, experiments, capfd):
     assert launch("--save run --epochs 2", quantized=True) == 0
     change(experiments, "run", lambda state: state["objective"]["teacher"]["head.0.bias"].fill_(float("inf")))
