@@ -61,7 +61,9 @@ class OnnxNetwork:
         described = self._described()
         skeleton = model.skeleton(described.network, f"{path}: its network record")
         self.name = model.name_of(skeleton)
-        self.settings = {**skeleton.settings, "rgb_range": described.rgb_range}
+        self.settings = {"rgb_range": described.rgb_range, **skeleton.settings}
+        if self.settings["rgb_range"] != described.rgb_range:
+            raise UserError(f"{path}: says two values of rgb_range; export the network again")
         self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":

@@ -375,7 +375,7 @@ def test_exported_files_that_are_odd(small_network, tmp_path):
                  json.dumps(named | {"n_colors": 1})):
         told(with_property("network", text), "network|says|can't run it")
     for key, text in (("k_bits", None), ("k_bits", "9"), ("k_bits", "[4]"), ("rgb_range", "0"), ("rgb_range", '"1"'),
-                      ("rgb_range", "-1"), ("rest", "3")):
+                      ("rgb_range", "-1"), ("rgb_range", "1"), ("rest", "3")):
         told(with_property(key, text), key)
     spoilt = copy.deepcopy(good)
     graphs = [spoilt.graph, *(one.g for node in spoilt.graph.node for one in node.attribute if one.name == "body")]
