@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -13,6 +15,8 @@ from data.deep_colour import read_deep
 from utility import UserError, atomic_path, check_file
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".tga")
@@ -82,7 +86,8 @@ def _opened(path, max_pixels):
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, a photograph of 180 megapixels, is not ours
     PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE  # or colour profiles of more than 1 MB would be refused
     try:
-        with Image.open(path) as image:
+        # by a file, or Pillow maps it to memory, and so lets the pixels of turned TIFF files get into disorder
+        with open(path, "rb") as file, Image.open(file) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
             yield image
@@ -140,6 +145,24 @@ def image_files(folder: str | Path) -> list[Path]:
     if others:
         log.info("%s: ignored %d file(s) that are no images, such as %r", folder, len(others), others[0])
     return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Made], *,
+                at_most: int = 10**9) -> tuple[list[Made], int]:
+    """`use` of every image in a folder as `read_image` gives it, and how many can't be read: stderr lists these.
+
+    at_most: of more images only so many, spread over the folder. Raises UserError, naming `flag`, where none is left.
+    """
+    files, made = image_files(folder), []
+    files = files[:: max(1, -(-len(files) // at_most))]
+    for path in files:
+        try:
+            made.append(use(read_image(path)))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+    if not made:
+        raise UserError(f"{flag} {folder}: no images in it that can be read")
+    return made, len(files) - len(made)
 
 
 def images_by_name(folder: str | Path) -> dict[str, Path]:

@@ -14,7 +14,7 @@ import torch
 import model
 from model.common import SuperResolver
 from model.registry import find, scale_of
-from model.settings import SETTINGS, made_from, read_json
+from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.packed import fix_weights, is_packed, unpack
@@ -91,7 +91,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
-        given |= network.quant_config.to_dict()
+        given |= network.quant_config.trained()
     defaults = {}
     if any_scale:
         del given["scale"]
@@ -223,10 +223,8 @@ class _Opened:
         found = self.source.flags
         if self.source.quant is not None and given.get("skip_bits") == k_bits:
             given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
-        different = [f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
-                     if name in found and found[name] != value]
-        if different:
-            raise UserError(f"{self.place}: was trained for {', '.join(different)}; leave out the flags that it knows, "
+        if different := contradictions(found, given, self.place):
+            raise UserError(f"{self.place}: was trained for {different}; leave out the flags that it knows, "
                             "or give another file")
 
     def _refuse_quantized(self, bits):

@@ -237,6 +237,11 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     assert "8 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
+    (tmp_path / "calib" / "b.png").write_text("no picture")
+    before = (tmp_path / "x.onnx").read_bytes()
+    assert run_main(lambda: export.main(flags)) == 1
+    assert capsys.readouterr().err.endswith("b.png: not an image of a kind this program can read\n")
+    assert (tmp_path / "x.onnx").read_bytes() == before
 
 
 @pytest.mark.parametrize(("flags", "told"), [
