@@ -135,7 +135,7 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tenso
 
     network: whose range and colours they have.
     """
-    files = image_files(folder)
+    files = image_files(folder, "--calib")
     if not files:
         raise UserError(f"--calib {folder}: no images in it")
     files = files[:: -(-len(files) // CALIBRATION_IMAGES)]

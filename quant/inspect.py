@@ -81,7 +81,7 @@ def load_images(folder: str | Path | None, scale: int) -> list[np.ndarray]:
     if folder is None:
         shipped = Path(skimage.__file__).parent / "data"
         return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS]
-    images = [read_image(path) for path in image_files(folder)]
+    images = [read_image(path) for path in image_files(folder, "--images")]
     if not images:
         raise UserError(f"--images {folder}: holds no images; give a folder of LR images")
     return images

@@ -68,7 +68,7 @@ def _images(folder, exported):
         waves = [127 + 120 * np.sin(rows * a / 9 + columns * b / 7) for a, b in ((1, 2), (2, -1), (3, 1))]
         images = [np.rint(np.stack(order, 2)).astype(np.uint8) for order in (waves, waves[::-1])]
     else:
-        images = [read_image(path) for path in image_files(folder)]
+        images = [read_image(path) for path in image_files(folder, "--images")]
     if not images:
         raise UserError(f"--images {folder}: no images in it")
     return [middle(image, exported, SIDE) for image in images]
