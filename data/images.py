@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -130,17 +131,21 @@ def write_png(path: str | Path, image: np.ndarray, *, icc_profile: bytes | None 
                                                           pnginfo=texts)
 
 
-def image_files(folder: str | Path) -> list[Path]:
+def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, as a list of Path.
 
-    A file counts as an image by its suffix. Other files (Thumbs.db, notes) are left out, with one line in the log;
-    hidden files without. Raises UserError when the folder is missing or cannot be read.
+    A file counts as an image by its suffix, a broken link too: reading it says so. Others (Thumbs.db, notes) are left
+    out, with one line in the log; hidden files without. Raises UserError, which begins with `flag`, when the folder is
+    missing or cannot be read.
     """
     folder = Path(folder)
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and
+                       (path.is_file() or path.is_symlink() and not os.path.isdir(path)))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read as a folder of images: {error.strerror}") from error
+        reason = "no such folder" if isinstance(error, FileNotFoundError) else \
+            f"cannot be read as a folder of images: {error.strerror}"
+        raise UserError(f"{flag} {folder}: {reason}".lstrip()) from error
     others = [path.name for path in files if path.suffix.lower() not in SUFFIXES]
     if others:
         log.info("%s: ignored %d file(s) that are no images, such as %r", folder, len(others), others[0])
@@ -153,7 +158,7 @@ def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Made]
 
     at_most: of more images only so many, spread over the folder. Raises UserError, naming `flag`, where none is left.
     """
-    files, made = image_files(folder), []
+    files, made = image_files(folder, flag), []
     files = files[:: max(1, -(-len(files) // at_most))]
     for path in files:
         try:
@@ -165,13 +170,13 @@ def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Made]
     return made, len(files) - len(made)
 
 
-def images_by_name(folder: str | Path) -> dict[str, Path]:
+def images_by_name(folder: str | Path, flag: str = "") -> dict[str, Path]:
     """The image files of a folder as {name: path}, in sorted order; the name is `image_name` of the file.
 
     Raises UserError as `image_files`, and when two files would go by one name (a.png and a.jpg).
     """
     named = {}
-    for path in image_files(folder):
+    for path in image_files(folder, flag):
         name = image_name(path)
         if name in named:
             raise UserError(f"{folder}: {named[name].name} and {path.name} would both be called {name!r}; rename one")

@@ -25,7 +25,7 @@ def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
     Numbers given in an earlier run stay, and so do all names where `hr` is the data set's own HR folder.
     Raises UserError for no images, two of one name, and where the result would mix borders or scales.
     """
-    sources = image_files(hr)
+    sources = image_files(hr, "--hr")
     if not sources:
         raise UserError(f"--hr {hr}: no images in it; give a folder that holds HR images itself")
     _check_settings(out, layout, border)

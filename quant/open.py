@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
 
 def weights_file(path: str | Path, flag: str = "") -> Path:
     """The file itself, or that of a run's folder. Raises UserError where there is none."""
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir it raises nothing
         return trained_file(path)
     check_file(path, flag)
     return Path(path)

@@ -245,7 +245,7 @@ def test_image_files_are_sorted_and_others_ignored_with_a_line_in_the_log(tmp_pa
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="nowhere: cannot be read as a folder of images: No such file"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         image_files(tmp_path / "nowhere")
 
 

@@ -93,8 +93,9 @@ def test_opsets(small_network, smooth_image):
     network = small_network("edsr")
     for opset in (OPSETS.start, 21, OPSETS.stop - 1):
         assert_same(network, export.export(network, opset=opset), smooth_image(8, 8))
-    with pytest.raises(UserError, match="--opset 12: 18 to "):
-        export.export(network, opset=12)
+    for opset in (0, 12):
+        with pytest.raises(UserError, match=f"--opset {opset}: 18 to "):
+            export.export(network, opset=opset)
 
 
 def test_gates_stay_out_of_the_static_phase(small_network, smooth_image):
