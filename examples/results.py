@@ -49,7 +49,7 @@ class Shipped:
     def label(self):
         """What a row of the table calls it."""
         if self.k_bits == FULL_PRECISION:
-            return "full precision"
+            return ", ".join(filter(None, ("full precision", self.variant)))
         method = (self.recipe or {}).get("quantizer", "ddtb")
         if method != "ddtb":
             return f"{METHOD_NAMES[method]} {self.k_bits} bit"
@@ -138,12 +138,15 @@ def scores(run, network):
 def table(network, shipped, own):
     """Markdown: measured PSNR/SSIM and the gap to full precision, then the same as the paper has them.
 
-    shipped: {Shipped: scores}, own: {name: scores}.
+    shipped: {Shipped: scores}, where a full-precision network stands before those that are made of it; own: {name:
+    scores}, made of the last one.
     """
     sets = [name for name in SETS if any(name in row for row in shipped.values())]
-    full = {entry.k_bits: row for entry, row in shipped.items()}.get(FULL_PRECISION, {})
     lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
-    lines += [_row(entry.label, row, full, sets) for entry, row in shipped.items()]
+    full = {}
+    for entry, row in shipped.items():
+        full = row if entry.k_bits == FULL_PRECISION else full
+        lines.append(_row(entry.label, row, full, sets))
     lines += [_row(name, row, full, sets) for name, row in own.items() if row]
     full = PAPER_FULL_PRECISION.get(network, {})
     for bits in sorted({entry.k_bits for entry in shipped}, reverse=True):

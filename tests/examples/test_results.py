@@ -83,3 +83,13 @@ def test_gaps_to_full_precision_are_those_of_the_printed_figures():
                          "| DDTB 2 bit, otherwise | 30.30/0.850 (-1.00) |", "| pams | 29.00/0.800 (-2.30) |",
                          "| paper: full precision | 32.10/0.894 |",
                          "| paper: DDTB 2 bit | 30.97/0.876 (-1.13) |"]
+
+
+def test_gaps_are_to_the_full_precision_that_stands_before():
+    def entry(k_bits, variant=""):
+        return results.Shipped("a", "srresnet", 4, k_bits, "", {}, variant=variant)
+
+    rows = {entry(32, "earlier"): 31.0, entry(4): 30.9, entry(32): 32.0, entry(3): 31.5}
+    lines = results.table(("srresnet", 4), {key: {"Set5": (psnr, 0.8)} for key, psnr in rows.items()}, {}).splitlines()
+    assert lines[2:6] == ["| full precision, earlier | 31.00/0.800 |", "| DDTB 4 bit | 30.90/0.800 (-0.10) |",
+                          "| full precision | 32.00/0.800 |", "| DDTB 3 bit | 31.50/0.800 (-0.50) |"]
