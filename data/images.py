@@ -142,6 +142,14 @@ def image_files(folder: str | Path) -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
+def some_images(folder: str | Path, flag: str) -> list[Path]:
+    """`image_files` of a folder that `flag` names. Raises UserError for a folder without any, too."""
+    files = image_files(folder)
+    if not files:
+        raise UserError(f"{flag} {folder}: no images in it; give a folder that holds images itself")
+    return files
+
+
 def images_by_name(folder: str | Path) -> dict[str, Path]:
     """The image files of a folder as {name: path}, in sorted order; the name is `image_name` of the file.
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 import model
-from data.images import image_files, read_image
+from data.images import read_image, some_images
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
 from quant.deploy.lowering.blocks import gated
@@ -135,9 +135,7 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tenso
 
     network: whose range and colours they have.
     """
-    files = image_files(folder)
-    if not files:
-        raise UserError(f"--calib {folder}: no images in it")
+    files = some_images(folder, "--calib")
     files = files[:: -(-len(files) // CALIBRATION_IMAGES)]
     log.info("calibrating on %d images of %s", len(files), folder)
     return [middle(read_image(path), network, CALIBRATION_SIDE) for path in files]

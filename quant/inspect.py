@@ -18,7 +18,7 @@ import skimage
 import torch
 from matplotlib.figure import Figure
 
-from data.images import image_files, read_image
+from data.images import read_image, some_images
 from data.imresize import imresize
 from data.patches import to_planes, to_values
 from metrics.figure import save_figure
@@ -81,10 +81,7 @@ def load_images(folder: str | Path | None, scale: int) -> list[np.ndarray]:
     if folder is None:
         shipped = Path(skimage.__file__).parent / "data"
         return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS]
-    images = [read_image(path) for path in image_files(folder)]
-    if not images:
-        raise UserError(f"--images {folder}: holds no images; give a folder of LR images")
-    return images
+    return [read_image(path) for path in some_images(folder, "--images")]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.images import MAX_PIXELS, image_files
+from data.images import MAX_PIXELS, some_images
 from data.pictures import Picture, read_picture
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from utility import MAKER, UserError, add_force, check_output, run_main
@@ -24,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Enlarge every image of --input into --output; returns 1 where some could not be. Raises UserError."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
-    files = image_files(options.input) if options.input.is_dir() else [options.input]
-    if not files:
-        raise UserError(f"--input {options.input}: no images in it")
+    files = some_images(options.input, "--input") if options.input.is_dir() else [options.input]
     network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):

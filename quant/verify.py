@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.images import image_files, read_image
+from data.images import read_image, some_images
 from model.common import SuperResolver
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
@@ -68,9 +68,7 @@ def _images(folder, exported):
         waves = [127 + 120 * np.sin(rows * a / 9 + columns * b / 7) for a, b in ((1, 2), (2, -1), (3, 1))]
         images = [np.rint(np.stack(order, 2)).astype(np.uint8) for order in (waves, waves[::-1])]
     else:
-        images = [read_image(path) for path in image_files(folder)]
-    if not images:
-        raise UserError(f"--images {folder}: no images in it")
+        images = [read_image(path) for path in some_images(folder, "--images")]
     return [middle(image, exported, SIDE) for image in images]
 
 
