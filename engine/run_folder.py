@@ -1,6 +1,7 @@
 """The folder of a run. Only the run's own files are made, moved aside and deleted; others stay untouched."""
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -155,9 +156,7 @@ class RunFolder:
 
     def _archive(self):
         """Move the run's files aside; in one step where nothing else is in the folder."""
-        number = 1
-        while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.old-{number}")):
-            number += 1
+        aside = _free(self.path, "{}.old-{}")
         files = self.own_files()
         if {path for path in self.path.rglob("*") if not path.is_dir()} <= {*files, self.path / ".lock"}:
             self.path.rename(aside)
@@ -194,9 +193,7 @@ class RunFolder:
         if found == best or best["epoch"] == 0 and found is None:
             return True
         if found is not None and found["epoch"] != epoch + 1:
-            number = 1
-            while os.path.lexists(aside := self.best.with_name(f"model_best.old-{number}.pth.tar")):
-                number += 1
+            aside = _free(self.best, "model_best.old-{1}.pth.tar")
             self.best.rename(aside)
             log.info("%s is of another run or a later epoch; it is kept in %s", self.best, aside)
         for file in (self.origin / self.best.name, self.origin / f"model_{best['epoch']}.pth.tar"):
@@ -208,6 +205,12 @@ class RunFolder:
     def results(self, set_name: str) -> Path:
         """The folder for a test set's images."""
         return self.path / f"results-{set_name}"
+
+
+def _free(path, pattern):
+    """The first path beside this one that is not taken; pattern: of its name, from this one's and a number."""
+    names = (pattern.format(path.name, number) for number in itertools.count(1))
+    return next(aside for aside in map(path.with_name, names) if not os.path.lexists(aside))
 
 
 def _best_of(file):
