@@ -28,8 +28,9 @@ FACTOR_MARGIN = 2e-6
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a uint8 code lies on the real axis: value = (code - zero) * step, and codes span low..high.
+    """Quantization parameters of a uint8 tensor: value = (code - zero) * step, and codes span low..high.
 
+    ONNX calls `step` the scale and `zero` the zero point.
     step, low and high are numbers, or names of runtime scalars in a graph (a dynamic quantizer's); zero is a number.
     """
 
