@@ -3,7 +3,6 @@
 import copy
 import logging
 import sys
-from pathlib import Path
 
 import data
 import main_ori
@@ -51,9 +50,11 @@ def start_weights(teacher, student, options):
     """
     refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
     if path := options.pre_train:
-        if not Path(path).exists():
-            raise UserError(f"--pre_train {path}: no such file; `bash baseline.sh {options.model}_x{options.scale}` "
-                            f"trains it, then give --pre_train ../experiment/{options.model}_baseline_x{options.scale}")
+        try:
+            weights_file(path, "--pre_train")
+        except UserError as error:
+            raise UserError(f"{error}; `bash baseline.sh {options.model}_x{options.scale}` trains it, then give "
+                            f"--pre_train ../experiment/{options.model}_baseline_x{options.scale}") from error
         load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
     elif refined and "teacher" in refined.get("objective", {}):
         load_strictly(teacher, refined["objective"]["teacher"], options.refine)

@@ -27,6 +27,9 @@ EXPERIMENT_ROOT = Path("..") / "experiment"
 TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
 # beyond these a machine is brought down before anything can fail
 CEILINGS = {"n_threads": 1024, "n_GPUs": 2**16, "batch_size": 2**20}
+# what full precision has no use for, and what quantized training has none for
+QUANTIZED = {"dynamic_ratio", "dynamic_choice", "first_stage_epoch", "bound_lr", "w_l1", "w_at"}
+UNQUANTIZED = {"loss", "gan_k", "vgg_weights"}
 COMPATIBILITY = "accepted for compatibility only, no effect"
 # flags of EDSR-PyTorch and of DDTB's release that change nothing in these networks, with their values there
 COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups": 10, "reduction": 16, "split_batch": 1,
@@ -67,9 +70,8 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
         _settle(options, given, found[0], found[1], defaults)
     elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
-    options.notes += [f"warning: {_flag(name, given[name])} has no effect in these networks" for name in COMPATIBLE
-                      if name in given and str(given[name]).lower() != str(defaults[name]).lower()
-                      and name not in _network_options()]
+    options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _idle(options)
+                      if name in given and str(given[name]).lower() != str(defaults[name]).lower()]
     parse_loss(options.loss)
     check(options, quantized=quantized)
     return options
@@ -128,6 +130,22 @@ def _network_options():
     return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
 
 
+def _idle(o):
+    """The flags that change nothing in what the options ask for. A test's file says which ones of the network's do."""
+    idle = COMPATIBLE.keys() - _network_options()
+    if o.test_only:
+        return sorted(idle | {"reset"})
+    settings = {name for record in registry.NETWORKS.values() for name in record.settings}
+    idle |= settings - set(registry.NETWORKS[o.model].settings)
+    idle |= QUANTIZED | setting_names() if o.k_bits == 32 else UNQUANTIZED
+    if o.quantizer != "ddtb":  # no other method has gates
+        idle |= {"dynamic_ratio", "dynamic_choice"}
+    idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}[o.optimizer]
+    if o.refine and o.k_bits == 32:
+        idle |= {"pre_train"}
+    return sorted(idle if o.save_results else {*idle, "save_gt"})
+
+
 def _call_options():
     return (CALL | COMPATIBLE.keys()) - _network_options()
 
@@ -164,7 +182,7 @@ def _settle(options, given, stored, names, defaults):
     flags = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if flags:
         options.notes.append(f"{stored.source}: {flags}, as it was trained")
-    fixed = _network_options() | TRAINING | setting_names()
+    fixed = _network_options() | TRAINING | setting_names() if stored.trained else set()
     if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     for name in sorted(names & given.keys()):
@@ -176,9 +194,11 @@ def _settle(options, given, stored, names, defaults):
             if (name, old) == ("k_bits", 32):
                 remedy = "quantize it in a run of its own, with --pre_train and another --save"
             raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
-        if not options.test_only:
-            effect = "has no effect, the run has its start already" if name in START else "followed from now on"
-            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {_typed(old)}")
+        if not options.test_only and name not in _idle(options):
+            late = name in START and stored.trained
+            effect = "has no effect, the run has its start already" if late else "followed from now on"
+            before = _typed(old) or "none"
+            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {before}")
 
 
 def _flag(name, value):
@@ -391,6 +411,11 @@ def _rules(o, quantized):
                                     "with --load NAME and more of them")
     continues = bool(o.load or o.resume) and not o.test_only
     yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
+    if o.reset and not o.test_only:
+        run = experiment_folder(o.save).resolve()
+        for flag in ("pre_train", "refine"):
+            within = {run, run / "model"} & {(place := Path(getattr(o, flag) or os.devnull).resolve()), place.parent}
+            yield "reset", within, f"would delete what --{flag} names; give another --save, or leave it out"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"
     for flag, most in CEILINGS.items():

@@ -31,6 +31,8 @@ from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
+NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the best
+
 
 class Trainer:
     """Trains `network` by `objective` and keeps everything in `run`, a RunFolder.
@@ -60,7 +62,7 @@ class Trainer:
         self.run_options = run_options or {}
         self.precision = Precision(amp, device)
         self.position = (1, 0)
-        self.best = {"psnr": -math.inf, "epoch": 0}
+        self.best = NONE_YET
         self.sums = {}
 
     def fit(self) -> None:
@@ -72,7 +74,7 @@ class Trainer:
             self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
                 log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
-                self.best = {"psnr": -math.inf, "epoch": 0}
+                self.best = NONE_YET
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
@@ -160,7 +162,7 @@ class Trainer:
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
                                 scalars=self.objective.report(self.network))
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
-        if not judged or not self.objective.counts_for_best(epoch) or judged[0] <= self.best["psnr"]:
+        if not judged or not self.objective.counts_for_best(epoch) or not judged[0] > self.best["psnr"]:
             return False
         self.best = {"psnr": judged[0], "epoch": epoch}
         log.info("best so far: %s", self._best_text())
@@ -231,7 +233,18 @@ class Trainer:
             step_scheduler(self.scheduler)
         self.precision.load_state_dict(state["precision"])
         self.best = state["best"]
+        stored = {**self.run_options, **(state.get("options") or {})}
+        if _judged_by(stored) != _judged_by(self.run_options) and state["epoch"] < self.epochs and self.best["epoch"]:
+            log.info("the best network so far (%s) was found by another test; the best is counted anew",
+                     self._best_text())
+            self.best = NONE_YET
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])
+
+
+def _judged_by(options):
+    """What PSNR depends on besides the network: values by other tests can't be compared."""
+    first = [name for name in options.get("data_test", ()) if name != "Demo"][:1]
+    return first, str(options.get("data_range")).split("/")[-1], *map(options.get, ("self_ensemble", "precision"))

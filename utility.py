@@ -25,8 +25,12 @@ MAKER = "DDTB reference implementation"  # how pictures say who made them
 class UserError(Exception):
     """A mistake that the person at the command line can mend.
 
-    The message is one line that names the flag or file, says what is wrong and what to do. Only `run_main` catches it.
+    The message names the flag or file, says what is wrong and what to do. Only `run_main` catches it.
     """
+
+    def __str__(self) -> str:
+        """The message in one line: control characters, which names of files may hold, are written as Python does."""
+        return re.sub(r"[\x00-\x1f\x7f]+", lambda found: repr(found[0])[1:-1], super().__str__())
 
 
 class FileError(UserError, OSError):
@@ -81,10 +85,8 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
 def _nobody_reads_stdout():
     """Whether stdout is a pipe whose other end is closed."""
     poll = select.poll()
-    try:
+    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
         poll.register(sys.stdout, 0)
-    except (OSError, ValueError):  # no file at all
-        return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
@@ -104,12 +106,13 @@ def _what_lacks(error, lighter):
     """What the machine or its system refuses, in words; empty for other exceptions."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error.filename or 'stdout or a file'}: can't be written ({error.strerror}); what was saved is kept"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
     if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
         return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or re.search(
+            "can(no|')t allocate memory", str(error), re.IGNORECASE):
         return f"out of memory{lighter and '; '}{lighter}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
     return ""
 
 
@@ -128,6 +131,9 @@ def check_file(path: str | Path, flag: str = "") -> None:
     place = f"{flag} {path}".strip()
     try:
         mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            with open(path, "rb") as file:
+                file.read(1)  # what a failing disk refuses later would come without the file's name
     except FileNotFoundError:
         raise UserError(f"{place}: no such file") from None
     except OSError as error:
@@ -155,10 +161,7 @@ def check_output(path: str | Path, *, flag: str, mark: bytes, inputs: Iterable[s
         check_file(path, flag)
         if any(os.path.exists(source) and os.path.samefile(source, path) for source in inputs):
             raise UserError(f"{flag} {path}: would overwrite what is read; give another name")
-        with open(path, "rb") as file:
-            if force or os.path.getsize(path) == 0 or mark in file.read():
-                return
-    elif force:
+    if force or os.path.exists(path) and mark in (Path(path).read_bytes() or mark):
         return
     raise UserError(f"{flag} {path}: would overwrite a file that this tool did not write; give another name or --force")
 

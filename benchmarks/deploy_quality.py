@@ -64,7 +64,7 @@ def forms(path, args, folder):
     files = {form: folder / f"{form}.{suffix}" for form, suffix in
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
     write_packed(network, files["packed"], phase=network.source.phase, source=network.source.path)
-    images = calibration_images(args.calib, network)
+    images, _ = calibration_images(args.calib, network)
     lowered, folded = fold_gates(network, images) if args.gates == "fold" else (network, None)
     exported = {form: files[form] for form in ("fp32", "int8")}
     for form, file in exported.items():

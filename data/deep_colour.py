@@ -8,21 +8,26 @@ from PIL import Image
 
 BITS_PER_SAMPLE = 258  # TIFF tag
 PNG_DEPTH = 24  # where its header has the bits
+ASSOCIATED_ALPHA = 1
 COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3}  # TIFF's: channels without alpha
 
 
 def read_deep(image: Image.Image, path: str | Path) -> Image.Image | None:
     """The Pillow image (L, LA, RGB or RGBA) of a 16-bit file, each value round(v / 257); None for a file of 8 bits.
 
-    image: the file as Pillow opened it, not decoded yet. PNG is decoded by torchvision, TIFF by tifffile. Raises
-    ValueError for 32-bit and floating-point pixels, whose range a file does not tell, and for what these can't read.
+    image: the file as Pillow opened it, not decoded yet; a colour that stands for transparency leaves its info. PNG is
+    decoded by torchvision, TIFF by tifffile. Raises ValueError for pixels of other depths, whose range a file does not
+    tell, for floating-point ones, and for what these can't read.
     """
     if image.format == "PNG" and _png_depth(path) == 16:
-        return _eight_bits(_read_png(path))
-    if image.format == "TIFF" and 16 in getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ()):
+        return _eight_bits(_with_alpha(_read_png(path), image.info.pop("transparency", None)))
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ())
+    if image.format == "TIFF" and 16 in bits:
         return _eight_bits(_read_tiff(path))
     if image.mode.startswith(("I", "F")):
         values = np.array(image)
+        if image.format == "TIFF":
+            raise ValueError(f"{bits[0]}-bit pixels; save it with 8 or 16 bits")
         if image.mode == "F" or not 0 <= values.min() <= values.max() <= 65535:
             raise ValueError("32-bit pixels; save it with 8 or 16 bits")
         return _eight_bits(values[..., None])
@@ -46,6 +51,14 @@ def _read_png(path):
     return values.permute(1, 2, 0).numpy()
 
 
+def _with_alpha(values, transparent):
+    """The values with an alpha channel where one colour of the file, None for none, is transparent."""
+    if transparent is None:
+        return values
+    opaque = (values != np.array(transparent)).any(axis=2, keepdims=True)
+    return np.concatenate([values, opaque * np.uint16(65535)], axis=2)
+
+
 def _read_tiff(path):
     """The first page, uint16 [h, w, channels], alpha last."""
     try:
@@ -66,6 +79,9 @@ def _read_tiff(path):
         values.reshape(-1, page.imagelength, page.imagewidth).transpose(1, 2, 0)
     if page.photometric.name == "MINISWHITE":
         values = np.concatenate([65535 - values[..., :1], values[..., 1:]], axis=2)
+    if page.extrasamples[:1] == (ASSOCIATED_ALPHA,):  # the colours are multiplied by it
+        alpha = values[..., -1:]
+        values = np.concatenate([np.minimum(values[..., :-1] * 65535.0 / np.maximum(alpha, 1), 65535), alpha], axis=2)
     return values
 
 

@@ -72,9 +72,7 @@ def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_r
 
 def _whole_set(dir_data, name, scale, dir_demo):
     if name == "Demo":
-        if not os.path.isdir(dir_demo):
-            raise UserError(f"--dir_demo {dir_demo}: no such folder; give the one that holds your images")
-        pairs = [Pair(stem, path, None) for stem, path in _some_images(dir_demo, "--dir_demo ").items()]
+        pairs = [Pair(stem, path, None) for stem, path in _some_images(dir_demo, "--dir_demo").items()]
         return ImageSet(name, Path(dir_demo), pairs, luma=True)
     folder = _benchmark_folder(dir_data, name)
     images = [(stem, path, BENCHMARK) for stem, path in _some_images(folder).items()]
@@ -165,9 +163,9 @@ def _expected(flag, name, scale):
 
 
 def _some_images(folder, flag=""):
-    images = images_by_name(folder)
+    images = images_by_name(folder, flag)
     if not images:
-        raise UserError(f"{flag}{folder}: no images in it; {SEE}")
+        raise UserError(f"{flag} {folder}: no images in it; {SEE}".lstrip())
     return images
 
 

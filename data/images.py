@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -13,6 +16,8 @@ from data.deep_colour import read_deep
 from utility import UserError, atomic_path, check_file
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".tga")
@@ -82,7 +87,8 @@ def _opened(path, max_pixels):
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, a photograph of 180 megapixels, is not ours
     PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE  # or colour profiles of more than 1 MB would be refused
     try:
-        with Image.open(path) as image:
+        # by a file, or Pillow maps it to memory, and so lets the pixels of turned TIFF files get into disorder
+        with open(path, "rb") as file, Image.open(file) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels:,}")
             yield image
@@ -125,38 +131,52 @@ def write_png(path: str | Path, image: np.ndarray, *, icc_profile: bytes | None 
                                                           pnginfo=texts)
 
 
-def image_files(folder: str | Path) -> list[Path]:
+def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, as a list of Path.
 
-    A file counts as an image by its suffix. Other files (Thumbs.db, notes) are left out, with one line in the log;
-    hidden files without. Raises UserError when the folder is missing or cannot be read.
+    A file counts as an image by its suffix, a broken link too: reading it says so. Others (Thumbs.db, notes) are left
+    out, with one line in the log; hidden files without. Raises UserError, which begins with `flag`, when the folder is
+    missing or cannot be read.
     """
     folder = Path(folder)
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and
+                       (path.is_file() or path.is_symlink() and not os.path.isdir(path)))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read as a folder of images: {error.strerror}") from error
+        reason = "no such folder" if isinstance(error, FileNotFoundError) else \
+            f"cannot be read as a folder of images: {error.strerror}"
+        raise UserError(f"{flag} {folder}: {reason}".lstrip()) from error
     others = [path.name for path in files if path.suffix.lower() not in SUFFIXES]
     if others:
         log.info("%s: ignored %d file(s) that are no images, such as %r", folder, len(others), others[0])
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def some_images(folder: str | Path, flag: str) -> list[Path]:
-    """`image_files` of a folder that `flag` names. Raises UserError for a folder without any, too."""
-    files = image_files(folder)
-    if not files:
-        raise UserError(f"{flag} {folder}: no images in it; give a folder that holds images itself")
-    return files
+def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Made], *,
+                at_most: int = 10**9) -> tuple[list[Made], int]:
+    """`use` of every image in a folder as `read_image` gives it, and how many can't be read: stderr lists these.
+
+    at_most: of more images only so many, spread over the folder. Raises UserError, naming `flag`, where none is left.
+    """
+    files, made = image_files(folder, flag), []
+    files = files[:: max(1, -(-len(files) // at_most))]
+    for path in files:
+        try:
+            made.append(use(read_image(path)))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+    if not made:
+        raise UserError(f"{flag} {folder}: no images in it that can be read")
+    return made, len(files) - len(made)
 
 
-def images_by_name(folder: str | Path) -> dict[str, Path]:
+def images_by_name(folder: str | Path, flag: str = "") -> dict[str, Path]:
     """The image files of a folder as {name: path}, in sorted order; the name is `image_name` of the file.
 
     Raises UserError as `image_files`, and when two files would go by one name (a.png and a.jpg).
     """
     named = {}
-    for path in image_files(folder):
+    for path in image_files(folder, flag):
         name = image_name(path)
         if name in named:
             raise UserError(f"{folder}: {named[name].name} and {path.name} would both be called {name!r}; rename one")

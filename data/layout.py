@@ -58,7 +58,7 @@ def scale_folders(folder: str | Path) -> dict[int, Path]:
 def folders_in(folder: Path | str) -> list[Path]:
     """The folders in a folder, sorted; none where there is no such folder. Raises UserError when it can't be read."""
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if os.path.isdir(entry))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -7,7 +7,7 @@ from data.image_sets import ImageSet, Pair
 from data.images import image_shape
 from data.ranges import EXAMPLES
 from metrics.functional import WINDOW
-from utility import UserError
+from utility import UserError, check_file
 
 
 def check_pairs(pairs: list[Pair], *, scale: int, patch_size: int | None = None,
@@ -53,6 +53,7 @@ def check_apart(training: list[ImageSet], testing: list[ImageSet], data_range: s
 
 
 def _identity(path):
+    check_file(path)
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

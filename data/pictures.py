@@ -4,6 +4,7 @@ A network with one colour works on luma, 16..235 in 8 bits, as MATLAB's rgb2ycbc
 its luma and comes out in its own full range; of a colour picture the network enlarges the luma, bicubic the chroma.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
 log = logging.getLogger(__name__)
 
-GREY_BANDS = ("1", "L", "I", "F")
+GREY_BANDS = (("1",), ("L",), ("L", "A"), ("L", "a"))
 RANGE = 219  # of luma in 8 bits
 TO_YCBCR = np.array([LUMA_WEIGHTS, (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214)]) / 255  # ITU-R BT.601
 TO_GREY = TO_YCBCR[0] * 255 / RANGE
@@ -77,9 +78,12 @@ def plain(sr: torch.Tensor) -> Picture:
 def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode an image file, upright. Raises UserError as `data.images.read_image`, whose colours these are."""
     with decoded(path, max_pixels=max_pixels) as image:
-        grey = image.getbands()[0] in GREY_BANDS
+        grey = image.getbands() in GREY_BANDS
         alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
         profile = image.info.get("icc_profile") or None
+        with contextlib.suppress(Exception):  # counting the frames of a broken animation harms no first frame
+            if (count := getattr(image, "n_frames", 1)) > 1:
+                log.info("%s: the first of its %d pictures is taken", path, count)
         if profile and PROFILE_SPACES.get(profile[16:20]) is not grey:
             log.info("%s: its colour profile is for %s, left out", path, profile[16:20].decode(errors="replace"))
             profile = None

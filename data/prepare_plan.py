@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.images import images_by_name, some_images
+from data.images import image_files, images_by_name
 from data.layout import Layout, images_in
 from data.prepare_image import Job
 from utility import UserError, atomic_path, check_file, whole_number
@@ -25,7 +25,9 @@ def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
     Numbers given in an earlier run stay, and so do all names where `hr` is the data set's own HR folder.
     Raises UserError for no images, two of one name, and where the result would mix borders or scales.
     """
-    sources = some_images(hr, "--hr")
+    sources = image_files(hr, "--hr")
+    if not sources:
+        raise UserError(f"--hr {hr}: no images in it; give a folder that holds HR images itself")
     _check_settings(out, layout, border)
     numbers = read_numbers(out / NAMES_FILE)
     in_place = hr.resolve() == layout.hr_folder(out).resolve()

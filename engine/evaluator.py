@@ -43,6 +43,7 @@ class Evaluator:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
 
         In a set without HR (a user's folder) pictures that can't be read are reported, and left out of "images".
+        Raises UserError for a network whose values are not finite.
         """
         network.eval()
         self.run.begin()
@@ -71,6 +72,9 @@ class Evaluator:
                 sr = self._in_8_bits(sr[0].float())
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
+                if not torch.isfinite(sr).all():
+                    raise UserError(f"{test_set.name}, {name}: the network makes values that are not finite; test with "
+                                    "--precision single, or give another network")
                 if hr is not None:
                     pair = [image.round().clamp(0, 255) for image in (sr, self._in_8_bits(hr.to(self.device)))]
                     rows.append((psnr(*pair, **how), ssim(*pair, **how)))
@@ -100,7 +104,7 @@ class Evaluator:
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
                   "k_bits": self.options.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
-                  "seconds": round(seconds, 3)}
+                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.options.self_ensemble else {})}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")

@@ -1,7 +1,6 @@
 """The folder of a run. Only the run's own files are made, moved aside and deleted; others stay untouched."""
 
 import contextlib
-import itertools
 import logging
 import os
 import re
@@ -67,22 +66,26 @@ class RunFolder:
 
     def check_continuable(self) -> None:
         """Raise UserError where the checkpoint is gone, and beginning anew would overwrite what the run has made."""
-        made = [path for path in (self.checkpoint, self.best, *self.kept_epochs().values(), self.path / "eval.txt")
-                if os.path.lexists(path)]
+        made = self.models() + self._found("eval.txt")
         if made and not self.checkpoint.is_file():
             raise UserError(f"--load {self.path}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
                             "read; put it back, name a file with --resume, or begin another run with --save")
 
     def to_continue(self) -> Path | None:
-        """The last checkpoint; None, with a line in the log, for a run that was stopped before its first."""
+        """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("--load %s: stopped before its first checkpoint, beginning", self.path)
+        reason = "stopped before its first checkpoint" if self.is_run() else "no run is there yet"
+        log.info("--load %s: %s, beginning", self.path, reason)
         return None
 
     def trained(self) -> Path | None:
         """The best network, else the last checkpoint; None without either."""
         return next((path for path in (self.best, self.checkpoint) if path.is_file()), None)
+
+    def models(self) -> list[Path]:
+        """The networks that the run has saved."""
+        return [path for path in (self.checkpoint, self.best, *self.kept_epochs().values()) if os.path.lexists(path)]
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
@@ -98,7 +101,7 @@ class RunFolder:
             if reset and self.path.exists():
                 with self.claimed():
                     self._delete()
-            elif archive and self.trained():
+            elif archive and self.models():
                 with self.claimed():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,10 @@ class RunFolder:
 
     def own_files(self) -> list[Path]:
         """Every file that a run has written here, in the order in which they may be deleted."""
-        return [path for pattern in OWN_FILES for path in self._found(pattern)]
+        found = [path for pattern in OWN_FILES for path in self._found(pattern)]
+        # a folder within may be a link: that is the run's, what lies behind it is another's
+        return list(dict.fromkeys(path.parent if path.parent != self.path and path.parent.is_symlink() else path
+                                  for path in found))
 
     def _delete(self):
         """Delete the run's files, and its folders where nothing else is in them."""
@@ -156,9 +162,12 @@ class RunFolder:
 
     def _archive(self):
         """Move the run's files aside; in one step where nothing else is in the folder."""
-        aside = _free(self.path, "{}.old-{}")
+        number = 1
+        while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.old-{number}")):
+            number += 1
         files = self.own_files()
-        if {path for path in self.path.rglob("*") if not path.is_dir()} <= {*files, self.path / ".lock"}:
+        if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
+                *files, self.path / ".lock"}:
             self.path.rename(aside)
         else:
             self._move(files, aside)
@@ -193,9 +202,11 @@ class RunFolder:
         if found == best or best["epoch"] == 0 and found is None:
             return True
         if found is not None and found["epoch"] != epoch + 1:
-            aside = _free(self.best, "model_best.old-{1}.pth.tar")
+            number = 1
+            while os.path.lexists(aside := self.best.with_name(f"model_best.old-{number}.pth.tar")):
+                number += 1
             self.best.rename(aside)
-            log.info("%s is of another run or a later epoch; it is kept in %s", self.best, aside)
+            log.info("%s is of another run, a later epoch or another test; it is kept in %s", self.best, aside)
         for file in (self.origin / self.best.name, self.origin / f"model_{best['epoch']}.pth.tar"):
             if _best_of(file) == best:
                 _copy(file, self.best)
@@ -205,12 +216,6 @@ class RunFolder:
     def results(self, set_name: str) -> Path:
         """The folder for a test set's images."""
         return self.path / f"results-{set_name}"
-
-
-def _free(path, pattern):
-    """The first path beside this one that is not taken; pattern: of its name, from this one's and a number."""
-    names = (pattern.format(path.name, number) for number in itertools.count(1))
-    return next(aside for aside in map(path.with_name, names) if not os.path.lexists(aside))
 
 
 def _best_of(file):

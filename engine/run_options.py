@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.run_folder import RunFolder
 from model.torch_file import read_torch_file
+from quant.open import LAST
 from utility import UserError
 
 
@@ -14,23 +15,29 @@ from utility import UserError
 class StoredOptions:
     """values: {name: value} that `source`, a checkpoint, was trained with, as far as they are known.
 
-    chosen, applied: whether its gates have been chosen, and whether they are applied.
+    trained: whether that is a checkpoint, no start that came to nothing. chosen, applied: whether its gates have been
+    chosen, and whether they are applied.
     """
 
     source: Path
     values: dict
     chosen: bool
     applied: bool
+    trained: bool = True
 
 
 def read_options(path: str | Path) -> StoredOptions | None:
     """The options of one of our checkpoints, or of a run's folder; None for any other file.
 
-    An older checkpoint has none of its own. Then the run's config.txt and the checkpoint's other parts tell them.
+    Where a run was stopped before its first checkpoint, its config.txt tells them. An older checkpoint has none of its
+    own: then config.txt and the checkpoint's other parts tell them.
     Raises nothing: the code that loads the file says what is wrong with it.
     """
     path = Path(path)
     path = (RunFolder(path).trained() or path) if path.is_dir() else path
+    config = path.resolve().parent.parent / "config.txt"
+    if path.match(LAST) and not path.exists() and (values := _config_values(config)):
+        return StoredOptions(config, values, chosen=False, applied=False, trained=False)
     try:
         state = read_torch_file(path)
     except UserError:
@@ -39,7 +46,7 @@ def read_options(path: str | Path) -> StoredOptions | None:
         return None
     values = state.get("options")
     if not isinstance(values, dict):
-        values = {**_config_values(path.resolve().parent.parent / "config.txt"), **_options_in(state)}
+        values = {**_config_values(config), **_options_in(state)}
     schedule = _part(state, "objective", "schedule") or {}
     return StoredOptions(path, values, chosen=schedule.get("chosen") is True, applied=state.get("phase") == "dynamic")
 

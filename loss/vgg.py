@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.torch_file import read_torch_file
+from model.weights import check_tensors
 from utility import UserError
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def read_vgg19(path: str | Path, name: str) -> dict[str, Tensor]:
         shape = state[key].shape if isinstance(state[key], Tensor) else None
         if key not in known or shape != known[key]:
             raise UserError(f"{path}: {key} is not a layer of VGG19 or has another shape; {ADVICE}")
+    check_tensors({key: state[key] for key in present}, path)
     return state
 
 

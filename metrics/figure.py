@@ -29,7 +29,7 @@ FONT_SIZE, SMALLEST_FONT_SIZE = 8.0, 5.0
 FRAME = "#e3211c"
 MARKED_BY = {"png": "Software", "pdf": "Creator", "svg": "Creator", "ps": "Creator", "eps": "Creator"}
 MARKED_BY_EXIF, SOFTWARE = ("jpg", "jpeg", "tif", "tiff", "webp"), 0x0131
-LARGEST_DPI = 2400
+SMALLEST_DPI, LARGEST_DPI = 10, 2400  # with fewer, letters have no pixel
 
 
 def crop_figure(hr: np.ndarray, results: Mapping[str, np.ndarray], *, crop: tuple[int, int, int, int] | None = None,
@@ -136,8 +136,8 @@ def _parse_options(argv):
     parser.add_argument("--dpi", type=int, default=300, help="pixels per inch; it is 7 inches wide (default: 300)")
     add_force(parser)
     options = parser.parse_args(argv)
-    if not 1 <= options.dpi <= LARGEST_DPI:
-        raise UserError(f"--dpi {options.dpi}: give 1 to {LARGEST_DPI}")
+    if not SMALLEST_DPI <= options.dpi <= LARGEST_DPI:
+        raise UserError(f"--dpi {options.dpi}: give {SMALLEST_DPI} to {LARGEST_DPI}")
     if options.scale < 1:
         raise UserError(f"--scale {options.scale}: no upscaling factor; give 2, 3, 4, ...")
     return options

@@ -34,8 +34,8 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     that is there, whatever the extensions. Other scales and bits, saved LR and HR images and files that are no images
     are passed over. Raises UserError for a missing folder, no pair at all, or two files for one name.
     """
-    originals = _by_name(((path.stem, 0, path) for path in _images(gt, flag="--gt")), flag="--gt")
-    outputs = _by_name(_outputs(_images(sr, flag="--sr"), scale=scale, bit=bit), flag="--sr")
+    originals = _by_name(((path.stem, 0, path) for path in image_files(gt, "--gt")), flag="--gt")
+    outputs = _by_name(_outputs(image_files(sr, "--sr"), scale=scale, bit=bit), flag="--sr")
     common = sorted(originals.keys() & outputs.keys())
     if not common:
         wanted = f"{'K' if bit is None else bit}bit_NAME_x{scale}_SR.png or NAME.png"
@@ -69,13 +69,6 @@ def crop_to(hr: np.ndarray, sr: np.ndarray, *, scale: int) -> np.ndarray:
     if not (0 <= height - sr_height < scale and 0 <= width - sr_width < scale):
         raise ValueError(f"{sr_width}x{sr_height} pixels do not fit the HR image's {width}x{height} at scale {scale}")
     return hr[:sr_height, :sr_width]
-
-
-def _images(folder, *, flag):
-    try:
-        return image_files(folder)
-    except UserError as error:
-        raise UserError(f"{flag} {error}") from None
 
 
 def _outputs(paths, *, scale, bit):

@@ -3,7 +3,8 @@
     python -m metrics.report RUN [RUN ...] [--csv FILE]
 
 Each run folder holds `eval.txt`, one JSON object a line per test pass and set; the last line of a (model, scale, set,
-bits) counts. The table goes to stdout as Markdown; `--csv` also writes it with every digit.
+bits) counts. A test with --self_ensemble is marked by a + behind the model, as in the literature. The table goes to
+stdout as Markdown; `--csv` also writes it with every digit.
 """
 
 import argparse
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_force(parser)
     options = parser.parse_args(argv)
     if options.csv:
-        inputs = [run_folder(run) / "eval.txt" for run in options.runs]
+        inputs = [PUBLISHED, *(run_folder(run) / "eval.txt" for run in options.runs)]
         check_output(options.csv, flag="--csv", mark=",".join(CSV_FIELDS).encode(), inputs=inputs, force=options.force)
     results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
     if not results:
@@ -155,7 +156,8 @@ def run_folder(run: str | Path) -> Path:
 def _result(values, run=""):
     if not isinstance(values["set"], str):
         raise TypeError(f"{values['set']!r} is no name")
-    return Result(str(values["model"]).lower(), int(values["scale"]), values["set"], int(values["k_bits"]),
+    model = str(values["model"]).lower() + ("+" if values.get("self_ensemble") else "")
+    return Result(model, int(values["scale"]), values["set"], int(values["k_bits"]),
                   float(values["psnr"]), float(values["ssim"]), values.get("images"), values.get("epoch"), run)
 
 
@@ -167,7 +169,8 @@ def _order(result):
 
 
 def _markdown_cells(result):
-    model = f"{title(result.model)}x{result.scale}"
+    name = result.model.removesuffix("+")
+    model = f"{title(name)}{result.model[len(name):]}x{result.scale}"
     bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
     cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
     published = published_results().get(result.key)

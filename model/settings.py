@@ -2,12 +2,15 @@
 
 import inspect
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from utility import UserError
+
+log = logging.getLogger(__name__)
 
 LARGEST = 2**63
 
@@ -101,6 +104,18 @@ def made_from(record: Any, make: Callable, where: str) -> Any:
         return make(**record)
     except (TypeError, ValueError) as error:  # as constructors are documented to refuse values and names
         raise UserError(f"{where}: {error}") from error
+
+
+def contradictions(found: Mapping[str, Any], given: Mapping[str, Any], place: str) -> str:
+    """What a file says otherwise than the flags that were given, in words; the log tells of those it has no use for.
+
+    found, given: {flag: value}. place: the file.
+    """
+    idle = [f"--{name} {value}" for name, value in given.items() if name not in found]
+    if idle:
+        log.info("%s: %s has no effect on this network", place, ", ".join(idle))
+    return ", ".join(f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
+                     if name in found and found[name] != value)
 
 
 def read_json(text: str, where: str) -> Any:

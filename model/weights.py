@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 FAMILY = "ddtb-checkpoint-"
 FORMAT = FAMILY + "1"
 # where trainers keep the weights, in the order of choice: BasicSR tests the moving average where there is one
-KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "generator", "net_g",
-        "netG", "g", "G", "weights")
+KEYS = ("params_ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "params", "state_dict",
+        "model_state_dict", "model", "net", "network", "generator", "net_g", "netG", "g", "G", "weights")
 DEPTH = 4
 WRAPPERS = ("module", "_orig_mod")  # DataParallel and torch.compile, which may wrap a part alone
 COUNTERS = ("total_ops", "total_params")  # thop's
@@ -54,7 +54,7 @@ def read_weights(path: str | Path) -> Weights:
     else:
         content = read_torch_file(path)
         found = _own(content, path) or _foreign(content, path)
-    _check_tensors(found)
+    check_tensors(found.state, path)
     return found
 
 
@@ -122,15 +122,15 @@ def _without_wrappers(key):
     return ".".join(parts)
 
 
-def _check_tensors(weights):
+def check_tensors(state: dict[str, torch.Tensor], path: str | Path) -> None:
     """Raise UserError for tensors that are no plain array of numbers in memory, and for NaN and infinity."""
-    odd = [name for name, tensor in weights.state.items() if not _is_plain(tensor)]
+    odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
     if odd:
-        raise UserError(f"{weights.path}: {_listed(odd)}: no plain tensor of real numbers (sparse, quantized, complex, "
+        raise UserError(f"{path}: {_listed(odd)}: no plain tensor of real numbers (sparse, quantized, complex, "
                         "or without its data); save the state dict of plain ones")
-    broken = [name for name, tensor in weights.state.items() if not _is_finite(tensor)]
+    broken = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if broken:
-        raise UserError(f"{weights.path}: is spoilt, {len(broken)} not finite: {_listed(broken)}; give another file")
+        raise UserError(f"{path}: is spoilt, {len(broken)} not finite: {_listed(broken)}; give another file")
 
 
 def _is_plain(tensor):
@@ -189,8 +189,9 @@ def check_fits(network: nn.Module, state: dict[str, torch.Tensor], path: str | P
 
 
 def load_strictly(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Load `state` into the network. Raises UserError as `check_fits` does."""
+    """Load `state` into the network. Raises UserError as `check_fits` does, and for values that are not finite."""
     check_fits(network, state, path)
+    check_tensors(state, path)
     network.load_state_dict(dict(state))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 import model
-from data.images import read_image, some_images
+from data.images import read_folder
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
 from quant.deploy.lowering.blocks import gated
@@ -49,7 +49,7 @@ COMMUTING = ("Concat", "DepthToSpace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read --refine, write --out, say which convolutions became integers. Raises UserError for a user's mistake."""
+    """Read --refine, write --out, say which convolutions became integers; 1 where an image of --calib was left out."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
     _check(options, options.k_bits)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(options, network.source.k_bits)
     path = network.source.path
     check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[path], force=options.force)
-    images = calibration_images(options.calib, network) if options.calib else None
+    images, left_out = calibration_images(options.calib, network) if options.calib else (None, 0)
     network, folded = _folded(network, images, options)
     exported = export(network, rest=options.rest, images=images, opset=options.opset, operators=options.format,
                       symmetric=options.symmetric, weights=options.weights, folded=folded,
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         temporary.write_bytes(exported.SerializeToString())
     print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
           f"{summary(exported)}")
-    return 0
+    return int(left_out > 0)
 
 
 def _parse(argv):
@@ -130,15 +130,15 @@ def _check(options, k_bits):
         raise UserError(f"--weights packed: needs --opset {PACKING_OPSET} or newer; give that, or --weights plain")
 
 
-def calibration_images(folder: str | Path, network: SuperResolver) -> list[Tensor]:
+def calibration_images(folder: str | Path, network: SuperResolver) -> tuple[list[Tensor], int]:
     """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
 
-    network: whose range and colours they have.
+    network: whose range and colours they have. Returns them, and how many can't be read, which stderr tells.
     """
-    files = some_images(folder, "--calib")
-    files = files[:: -(-len(files) // CALIBRATION_IMAGES)]
-    log.info("calibrating on %d images of %s", len(files), folder)
-    return [middle(read_image(path), network, CALIBRATION_SIDE) for path in files]
+    images, left_out = read_folder(folder, "--calib", lambda pixels: middle(pixels, network, CALIBRATION_SIDE),
+                                   at_most=CALIBRATION_IMAGES)
+    log.info("calibrating on %d images of %s", len(images), folder)
+    return images, left_out
 
 
 def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) -> Tensor:

@@ -18,7 +18,7 @@ import skimage
 import torch
 from matplotlib.figure import Figure
 
-from data.images import read_image, some_images
+from data.images import image_files, read_folder, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
 from metrics.figure import save_figure
@@ -48,22 +48,24 @@ class Record:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line a quantizer and write two pictures. Raises UserError for files that can't be used."""
+    """Print a line a quantizer and write two pictures; 1 where an image was left out. Raises UserError."""
     options = parse(argv)
     out = Path(options.out)
+    inputs = [options.checkpoint, *(image_files(options.images) if options.images else ())]
     for name in ("bounds.png", "gates.png"):
-        check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=[options.checkpoint], force=options.force)
+        check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=inputs, force=options.force)
     network = open_network(options.checkpoint, **given_flags(options))
     if network.source.quant is None:
         raise UserError(f"{options.checkpoint}: is a full-precision network; give a quantized one")
-    records = record(network, load_images(options.images, network.scale))
+    images, left_out = load_images(options.images, network.scale)
+    records = record(network, images)
     print_table(records)
     save_figure(draw_distributions(records), out / "bounds.png", dpi=150)
     gates = {name: row for name, row in records.items() if row.dynamic}
     if gates:
         save_figure(draw_gates(gates, quantizers(network)), out / "gates.png", dpi=150)
     print(f"pictures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
-    return 0
+    return int(left_out > 0)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -76,12 +78,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def load_images(folder: str | Path | None, scale: int) -> list[np.ndarray]:
-    """LR images as uint8 [h, w, 3]. Raises UserError for a folder without images."""
+def load_images(folder: str | Path | None, scale: int) -> tuple[list[np.ndarray], int]:
+    """LR images as uint8 [h, w, 3], and how many of the folder can't be read. Raises UserError where none can."""
     if folder is None:
         shipped = Path(skimage.__file__).parent / "data"
-        return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS]
-    return [read_image(path) for path in some_images(folder, "--images")]
+        return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS], 0
+    return read_folder(folder, "--images", lambda pixels: pixels)
 
 
 @torch.inference_mode()

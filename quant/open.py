@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import model
 from model.common import SuperResolver
 from model.registry import find, scale_of
-from model.settings import SETTINGS, made_from, read_json
+from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.packed import fix_weights, is_packed, unpack
@@ -91,7 +92,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
-        given |= network.quant_config.to_dict()
+        given |= network.quant_config.trained()
     defaults = {}
     if any_scale:
         del given["scale"]
@@ -107,7 +108,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
 
 def weights_file(path: str | Path, flag: str = "") -> Path:
     """The file itself, or that of a run's folder. Raises UserError where there is none."""
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir it raises nothing
         return trained_file(path)
     check_file(path, flag)
     return Path(path)
@@ -223,10 +224,8 @@ class _Opened:
         found = self.source.flags
         if self.source.quant is not None and given.get("skip_bits") == k_bits:
             given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
-        different = [f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
-                     if name in found and found[name] != value]
-        if different:
-            raise UserError(f"{self.place}: was trained for {', '.join(different)}; leave out the flags that it knows, "
+        if different := contradictions(found, given, self.place):
+            raise UserError(f"{self.place}: was trained for {different}; leave out the flags that it knows, "
                             "or give another file")
 
     def _refuse_quantized(self, bits):

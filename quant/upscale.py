@@ -5,16 +5,17 @@ Needs no PyTorch checkpoint; the file itself says what it is.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.images import MAX_PIXELS, some_images
+from data.images import MAX_PIXELS, image_files
 from data.pictures import Picture, read_picture
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
-from utility import MAKER, UserError, add_force, check_output, run_main
+from utility import MAKER, UserError, add_force, check_file, check_output, run_main
 
 TILE, SMALLEST_TILE = 512, 64
 GATED_TILE = 1024  # tiles of a network with gates are passed over several times: larger ones save time
@@ -24,7 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Enlarge every image of --input into --output; returns 1 where some could not be. Raises UserError."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parse(argv)
-    files = some_images(options.input, "--input") if options.input.is_dir() else [options.input]
+    folder = os.path.isdir(options.input)  # unlike Path.is_dir it raises nothing
+    if not folder:
+        check_file(options.input, "--input")
+    files = image_files(options.input, "--input") if folder else [options.input]
+    if not files:
+        raise UserError(f"--input {options.input}: no images in it")
     network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):
@@ -71,8 +77,6 @@ def _parse(argv):
         raise UserError(f"--threads {options.threads}: give 0 to 1024")
     if options.max_pixels < 1:
         raise UserError(f"--max_pixels {options.max_pixels}: give 1 or more")
-    if not options.input.exists():
-        raise UserError(f"--input {options.input}: no such file or folder")
     return options
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.images import read_image, some_images
+from data.images import read_folder
 from model.common import SuperResolver
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
@@ -27,20 +27,26 @@ SIDE = 96
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison; 0 when the file keeps what its metadata promises, else 1. Raises UserError."""
+    """Print the comparison; 0 when the file keeps what its metadata promises, else 1, and where an image was left out.
+
+    Raises UserError.
+    """
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
     network = open_network(args.against, flag="--against")
     if not is_quantized(network):
         raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
-    if (exported.k_bits, exported.scale) != (network.quant_config.k_bits, network.scale):
-        raise UserError(f"--against {args.against}: is x{network.scale} in {network.quant_config.k_bits} bits, not x"
-                        f"{exported.scale} in {exported.k_bits} bits as {args.file}")
+    different = [f"--{name} {value}, not {exported.flags[name]}" for name, value in network.source.flags.items()
+                 if exported.flags.get(name, value) != value]
+    if different:
+        raise UserError(f"--against {args.against}: is of {'; '.join(different)} as {args.file}; give the network that "
+                        "it was made of")
     described = {name: json.loads(text) for name, text in exported.metadata.items()}
     set_bounds(network, described.get("folded", {}))
     layers = Layers(exported, described)
     rows, shares, agreement = {}, [], []
-    for lr in _images(args.images, exported):
+    images, left_out = _images(args.images, exported)
+    for lr in images:
         with torch.no_grad():
             expected, found = network(lr), exported(lr)
         for name, differences in layers.compare(network, lr).items():
@@ -48,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         agreement.append(decibels(exported, found, expected))
         expected, found = (in_8_bits(image, exported.rgb_range) for image in (expected, found))
         shares.append((expected == found).float().mean().item())
-    return _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement))
+    kept = _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement))
+    return int(left_out > 0 or not kept)
 
 
 def _parse(argv):
@@ -62,14 +69,13 @@ def _parse(argv):
 
 
 def _images(folder, exported):
-    """LR images [1, n_colors, h, w]: the middle of those in the folder, or two made of waves."""
-    if folder is None:
-        rows, columns = np.mgrid[:SIDE // 2, :SIDE // 2]
-        waves = [127 + 120 * np.sin(rows * a / 9 + columns * b / 7) for a, b in ((1, 2), (2, -1), (3, 1))]
-        images = [np.rint(np.stack(order, 2)).astype(np.uint8) for order in (waves, waves[::-1])]
-    else:
-        images = [read_image(path) for path in some_images(folder, "--images")]
-    return [middle(image, exported, SIDE) for image in images]
+    """LR images [1, n_colors, h, w], the middle of those in the folder, or two made of waves; and how many broke."""
+    if folder is not None:
+        return read_folder(folder, "--images", lambda pixels: middle(pixels, exported, SIDE))
+    rows, columns = np.mgrid[:SIDE // 2, :SIDE // 2]
+    waves = [127 + 120 * np.sin(rows * a / 9 + columns * b / 7) for a, b in ((1, 2), (2, -1), (3, 1))]
+    images = [np.rint(np.stack(order, 2)).astype(np.uint8) for order in (waves, waves[::-1])]
+    return [middle(image, exported, SIDE) for image in images], 0
 
 
 class Layers:
@@ -127,7 +133,7 @@ def _outputs(network, lr):
 
 
 def _tell(args, described, rows, share, agreement):
-    """Print what was found; the exit code."""
+    """Print what was found; whether the file keeps what its metadata promises."""
     largest = {name: max(most for most, _ in differences) for name, differences in rows.items()}
     differing = {name: statistics.fmean(one for _, one in differences) for name, differences in rows.items()}
     for name, most in largest.items():
@@ -143,7 +149,7 @@ def _tell(args, described, rows, share, agreement):
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
     bound = described["least_db"]
     print(f"{share:.2%} of the 8-bit values are equal, {agreement:.2f} dB; {args.file.name} promises {bound} dB")
-    return 0 if agreement >= bound else 1
+    return agreement >= bound
 
 
 if __name__ == "__main__":

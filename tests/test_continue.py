@@ -265,6 +265,50 @@ def test_a_best_network_of_another_run_is_set_aside(launch, experiments, capfd):
     assert state_of(experiments, "one", "model_best")["best"] == state_of(experiments, "one")["best"]
 
 
+@pytest.mark.parametrize("flags", ["--data_test DIV2K", "--self_ensemble"])
+def test_the_best_by_another_test_is_counted_anew(flags, launch, experiments, capfd):
+    assert launch("--save run --epochs 2") == 0
+    before = state_of(experiments, "run", "model_best")
+    before["best"]["psnr"] = 99.0
+    torch.save(before, experiments / "run" / "model" / "model_best.pth.tar")
+    change(experiments, "run", lambda state: state["best"].update(before["best"]))
+    assert launch(f"--load run {flags}") == 0  # nothing is left to train
+    assert state_of(experiments, "run", "model_best")["best"]["psnr"] == 99
+    capfd.readouterr()
+    assert launch(f"--load run --epochs 3 {flags}") == 0
+    assert "was found by another test; the best is counted anew" in capfd.readouterr().out
+    assert state_of(experiments, "run", "model_best")["epoch"] == 3
+    assert state_of(experiments, "run", "model_best.old-1")["best"]["psnr"] == 99
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_with_its_options(launch, bare, experiments, capfd,
+                                                                                    monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(main_limitrange_incremental.Distillation, "losses", lambda *_: 1 / 0)
+        launch("--save run --epochs 2 --w_at 7", quantized=True)
+    assert bare("--load run --cpu --lr 1e-3 --seed 4", quantized=True) == 0
+    out = capfd.readouterr().out
+    assert "config.txt: --batch_size 2" in out and "--seed 4: followed from now on" in out
+    options = state_of(experiments, "run")["options"]
+    assert [options[name] for name in ("k_bits", "w_at", "lr", "seed", "n_feats")] == [4, 7.0, 1e-3, 4, 8]
+
+
+def test_reset_keeps_the_weights_that_it_is_to_start_from(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    for path in (experiments / "run", experiments / "run" / "model" / "checkpoint.pth.tar"):
+        for flag in ("pre_train", "refine"):
+            assert launch(f"--save run --reset --{flag} {path}") == 2
+            assert f"--reset: would delete what --{flag} names" in capfd.readouterr().err
+    assert launch(f"--save run/below --reset --pre_train {experiments / 'run'}") == 0
+
+
+def test_a_teacher_that_is_spoilt_is_refused(launch, experiments, capfd):
+    assert launch("--save run --epochs 2", quantized=True) == 0
+    change(experiments, "run", lambda state: state["objective"]["teacher"]["head.0.bias"].fill_(float("inf")))
+    assert launch(f"--save two --refine {experiments / 'run'}", quantized=True) == 2
+    assert "is spoilt, 1 not finite: head.0.bias" in capfd.readouterr().err
+
+
 def test_a_run_that_has_its_epochs_says_so(launch, bare, experiments, capfd):
     assert launch("--save whole --epochs 2") == 0
     capfd.readouterr()

@@ -313,6 +313,28 @@ def checkpoint_with_flipped_bits(world):
     return f"--resume {world.data / 'spoilt.pt'}"
 
 
+@case(r"--dir_demo \S*one\.png: cannot be read as a folder of images: Not a directory")
+def file_for_the_demo_folder(world):
+    return f"--test_only --load full --data_test Demo --dir_demo {world.test_hr / 'one.png'}"
+
+
+@case(r"0003\.png: no such file")
+def link_that_leads_nowhere_among_images(world):
+    (world.train_hr / "0003.png").unlink()
+    (world.train_hr / "0003.png").symlink_to("nowhere.png")
+    return ""
+
+
+@case(r"--pre_train \S*one\.png/x: cannot be read \(Not a directory\); `bash baseline\.sh edsr_x2`", quantized=True)
+def weights_below_a_file(world):
+    return f"--pre_train {world.test_hr / 'one.png'}/x --save other"
+
+
+@case(r"nowhere\\n\.pt: no such file")
+def name_with_a_line_break(world):
+    return f"--pre_train '{world.data}/nowhere\n.pt' --save other"
+
+
 @case(r"nowhere\.pt: no such file")
 def checkpoint_that_is_not_there(world):
     return f"--resume {world.data / 'nowhere.pt'}"

@@ -127,12 +127,27 @@ def test_the_template_of_edsr_pytorch_makes_the_large_network():
                                    "--suffix x", "--ema_epoch 5", "--pix_type l2", "--conv_idx 54", "--debug",
                                    "--threshld_ratio 0.5", "--n_resgroups 20"])
 def test_flags_without_effect_are_said_to_have_none(flags):
-    assert parse(f"{flags} --k_bits 4").notes == [f"warning: {flags} has no effect in these networks"]
+    assert parse(f"{flags} --k_bits 4").notes == [f"warning: {flags} has no effect here"]
+
+
+@pytest.mark.parametrize("flags, idle", [
+    ("--k_bits 4 --loss 1*MSE", "--loss 1*MSE"), ("--k_bits 4 --G0 32", "--G0 32"),
+    ("--k_bits 4 --model RDN --n_resblocks 8", "--n_resblocks 8"), ("--k_bits 4 --momentum 0.5", "--momentum 0.5"),
+    ("--k_bits 4 --quantizer pams --dynamic_ratio 0.5", "--dynamic_ratio 0.5"),
+    ("--k_bits 4 --optimizer SGD --betas 0.5,0.9", "--betas 0.5,0.9"), ("--k_bits 4 --save_gt", "--save_gt"),
+    ("--k_bits 32 --w_at 3", "--w_at 3.0"), ("--k_bits 32 --init_bounds calibrated", "--init_bounds calibrated"),
+    ("--k_bits 32 --first_stage_epoch 3", "--first_stage_epoch 3"), ("--test_only --reset", "--reset"),
+    ("--k_bits 32 --refine a.pt --pre_train b.pt", "--pre_train b.pt"),
+    ("--k_bits 4 --model RDN --template EDSR_paper", "--n_feats 256"),
+])
+def test_what_this_training_has_no_use_for_is_told(flags, idle):
+    assert f"warning: {idle} has no effect here" in parse(flags).notes
 
 
 def test_their_defaults_need_no_word():
     flags = "--act relu --shift_mean True --nesterov false --skip_threshold 1e8 --split_batch 1"
     assert parse(f"--k_bits 4 {flags}").notes == []
+    assert parse("--k_bits 4 --loss 1*L1 --G0 64 --optimizer RMSprop --momentum 0.5").notes == []
 
 
 def test_bits_that_were_forgotten_are_spoken_of():

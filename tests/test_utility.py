@@ -16,6 +16,7 @@ from utility import (
     Stopped,
     UserError,
     atomic_path,
+    check_file,
     check_output,
     holding_signals,
     remove_unfinished,
@@ -170,6 +171,25 @@ def test_no_output_takes_the_place_of_a_folder_or_pipe(tmp_path):
 def test_what_the_system_refuses_is_one_line(number, capfd):
     assert run_main(raising(OSError(number, os.strerror(number), "a/b.png"))) == 1
     assert capfd.readouterr().err == f"error: a/b.png: {os.strerror(number)}\n"
+
+
+def test_what_the_system_refuses_without_a_file_name_is_one_line(capfd):
+    assert run_main(raising(OSError(errno.EIO, os.strerror(errno.EIO)))) == 1
+    assert run_main(raising(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))) == 1
+    assert capfd.readouterr().err == "error: the system: Input/output error\nerror: out of memory\n"
+
+
+def test_a_file_that_can_be_opened_and_not_read_is_named():
+    if not os.path.exists("/proc/self/mem"):
+        pytest.skip("needs a file whose first byte can't be read")
+    with pytest.raises(UserError, match="--refine /proc/self/mem: cannot be read .Input/output error."):
+        check_file("/proc/self/mem", "--refine")
+
+
+def test_control_characters_of_names_keep_to_the_line(capfd):
+    assert run_main(raising(UserError("a\nb\x1b[31m.png: é"))) == 2
+    assert capfd.readouterr().err == "error: a\\nb\\x1b[31m.png: é\n"
+    assert str(FileError("a\r.pt")) == "a\\r.pt"
 
 
 def test_a_full_disk_is_known_also_by_a_librarys_own_exception(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import model
-from model.settings import SETTINGS, made_from, read_json
+from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
 from utility import UserError, check_file
@@ -62,7 +62,9 @@ class OnnxNetwork:
         described = self._described()
         skeleton = model.skeleton(described.network, f"{path}: its network record")
         self.name = model.name_of(skeleton)
-        self.settings = {**skeleton.settings, "rgb_range": described.rgb_range}
+        self.settings = {"rgb_range": described.rgb_range, **skeleton.settings}
+        if self.settings["rgb_range"] != described.rgb_range:
+            raise UserError(f"{path}: says two values of rgb_range; export the network again")
         self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":
@@ -150,10 +152,8 @@ class OnnxNetwork:
 
     def check(self, given: dict[str, Any]) -> "OnnxNetwork":
         """The network itself. Raises UserError where flags that were given ask for another one."""
-        different = [f"--{name} {self.flags[name]} (asked for: {value})" for name, value in given.items()
-                     if name in self.flags and self.flags[name] != value]
-        if different:
-            raise UserError(f"{self.path}: was exported with {', '.join(different)}; leave out the flags that it knows")
+        if different := contradictions(self.flags, given, str(self.path)):
+            raise UserError(f"{self.path}: was exported with {different}; leave out the flags that it knows")
         return self
 
 

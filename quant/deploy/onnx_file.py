@@ -41,19 +41,23 @@ def of_one_image(exported: Any) -> Any:
 
 
 def check_finite(graph: Any, path: Path) -> None:
-    """Raise UserError, naming the tensor, where a constant is not finite or lies in another file.
+    """Raise UserError, naming the tensor or node, where a constant is not finite or lies in another file.
 
     Integer operators would make plausible numbers of a NaN.
     """
     import onnx
     from onnx import numpy_helper
 
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    kinds = onnx.TensorProto
+    floats = (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16)
     for name, tensor in _constants(graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == kinds.EXTERNAL:
             raise UserError(f"{path}: {name} lies in another file; export the network again")
         if tensor.data_type in floats and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise UserError(f"{path}: {name} is not finite; export the network again")
+    for node in all_nodes(graph):
+        if not np.isfinite([value for attribute in node.attribute for value in (attribute.f, *attribute.floats)]).all():
+            raise UserError(f"{path}: {node.name or node.output[0]} is not finite; export the network again")
 
 
 def check_runtime(graph: Any, path: Path, rest: str) -> None:
@@ -92,3 +96,5 @@ def _constants(graph):
         for node in one.node:
             yield from ((node.name or node.output[0], attribute.t) for attribute in node.attribute
                         if attribute.HasField("t"))
+            yield from ((node.name, tensor) for attribute in node.attribute for tensor in attribute.tensors)
+        yield from ((sparse.values.name, sparse.values) for sparse in one.sparse_initializer)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import model
 from model.common import SuperResolver
 from model.settings import made_from
+from model.weights import check_tensors
 from quant.activation import ActivationQuantizer, gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.gate import GATE_BITS
@@ -170,6 +171,7 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
         state[name] = levels / factor if name in convs else levels * factor
     unused = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in own.items()
               if name.startswith(tuple(idle)) or name.rpartition(".")[2] in UNUSED}
+    check_tensors(state, where)
     return {**unused, **state}, fixed
 
 

@@ -97,6 +97,14 @@ def test_a_set_without_lr_images(dir_data, capsys):
     assert code == 1 and table["Mine", "LR"][1].startswith("no LR images")
 
 
+def test_links_that_lead_nowhere_are_named(dir_data, capsys):
+    (dir_data / "DIV2K/loop").symlink_to("loop")
+    (dir_data / "loop").symlink_to("loop")
+    (dir_data / "DIV2K/DIV2K_train_HR/0003.png").symlink_to("nowhere.png")
+    code, table = run(dir_data, capsys)
+    assert code == 1 and "unreadable: 0003.png" in table["DIV2K", "HR"][1]
+
+
 def test_test_images_too_small_for_ssim(dir_data, capsys):
     make_set(dir_data / "benchmark" / "Mini", "HR", "LR_bicubic", size=(16, 40), scales=(2, 3))
     code, table = run(dir_data, capsys)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import data.images
-from data.images import image_files, image_name, image_shape, images_by_name, read_image, write_png
+from data.images import image_files, image_name, image_shape, images_by_name, read_folder, read_image, write_png
+from data.pictures import read_picture
 from utility import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 7, 3), dtype=np.uint8)
@@ -20,7 +21,7 @@ def three(grey):
     return np.stack([grey] * 3, axis=2)
 
 
-def write_png16(path, values):
+def write_png16(path, values, transparent=None):
     """A 16-bit PNG of [h, w, 1..4] channels; Pillow writes none with colour."""
 
     def chunk(kind, content):
@@ -30,7 +31,9 @@ def write_png16(path, values):
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + (b"" if transparent is None else chunk(b"tRNS", transparent.astype(">u2").tobytes()))
+        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
 
 
@@ -101,6 +104,37 @@ def test_16_bit_tiff_is_scaled_and_rounded(tmp_path, byteorder, kind):
     assert np.array_equal(read_image(tmp_path / "b.tif"), three(DEEP_AS_8_BIT[..., 0]))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_that_one_alone(tmp_path, channels):
+    values = np.array(DEEP[..., :channels])
+    values[4:6] = values[0, 0]
+    write_png16(tmp_path / "a.png", values, transparent=values[0, 0])
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.alpha == 0, (values == values[0, 0]).all(axis=2)) and picture.alpha.max() == 255
+    assert picture.grey == (channels == 1)
+
+
+def test_colours_multiplied_by_alpha_are_divided_again(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    straight = np.array(DEEP)
+    straight[..., 3] |= 1 << 15
+    stored = np.round(straight * (straight[..., 3:] / 65535.0)).astype(np.uint16)
+    stored[..., 3] = straight[..., 3]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
+    assert np.abs(read_image(tmp_path / "a.tif") - np.round(straight[..., :3] / 257)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_turned_tiff_that_could_be_mapped_to_memory(tmp_path, orientation, channels):
+    pixels = np.concatenate([PIXELS, PIXELS[..., :1]], axis=2)[..., :channels].squeeze()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ("tif", "png"):  # Pillow turns TIFF itself
+        Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "a.png"))
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
@@ -135,7 +169,7 @@ def test_a_cut_off_file_is_a_user_error_of_one_line(tmp_path, suffix, part):
 def test_other_unreadable_files_are_user_errors(tmp_path):
     (tmp_path / "text.png").write_text("no picture at all")
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(PIXELS[..., 0].astype(np.int32) * 1000).save(tmp_path / "long.tif")
+    Image.fromarray(PIXELS[..., 0].astype(np.int32)).save(tmp_path / "long.tif")  # 0..255 of an unknown range
     for name, reason in {
         "text.png": "not an image of a kind",
         "float.tif": "32-bit pixels; save it with 8 or 16 bits",
@@ -211,7 +245,7 @@ def test_image_files_are_sorted_and_others_ignored_with_a_line_in_the_log(tmp_pa
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="nowhere: cannot be read as a folder of images: No such file"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         image_files(tmp_path / "nowhere")
 
 
@@ -229,3 +263,16 @@ def test_two_images_of_one_name_are_a_user_error(tmp_path):
 )
 def test_names_are_bare(file, name):
     assert image_name(file) == name
+
+
+def test_what_can_be_read_of_a_folder_and_how_much_can_not(tmp_path, capsys):
+    for name in "adgh":
+        write_png(tmp_path / f"{name}.png", PIXELS)
+    (tmp_path / "c.png").write_text("no picture")
+    assert read_folder(tmp_path, "--images", np.shape) == ([PIXELS.shape] * 4, 1)
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'c.png'}: not an image")
+    assert read_folder(tmp_path, "--images", np.shape, at_most=3) == ([PIXELS.shape] * 3, 0)
+    for name in "adgh":
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(UserError, match="--images .*: no images in it that can be read"):
+        read_folder(tmp_path, "--images", np.shape)

@@ -81,3 +81,17 @@ def test_an_output_of_one_colour_is_a_grey_picture_in_its_full_range():
 def test_colours_are_rounded_as_torch_rounds():
     values = torch.tensor([0.5, 1.5, 2.5, 254.6, 300.0, -3.0]).expand(3, 1, 6)
     assert np.array_equal(plain(values).colours[0, :, 0], values[0, 0].round().clamp(0, 255).numpy())
+
+
+def test_lab_is_no_grey(tmp_path):
+    Image.fromarray(PIXELS).convert("LAB").save(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
+    assert not picture.grey and np.ptp(picture.colours, axis=2).max() > 0
+
+
+def test_of_an_animation_the_first_picture_is_taken_with_a_line(tmp_path, caplog):
+    frames = [Image.fromarray(np.roll(PIXELS, turn, 0)) for turn in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    with caplog.at_level("INFO"):
+        assert np.array_equal(read_picture(tmp_path / "a.webp").colours, PIXELS)
+    assert "a.webp: the first of its 3 pictures is taken" in caplog.text

@@ -1,10 +1,12 @@
 from argparse import Namespace
 
+import pytest
 import torch
 
 from engine import evaluator
 from engine.device import wait_for
 from engine.run_folder import RunFolder
+from utility import UserError
 
 OPTIONS = Namespace(rgb_range=255, precision="single", scale=1, chop=False, self_ensemble=False, save_results=False,
                     model="edsr", k_bits=32)
@@ -40,3 +42,14 @@ def test_waiting_for_a_device(monkeypatch):
     wait_for(torch.device("cpu"))
     wait_for(torch.device("cuda", 0))
     assert calls == ["cuda"]
+
+
+def test_values_that_are_not_finite_are_no_result(tmp_path):
+    network = torch.nn.Conv2d(3, 3, 1)
+    network.weight.data.fill_(float("inf"))
+    image = torch.rand(3, 24, 24) * 255
+    test = evaluator.Evaluator([OneImage([(image, image, "a")])], run=RunFolder(tmp_path), device=torch.device("cpu"),
+                               options=OPTIONS)
+    with pytest.raises(UserError, match="Set1, a: the network makes values that are not finite"):
+        test(network, 1)
+    assert not (tmp_path / "eval.txt").exists()

@@ -1,5 +1,6 @@
 import logging
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,28 @@ def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):
         run.checkpoint.write_text(str(number))
     assert [(tmp_path / name / "model" / "checkpoint.pth.tar").read_text() for name in ("run.old-1", "run.old-2", "run")
             ] == ["0", "1", "2"]
+
+
+def test_kept_epochs_alone_are_a_run_too(tmp_path):
+    run = finished(tmp_path / "run")
+    run.checkpoint.unlink()
+    run.best.unlink()
+    run.start(archive=True)
+    assert (tmp_path / "run.old-1" / "model" / "model_12.pth.tar").exists() and not run.kept_epochs()
+
+
+@pytest.mark.parametrize("how", ["reset", "archive"])
+def test_what_lies_behind_a_link_stays_there(tmp_path, how):
+    run, other = finished(tmp_path / "run"), finished(tmp_path / "elsewhere")
+    before = names(other.path)
+    shutil.rmtree(run.path / "model")
+    (run.path / "model").symlink_to(other.path / "model")
+    (run.path / "nested").symlink_to(other.path)
+    with run.claimed():
+        run.start(**{how: True})
+    assert names(other.path) == before and (run.path / "nested").samefile(other.path)
+    assert not (run.path / "model").is_symlink() and not run.models()
+    assert (tmp_path / "run.old-1" / "model").is_symlink() == (how == "archive")
 
 
 def test_a_run_begins_once(tmp_path):

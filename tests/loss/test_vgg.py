@@ -152,3 +152,9 @@ def test_broken_download_is_one_clear_error(monkeypatch, tmp_path):
     broken.write_bytes(b"cut short")
     with pytest.raises(UserError, match=f"{broken}: .*cut short"):
         build("1*VGG54", None)
+
+
+def test_weights_that_are_not_finite(small, write):
+    spoilt = small | {"features.0.bias": torch.full((64,), float("nan"))}
+    with pytest.raises(UserError, match="vgg.pth: is spoilt, 1 not finite: features.0.bias"):
+        build("1*VGG22", write(spoilt))

@@ -131,7 +131,7 @@ def test_labels_come_from_the_names(paths, labels):
         (["--crop", "80,0,20,20"], "--crop 80,0,20,20: 80,0,20,20 is not inside the image's 90x60 pixels"),
         (["--crop=-1,0,20,20"], "not four whole numbers, 0 or more"),
         (["--crop", "²,0,20,20"], "not four whole numbers"),
-        (["--dpi", "0"], "--dpi 0: give 1 to 2400"),
+        (["--dpi", "9"], "--dpi 9: give 10 to 2400"),
         (["--scale", "0"], "--scale 0: no upscaling factor"),
         (["--out", "figure.pgf"], "--out figure.pgf: no known kind of picture"),
         (["--out", "hr.png"], "--out hr.png: would overwrite what is read"),

@@ -150,8 +150,8 @@ def test_two_grey_images_are_compared_as_they_are(folders):
 @pytest.mark.parametrize(
     ("gt", "sr", "scale", "message"),
     [
-        ("nowhere", "sr", "4", "--gt nowhere: cannot be read as a folder of images"),
-        ("gt", "nowhere", "4", "--sr nowhere: cannot be read as a folder of images"),
+        ("nowhere", "sr", "4", "--gt nowhere: no such folder"),
+        ("gt", "nowhere", "4", "--sr nowhere: no such folder"),
         ("gt", "sr", "0", "--scale 0: no upscaling factor"),
         ("gt", "strange", "4", "--sr strange: holds no partner of an image in --gt gt"),
         ("twice", "sr", "4", "--gt twice: a.bmp and a.png both stand for a; keep one of them"),

@@ -112,3 +112,11 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys):
         assert run_main(lambda run=run: report.main([str(tmp_path / run)])) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+
+
+def test_self_ensemble_is_another_network(tmp_path, capsys):
+    run = write_run(tmp_path / "run", line(psnr=30.0), line(psnr=31.0, self_ensemble=True))
+    report.main([run])
+    rows = cells(capsys.readouterr().out)[2:]
+    assert [row[0] for row in rows] == ["EDSRx4", "EDSR+x4"]
+    assert [row[3].split("/")[0] for row in rows] == ["30.00", "31.00"] and rows[1][4] == "-"

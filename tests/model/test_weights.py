@@ -51,7 +51,10 @@ def test_any_key(read, state, key):
 
 def test_the_moving_average_comes_first_and_the_generator_before_the_discriminator(read, state):
     other = {name: tensor * 0 for name, tensor in state.items()}
-    assert_same(read({"params": other, "params_ema": state}), state)
+    for key, average in (("params", "params_ema"), ("model", "ema"), ("state_dict", "state_dict_ema"),
+                         ("model", "model_ema"), ("net", "ema_state_dict")):
+        assert_same(read({key: other, average: state}), state)
+    assert_same(read({"model": state, "ema": {"decay": 0.999, "shadow_params": list(other.values())}}), state)
     assert_same(read({"discriminator": other, "generator": state}), state)
     with pytest.raises(UserError, match="w.pt: holds several state dicts .first, second."):
         read({"first": state, "second": state})

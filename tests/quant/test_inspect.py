@@ -52,6 +52,11 @@ def test_pictures_of_a_run(launch, experiments, tmp_path, capsys):
     assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "bounds.png").stat().st_size > 0
     assert "body.0.act3" in capsys.readouterr().out
+    (tmp_path / "lr" / "2.png").write_text("no picture")
+    assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 1
+    (tmp_path / "lr" / "0.png").rename(tmp_path / "lr" / "bounds.png")
+    with pytest.raises(UserError, match="bounds.png: would overwrite what is read"):
+        main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "lr"), "--force"])
 
 
 def test_what_cannot_be_inspected_is_named(launch, experiments, tmp_path):

@@ -192,7 +192,7 @@ def test_inspect_sees_what_the_network_sees(small_network, saved, tmp_path):
     low = small_network("srresnet", n_colors=1, rgb_range=1)
     seen = []
     low.conv_input.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    looking.record(low, looking.load_images(tmp_path / "lr", 2))
+    looking.record(low, looking.load_images(tmp_path / "lr", 2)[0])
     assert seen[0].shape == (1, 1, 9, 8) and 0.9 < seen[0].max() <= 1
     flags = ["--model", "SRResNet", "--scale", "2", "--k_bits", "4", "--n_colors", "1", "--n_feats", "12",
              "--n_resblocks", "2", "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]
@@ -307,7 +307,8 @@ def metadata_of(path):
 
 @pytest.mark.parametrize("leaf, value", [("alpha_upper", "nan"), ("weight_scale", "nan"), ("weight_scale", "0"),
                                          ("weight_scale", "-1"), ("head.0.weight", "inf"), ("weight_step", "nan"),
-                                         ("running_var", "-inf"), ("weight_step", "-1")])
+                                         ("running_var", "-inf"), ("weight_step", "-1"),
+                                         ("body.0.weight_scale", "1.2e-38")])  # its weights would be infinite
 def test_packed_tensors_that_are_odd(small_network, packed, leaf, value):
     path = packed(small_network("edsr"))
     tensors, metadata = load_file(path), metadata_of(path)
@@ -316,6 +317,26 @@ def test_packed_tensors_that_are_odd(small_network, packed, leaf, value):
     name = key.removesuffix("_scale").removesuffix("_step")
     with pytest.raises(UserError, match=rf"w\.safetensors: .*{re.escape(name)}"):
         open_network(path)
+
+
+def test_a_flag_that_the_network_has_no_use_for_is_told(small_network, packed, tmp_path, caplog):
+    caplog.set_level("INFO")
+    open_network(packed(small_network("edsr")), G0=32, bounds="dual")
+    assert "w.safetensors: --G0 32 has no effect on this network" in caplog.text
+    onnx.save(export.export(small_network("edsr")), tmp_path / "w.onnx")
+    OnnxNetwork(tmp_path / "w.onnx", threads=1).check({"scale": 2, "RDNconfig": "A"})
+    assert "w.onnx: --RDNconfig A has no effect on this network" in caplog.text
+
+
+@pytest.mark.parametrize("odd", [
+    {"value_float": float("nan")}, {"value_floats": [1.0, float("inf")]},
+    {"value": helper.make_tensor("x", TensorProto.BFLOAT16, [1], [float("nan")])}])
+def test_constants_that_are_not_finite_in_every_form(small_network, tmp_path, odd):
+    exported = export.export(small_network("edsr"))
+    exported.graph.node.insert(0, helper.make_node("Constant", [], ["spoilt"], **odd))
+    onnx.save(exported, tmp_path / "w.onnx")
+    with pytest.raises(UserError, match=r"w\.onnx: spoilt is not finite"):
+        OnnxNetwork(tmp_path / "w.onnx", threads=1)
 
 
 def test_a_live_gate_cannot_be_left_out(small_network, packed):
@@ -354,7 +375,7 @@ def test_exported_files_that_are_odd(small_network, tmp_path):
                  json.dumps(named | {"n_colors": 1})):
         told(with_property("network", text), "network|says|can't run it")
     for key, text in (("k_bits", None), ("k_bits", "9"), ("k_bits", "[4]"), ("rgb_range", "0"), ("rgb_range", '"1"'),
-                      ("rgb_range", "-1"), ("rest", "3")):
+                      ("rgb_range", "-1"), ("rgb_range", "1"), ("rest", "3")):
         told(with_property(key, text), key)
     spoilt = copy.deepcopy(good)
     graphs = [spoilt.graph, *(one.g for node in spoilt.graph.node for one in node.attribute if one.name == "body")]

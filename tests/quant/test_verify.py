@@ -48,9 +48,14 @@ def test_a_sound_file(pair, capsys, name, settings):
 
 def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
     write_png(tmp_path / "images" / "a.png", smooth_image(20, 18)[0].permute(1, 2, 0).byte().numpy())
-    assert run(pair("srresnet", dynamic=0, operators="qdq"), "--backend", "openvino", "--images",
-               str(tmp_path / "images")) == 0
+    found = pair("srresnet", dynamic=0, operators="qdq")
+    flags = ("--backend", "openvino", "--images", str(tmp_path / "images"))
+    assert run(found, *flags) == 0
     assert "dB" in capsys.readouterr().out
+    (tmp_path / "images" / "b.png").write_text("no picture")  # it is listed, the other one done
+    assert run(found, *flags) == 1
+    told = capsys.readouterr()
+    assert "dB" in told.out and told.err.startswith(f"error: {tmp_path / 'images' / 'b.png'}: not an image")
 
 
 def test_the_first_layer_that_differs_is_named(pair, capsys):
@@ -81,7 +86,14 @@ def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):
     other = small_network("edsr", scale=3, dynamic=0)
     write_packed(other, tmp_path / "y.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
     assert run((file, tmp_path / "y.safetensors")) == 2
-    assert "is x3 in 4 bits, not x2 in 3 bits" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "is of --scale 3, not 2; --k_bits 4, not 3 as" in err and err.count("\n") == 1
+    for settings in ({"rgb_range": 1}, {"n_colors": 1}, {"res_scale": 1.0}):
+        other = small_network("edsr", k_bits=3, dynamic=0, **settings)
+        write_packed(other, tmp_path / "z.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+        assert run((file, tmp_path / "z.safetensors")) == 2
+        ((name, value),) = settings.items()
+        assert f"is of --{name} {value}, not" in capsys.readouterr().err
     exported = onnx.load(file)
     del exported.metadata_props[[entry.key for entry in exported.metadata_props].index("levels")]
     onnx.save(exported, file)

@@ -153,7 +153,7 @@ class Graph:
 
 def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[int, int]:
     """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
-    largest = largest_opset or OPSETS.stop - 1
+    largest = OPSETS.stop - 1 if largest_opset is None else largest_opset
     return {one: getattr(TensorProto, name) for one, (name, opset) in PACKED_TYPES.items()
             if one in bits and opset <= largest and hasattr(TensorProto, name)}
 
@@ -174,7 +174,7 @@ def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: 
     becomes the body of a Scan over the batch. metadata: {key: text}. opset: the least possible where not given. Raises
     UserError for an unknown one.
     """
-    opset = opset or needed_opset(graph)
+    opset = needed_opset(graph) if opset is None else opset
     if opset not in OPSETS:
         raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
     graph.rename(sr, "sr")

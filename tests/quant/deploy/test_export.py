@@ -93,8 +93,9 @@ def test_opsets(small_network, smooth_image):
     network = small_network("edsr")
     for opset in (OPSETS.start, 21, OPSETS.stop - 1):
         assert_same(network, export.export(network, opset=opset), smooth_image(8, 8))
-    with pytest.raises(UserError, match="--opset 12: 18 to "):
-        export.export(network, opset=12)
+    for opset in (0, 12):
+        with pytest.raises(UserError, match=f"--opset {opset}: 18 to "):
+            export.export(network, opset=opset)
 
 
 def test_gates_stay_out_of_the_static_phase(small_network, smooth_image):
@@ -237,6 +238,11 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     assert "8 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
+    (tmp_path / "calib" / "b.png").write_text("no picture")
+    before = (tmp_path / "x.onnx").read_bytes()
+    assert run_main(lambda: export.main(flags)) == 1
+    assert capsys.readouterr().err.endswith("b.png: not an image of a kind this program can read\n")
+    assert (tmp_path / "x.onnx").read_bytes() == before
 
 
 @pytest.mark.parametrize(("flags", "told"), [
