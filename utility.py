@@ -108,8 +108,7 @@ def _what_lacks(error, lighter):
         return f"{error.filename or 'stdout or a file'}: can't be written ({error.strerror}); what was saved is kept"
     if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
         return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or re.search(
-            "can(no|')t allocate memory", str(error), re.IGNORECASE):
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or re.search("(?i)can(no|')t allocate", str(error)):
         return f"out of memory{lighter and '; '}{lighter}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
