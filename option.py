@@ -16,7 +16,7 @@ from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
-from model.settings import SETTINGS
+from model.settings import SETTINGS, number
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, setting_names
 from quant.open import known_flags
@@ -278,7 +278,7 @@ def _model(add):
              "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     for name, setting in SETTINGS.items():
-        kind = _scale if name == "scale" else _number if setting.kind is float else setting.kind
+        kind = _scale if name == "scale" else number if setting.kind is float else setting.kind
         add(f"--{name}", type=kind, default=setting.default, help=setting.help)
     add("--precision", default="single", choices=("single", "half"),
         help="arithmetic of tests; half: 16-bit convolutions")
@@ -365,14 +365,6 @@ def _scale(text):
     if (number := whole_number(text)) is None:
         raise UserError(f"--scale {text:.40}: one whole number is needed; a network is trained for one scale")
     return number
-
-
-def _number(text):
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no number") from None
-    return int(value) if value.is_integer() else value
 
 
 def _pair(text):

@@ -7,7 +7,7 @@ import stat
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +23,6 @@ STALE_SECONDS = 3600
 MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
-class Copy(NamedTuple):
-    """Where the pixels of an image lie: the .npy file and its size, the array's shape, its first byte."""
-
-    file: Path
-    size: int
-    shape: tuple[int, int, int]
-    offset: int
-
-
 class DecodedCache:
     """Keeps <root>/decoded/<folder>/<image>.npy for each <root>/<folder>/<image>, and reads those.
 
@@ -43,7 +34,7 @@ class DecodedCache:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._copies = {}
+        self._copies = {}  # image: where its pixels lie, the arguments of _map
         self._mapped = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,7 +66,7 @@ class DecodedCache:
             if image not in self._copies:
                 return read_image(image)
             try:
-                pixels = _map(self._copies[image])
+                pixels = _map(*self._copies[image])
             except (OSError, RuntimeError):  # the copy has gone or is another by now
                 return read_image(image)
             if len(self._mapped) >= MAPPED_AT_MOST:
@@ -111,7 +102,7 @@ class DecodedCache:
         except Exception:  # what anybody may have put there fails in nearly any way; the image's own faults show later
             return False
         self._mapped.pop(image, None)
-        self._copies[image] = Copy(file, status.st_size, shape, offset)
+        self._copies[image] = (file, status.st_size, shape, offset)
         return True
 
     def _file(self, image):
@@ -119,17 +110,16 @@ class DecodedCache:
         return self.root / FOLDER / image.parent / f"{image.name}.npy"
 
 
-def _map(copy):
-    """The array in a copy's file. PyTorch's mapping holds no file descriptor, of which a process may have few.
+def _map(file, file_size, shape, offset):
+    """The array of `shape` from byte `offset` on. PyTorch's mapping holds no file descriptor, which would run out.
 
     Raises OSError or RuntimeError where the file has gone or has another size.
     """
-    if os.stat(copy.file).st_size != copy.size:
-        raise OSError(f"{copy.file}: has changed")
-    size = copy.offset + math.prod(copy.shape)
-    content = torch.from_file(str(copy.file), shared=False, size=size, dtype=torch.uint8).numpy()
+    if os.stat(file).st_size != file_size:
+        raise OSError(f"{file}: has changed")
+    content = torch.from_file(str(file), shared=False, size=offset + math.prod(shape), dtype=torch.uint8).numpy()
     content.flags.writeable = False
-    return content[copy.offset :].reshape(copy.shape)
+    return content[offset:].reshape(shape)
 
 
 def _stamp(image):

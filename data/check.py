@@ -101,7 +101,7 @@ def _test_folders(against, dir_data):
     return folders
 
 
-def check(dir_data: Path) -> list["Row"]:
+def check(dir_data: Path) -> list[Row]:
     """The rows of the table for a data root. A published set that is not there gets a row, but is no problem.
 
     Raises UserError where there is no data set at all.

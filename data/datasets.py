@@ -10,8 +10,7 @@ from torch import Tensor
 from data.image_sets import ImageSet, Pair
 from data.patches import augment, crop_pair, to_planes, to_values
 from data.pictures import Picture, plain, read_picture
-from data.randomness import CROP, random_words
-from data.sampler import SampleKey
+from data.sampler import CROP, SampleKey, random_words
 from utility import UserError
 
 Reader = Callable[[Any], np.ndarray]  # from a file's path to its pixels, uint8 [h, w, 3]

@@ -82,14 +82,14 @@ def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, s
 
     Everything that is there is verified first; where a file differs, nothing is written.
     """
-    total = run(verify, [job for job in jobs if job.present()], workers)
+    total = run(verify, [job for job in jobs if job.files(there=True)], workers)
     if total.differing:
         return total
     write_json(out / SETTINGS_FILE, settings)
     remove_unfinished(out, older_than=STALE_SECONDS)
     if numbers:
         write_json(out / NAMES_FILE, numbers)
-    total.add(run(make, [job for job in jobs if job.missing()], workers))
+    total.add(run(make, [job for job in jobs if job.files(there=False)], workers))
     return total
 
 

@@ -23,11 +23,9 @@ class Job:
     targets: dict
     border: str
 
-    def present(self) -> dict[int, Path]:
-        return {scale: path for scale, path in self.targets.items() if path.exists()}
-
-    def missing(self) -> dict[int, Path]:
-        return {scale: path for scale, path in self.targets.items() if not path.exists()}
+    def files(self, *, there: bool) -> dict[int, Path]:
+        """Those of the targets that are there, or those that are missing."""
+        return {scale: path for scale, path in self.targets.items() if path.exists() is there}
 
 
 @dataclass
@@ -49,12 +47,8 @@ class Outcome:
 def verify(job: Job) -> Outcome:
     """Compare every file of the job that is there with what belongs there; writes nothing."""
     outcome = Outcome()
-    try:
-        hr = _read_source(job)
-    except UserError as error:
-        return Outcome(problems=[str(error)])
-    for scale, path in job.present().items():
-        if _holds(path, downscale(hr, scale, border=job.border), copied_from=job.source if scale == 1 else None):
+    for path, pixels in _pixels(job, job.files(there=True), outcome):
+        if _holds(path, pixels, copied_from=job.source if path == job.targets[1] else None):
             outcome.verified += 1
         else:
             outcome.differing.append(path)
@@ -63,18 +57,15 @@ def verify(job: Job) -> Outcome:
 
 def make(job: Job) -> Outcome:
     """Write every file of the job that is missing; touches no other."""
-    try:
-        hr = _read_source(job)
-    except UserError as error:
-        return Outcome(problems=[str(error)])
-    missing = job.missing()
-    for scale, path in missing.items():
-        if scale == 1 and _is_eight_bit_rgb_png(job.source):
+    outcome = Outcome()
+    for path, pixels in _pixels(job, job.files(there=False), outcome):
+        if path == job.targets[1] and _is_eight_bit_rgb_png(job.source):
             with atomic_path(path) as temporary:
                 shutil.copyfile(job.source, temporary)
         else:
-            write_png(path, downscale(hr, scale, border=job.border))
-    return Outcome(written=len(missing))
+            write_png(path, pixels)
+        outcome.written += 1
+    return outcome
 
 
 def downscale(hr: np.ndarray, scale: int, *, border: str = "symmetric") -> np.ndarray:
@@ -88,13 +79,20 @@ def downscale(hr: np.ndarray, scale: int, *, border: str = "symmetric") -> np.nd
     return imresize(hr[:height, :width], 1 / scale, border=border)
 
 
-def _read_source(job):
-    hr = read_image(job.source)
+def _pixels(job, files, outcome):
+    """(path, what belongs there) of files of the job; none, and a problem in `outcome`, for a source of no use."""
+    try:
+        hr = read_image(job.source)
+    except UserError as error:
+        outcome.problems.append(str(error))
+        return
     height, width = hr.shape[:2]
     largest = max(job.targets)
     if min(height, width) < largest:
-        raise UserError(f"{job.source}: {width}x{height} pixels are too few for scale {largest}; leave it out")
-    return hr
+        outcome.problems.append(f"{job.source}: {width}x{height} pixels are too few for scale {largest}; leave it out")
+        return
+    for scale, path in files.items():
+        yield path, downscale(hr, scale, border=job.border)
 
 
 def _holds(path, pixels, copied_from=None):

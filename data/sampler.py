@@ -1,11 +1,23 @@
-"""Which training image each sample of an epoch shows, for one rank of any number, from any batch on."""
+"""Which training image each sample of an epoch shows, for one rank of any number, from any batch on.
+
+Random numbers depend on nothing but what they are for, so that workers, ranks and resumed runs agree.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from data.randomness import VISITING_ORDER, random_words
+VISITING_ORDER, CROP = range(2)  # purposes of random numbers
+
+
+def random_words(purpose: int, *key: int, count: int) -> np.ndarray:
+    """`count` uniform uint64, a pure function of `purpose` and the whole numbers `key`.
+
+    SeedSequence is used for its words alone: NumPy keeps those the same in all its versions, unlike a Generator's.
+    """
+    entropy = [number % 2**64 for number in key]
+    return np.random.SeedSequence(entropy, spawn_key=(purpose,)).generate_state(count, np.uint64)
 
 
 class SampleKey(NamedTuple):

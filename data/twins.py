@@ -1,4 +1,4 @@
-"""Twins: one picture twice, the second time in another size, file format or slightly cropped.
+"""Twins, near-duplicates: one picture twice, the second time in another size, file format or slightly cropped.
 
 First look: the low frequencies (DCT) of both pictures shrunk to 8x8, each times its frequency, because the lowest are
 large in every photograph. The few pairs that are alike there get a second look, at 64 pixels and then at 96: the fine

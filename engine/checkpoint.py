@@ -67,7 +67,7 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
     demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
     for row in state["history"]:
         demand(_whole(row["epoch"]) and all(_named(row[group], is_number) for group in ("losses", "psnr")),
-                f"a row {row} of history")
+               f"a row {row} of history")
     for part in ("optimizer", "objective", "sums", "precision"):
         demand(_finite(state[part]), f"a value in {part} that is not finite")
     if batch > batches:

@@ -49,7 +49,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """
     own, groups = optimizer.state_dict()["param_groups"], state["param_groups"]
     demand([len(group["params"]) for group in own] == [len(group["params"]) for group in groups],
-            "the optimizer's groups")
+           "the optimizer's groups")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in groups for number in group["params"]]
     demand(set(state["state"]) <= set(numbers), "the optimizer's state")

@@ -22,8 +22,22 @@ class Part:
     lr: float
 
 
+class Stage:
+    """One network of the table; `network` is its name, as edsr_x4."""
+
+    @property
+    def model(self):
+        """edsr, rdn or srresnet."""
+        return self.network.partition("_x")[0]
+
+    @property
+    def scale(self):
+        """2 or 4."""
+        return int(self.network.partition("_x")[2])
+
+
 @dataclass(frozen=True)
-class Full:
+class Full(Stage):
     """Full precision. start: the network whose head and body it begins with. seconds: of a step of part 1, one core.
 
     init: the flag; where a network makes the whole image, 500 steps from interpolation beat 4,000 from random weights.
@@ -35,16 +49,26 @@ class Full:
     batch: int = 16
     start: str = ""
     init: str = "random"
+    k_bits, shipped, variant = 32, True, ""  # alike for all, so no part of a recipe
 
     @property
     def name(self):
         """What its runs and its file are called."""
-        model, _, scale = self.network.partition("_")
-        return f"{model}_baseline_{scale}"
+        return f"{self.model}_baseline_x{self.scale}"
+
+    @property
+    def needs(self):
+        """The network that has to be there first, or ''."""
+        return self.start
+
+    @property
+    def duration(self):
+        """Seconds on one core, tests apart; arithmetic grows with the patch's area."""
+        return sum(part.steps * self.seconds * (part.patch / self.parts[0].patch) ** 2 for part in self.parts)
 
 
 @dataclass(frozen=True)
-class Low:
+class Low(Stage):
     """A quantized network: k_bits wide, from the full-precision one. Gates by the network's published ratio.
 
     init_bounds, skip_bits, quantizer, seed: the flags. shipped: whether its file goes into pretrained/.
@@ -70,6 +94,24 @@ class Low:
                  "percentile" if self.quantizer == "ddtb" and self.init_bounds == "percentile" else "",
                  f"skip{self.skip_bits}" if self.skip_bits else "", f"seed{self.seed}" if self.seed != 1 else "")
         return "_".join((f"{self.network}_{self.k_bits}bit", *filter(None, marks)))
+
+    @property
+    def variant(self):
+        """What a row of the table says besides the bits."""
+        marks = ("calibrated bounds" if self.quantizer == "ddtb" and self.init_bounds == "calibrated" else "",
+                 f"sums in {self.skip_bits} bits" if self.skip_bits else "",
+                 f"seed {self.seed}" if self.seed != 1 else "")
+        return ", ".join(filter(None, marks))
+
+    @property
+    def needs(self):
+        """The full-precision network that it starts from."""
+        return self.network
+
+    @property
+    def duration(self):
+        """Seconds on one core, tests apart."""
+        return self.seconds * self.steps
 
 
 RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}  # of run.sh

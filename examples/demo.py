@@ -18,9 +18,7 @@ from metrics.functional import psnr, ssim
 from metrics.pairs import crop_to
 from metrics.report import result_lines
 from option import EXPERIMENT_ROOT
-from quant import open_network
-from quant.activation import quantizers
-from quant.weight import QuantConv2d
+from quant import cost, open_network
 from utility import run_main, summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,8 +86,8 @@ def print_table(hr_paths, network):
             (f"DDTB {K_BITS} bit", *scores(LOW), size_in_bytes(open_network(LOW)))]
     print(f"\n{'DemoSet x4':16}{'PSNR':>8}{'SSIM':>9}{'seconds':>9}{'weights':>11}")
     for name, decibel, similarity, seconds, size in rows:
-        cost = f"{seconds:9.2f}{size / 1e6:8.2f} MB" if size else ""
-        print(f"{name:16}{decibel:8.2f}{similarity:9.4f}{cost}")
+        costs = f"{seconds:9.2f}{size / 1e6:8.2f} MB" if size else ""
+        print(f"{name:16}{decibel:8.2f}{similarity:9.4f}{costs}")
 
 
 def scores(folder):
@@ -109,11 +107,8 @@ def bicubic_scores(hr_paths):
 
 def size_in_bytes(network):
     """What the weights take up when quantized ones are kept in their bits, and of the gates only those in use."""
-    bits = {id(conv.weight): conv.k_bits for conv in network.modules() if isinstance(conv, QuantConv2d)}
-    idle = {id(parameter) for quantizer in quantizers(network).values() if not quantizer.dynamic
-            for parameter in quantizer.gate.parameters()}
-    kept = [parameter for parameter in network.parameters() if id(parameter) not in idle]
-    return sum(parameter.numel() * bits.get(id(parameter), 32) for parameter in kept) // 8
+    found = cost.summary(network)
+    return found["storage_bytes"] + found["gates"]["bits"] / 8
 
 
 def draw(hr_path):

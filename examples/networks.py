@@ -82,19 +82,11 @@ def overview(chosen):
     """A line a stage: done, how far, or how long it would take on one core."""
     lines, total = [], 0.0
     for stage in chosen:
-        hours = seconds(stage) / 3600
+        hours = stage.duration / 3600
         done = stages.finished(stage)
         total += 0 if done else hours
         lines.append(f"{stage.name:32}{'done' if done else 'open':8}{hours:6.1f} h")
     return "\n".join([*lines, f"{'left, on one core':40}{total:6.1f} h"])
-
-
-def seconds(stage):
-    """What a stage takes on one core, tests apart; arithmetic grows with the patch's area."""
-    if not isinstance(stage, Full):
-        return stage.seconds * stage.steps
-    first = stage.parts[0]
-    return sum(part.steps * stage.seconds * (part.patch / first.patch) ** 2 for part in stage.parts)
 
 
 class Queue:
@@ -127,17 +119,16 @@ class Queue:
         began = False
         while len(self.running) < self.jobs and (stage := next(filter(self.ready, self.waiting), None)):
             self.waiting.remove(stage)
-            self.note(stage, f"begun, about {seconds(stage) / 3600:.1f} h on one core")
+            self.note(stage, f"begun, about {stage.duration / 3600:.1f} h on one core")
             self.next(stage, self.commands_of(stage), time.time(), 0)
             began = True
         return began
 
     def ready(self, stage):
         """Whether what the stage starts from is there."""
-        needed = stage.start if isinstance(stage, Full) else stage.network
         at_work = [*self.waiting, *(running[0] for running in self.running.values())]
-        return not needed or stages.full_precision(needed).is_file() and not any(
-            isinstance(other, Full) and other.network == needed for other in at_work)
+        return not stage.needs or stages.full_precision(stage.needs).is_file() and not any(
+            isinstance(other, Full) and other.network == stage.needs for other in at_work)
 
     def next(self, stage, rest, began, code):
         """Run a stage's next command, or note its end."""

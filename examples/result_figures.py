@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from data.images import read_image
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
-from metrics.report import EXPERIMENTS, result_lines
+from metrics.report import result_lines, run_folder
 from quant import open_network
 from quant.activation import gated_quantizers
 from utility import MAKER, UserError, add_force, check_output, run_main, summary, whole_number
@@ -34,7 +34,7 @@ def main(argv=None):
     figures = {f"crops_{image.partition('/')[2]}.png": draw_crops(image, options) for image in options.images}
     figures["psnr_over_epochs.png"] = draw_psnr(options.runs, options.curve)
     figures["bounds_over_training.png"] = draw_bounds(options.bounds_of or options.runs[0])
-    gates = {run: read_gates(folder(run)) for run in options.runs}
+    gates = {run: read_gates(run_folder(run)) for run in options.runs}
     if gates := {run: found for run, found in gates.items() if any(found.values())}:
         figures["gate_places.png"] = draw_gates(gates)
     for name, figure in figures.items():
@@ -60,14 +60,6 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def folder(run):
-    """The folder of a run. Raises UserError when there is none."""
-    for path in (Path(run), EXPERIMENTS / run):
-        if path.is_dir():
-            return path
-    raise UserError(f"{run}: no such run folder, here or below {EXPERIMENTS}")
-
-
 def label(run):
     """A run's name for a legend: the last part of its path."""
     return Path(run).name.replace("_", " ")
@@ -84,9 +76,9 @@ def draw_crops(image, options):
 
 def saved_result(run, set_name, name):
     """The SR image that a test of the run saved, uint8 [H, W, 3]."""
-    found = sorted(folder(run).glob(f"results-{set_name}/*bit_{name}_x{SCALE}_SR.png"))
+    found = sorted(run_folder(run).glob(f"results-{set_name}/*bit_{name}_x{SCALE}_SR.png"))
     if not found:
-        raise UserError(f"{folder(run)}: holds no result of {set_name}/{name}; test the run with --save_results")
+        raise UserError(f"{run_folder(run)}: holds no result of {set_name}/{name}; test the run with --save_results")
     return read_image(found[0])
 
 
@@ -95,7 +87,7 @@ def draw_psnr(runs, set_name):
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel=f"PSNR on {set_name} (dB)")
     for run in runs:
-        points = read_curve(folder(run), set_name)
+        points = read_curve(run_folder(run), set_name)
         axes.plot(*zip(*points, strict=True), label=label(run), linewidth=1.2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -131,7 +123,7 @@ def read_bounds(path):
 
 def draw_bounds(run):
     """Both bounds of quantizers of a run, spread evenly over the network's depth."""
-    bounds = read_bounds(folder(run))
+    bounds = read_bounds(run_folder(run))
     names = sorted(bounds, key=_depth)
     shown = [names[round(i * (len(names) - 1) / (QUANTIZERS_SHOWN - 1))] for i in range(QUANTIZERS_SHOWN)]
     figure = Figure(figsize=(9, 2.6), layout="constrained")

@@ -46,22 +46,19 @@ def commands(stage, data, device):
 
 def full_commands(stage, data):
     """Training of each part, then the tests."""
-    model, scale = stage.network.split("_x")
+    network = ["main_ori.py", "--model", stage.model, "--scale", stage.scale]
     start = full_precision(stage.start) if stage.start else ""
     for index, part in enumerate(stage.parts):
         run = f"{RUNS}/{stage.name}.{index + 1}"
-        done, parked = read_parked(run)
-        epochs = part.steps // EPOCH
-        if not checkpoint_of(run).is_file() and parked:
-            start = parked
-        else:
-            done = 0
-        yield ["main_ori.py", "--model", model, "--scale", scale, *training_flags(run, stage.batch, data),
-               "--patch_size", part.patch * int(scale), "--test_every", EPOCH, *schedule(epochs, part.lr, done),
+        done = 0
+        if parked_file(run).is_file() and not checkpoint_of(run).is_file():
+            done, start = read_torch_file(parked_file(run))["epochs"], parked_file(run)
+        yield [*network, *training_flags(run, stage.batch, data), "--patch_size", part.patch * stage.scale,
+               "--test_every", EPOCH, *schedule(part.steps // EPOCH, part.lr, done),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
     keep_full_precision(run, product(stage))
-    yield ["main_ori.py", "--test_only", "--model", model, "--scale", scale, *test_flags(stage, data)]
+    yield [*network, *test_flags(stage, data)]
 
 
 def schedule(epochs, lr, done=0):
@@ -75,21 +72,19 @@ def schedule(epochs, lr, done=0):
 
 def low_commands(stage, data):
     """Training, packing and the tests."""
-    model, scale = stage.network.split("_x")
-    network = ["--model", model, "--scale", scale, "--k_bits", stage.k_bits, "--quantizer", stage.quantizer,
-               *(["--skip_bits", stage.skip_bits] if stage.skip_bits else [])]
+    network = ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits",
+               stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits]
     run = f"{RUNS}/{stage.name}"
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    yield ["main_limitrange_incremental.py", *network, *training_flags(run, stage.batch, data),
-           "--pre_train", full_precision(stage.network), "--seed", stage.seed,
-           *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
-           "--dynamic_ratio", RATIOS[model], "--patch_size",
-           stage.patch * int(scale), "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
+    yield [*network, *training_flags(run, stage.batch, data), "--pre_train", full_precision(stage.network),
+           "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
+           "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
+           "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
     if stage.shipped:
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage)]
     else:
         shutil.copy(best_of(run), product(stage))
-    yield ["main_limitrange_incremental.py", "--test_only", *network, *test_flags(stage, data)]
+    yield [*network, *test_flags(stage, data)]
 
 
 def training_flags(run, batch, data):
@@ -100,9 +95,8 @@ def training_flags(run, batch, data):
 
 def test_flags(stage, data):
     """A test of the stage's file on every benchmark set."""
-    scale = int(stage.network.split("_x")[1])
-    return ["--refine", product(stage), "--save", f"results/{stage.name}", "--save_results", "--dir_data",
-            data.dir_data, "--data_test", "+".join(available(data.dir_data, scale))]
+    return ["--test_only", "--refine", product(stage), "--save", f"results/{stage.name}", "--save_results",
+            "--dir_data", data.dir_data, "--data_test", "+".join(available(data.dir_data, stage.scale))]
 
 
 def checkpoint_of(run):
@@ -127,11 +121,9 @@ def full_precision(network):
 
 def product(stage):
     """The file that a stage makes: in pretrained/, or, for comparison only, beside the journal."""
-    if isinstance(stage, Full):
-        return PRETRAINED / f"{stage.name}.pt"
-    if stage.shipped:
-        return PRETRAINED / f"{stage.name}.safetensors"
-    return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
+    if not stage.shipped:
+        return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
+    return PRETRAINED / f"{stage.name}{'.pt' if isinstance(stage, Full) else '.safetensors'}"
 
 
 def finished(stage):
@@ -139,17 +131,12 @@ def finished(stage):
     entry = next((entry for entry in read_index() if entry["file"] == product(stage).name), {})
     if entry.get("recipe") != recipe(stage):
         return False
-    return not shipped(stage) or product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
+    return not stage.shipped or product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
 
 
 def recipe(stage):
     """The budget's numbers as models.json keeps them."""
     return json.loads(json.dumps({name: value for name, value in asdict(stage).items() if name != "seconds"}))
-
-
-def shipped(stage):
-    """Whether the stage's file comes with the code."""
-    return isinstance(stage, Full) or stage.shipped
 
 
 def read_index():
@@ -159,24 +146,14 @@ def read_index():
 
 def publish(stage):
     """List the stage's file with its hash, figures and recipe in models.json."""
-    model, scale = stage.network.split("_x")
-    found = scores(f"results/{stage.name}", (model, int(scale)))
-    entry = {"file": product(stage).name, "model": model, "scale": int(scale),
-             "k_bits": 32 if isinstance(stage, Full) else stage.k_bits, "sha256": file_hash(product(stage)),
+    found = scores(f"results/{stage.name}", (stage.model, stage.scale))
+    entry = {"file": product(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
+             "sha256": file_hash(product(stage)),
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
-             "variant": "" if isinstance(stage, Full) else variant(stage), "shipped": shipped(stage),
-             "recipe": recipe(stage)}
+             "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:
         path.write_text(json.dumps(entries, indent=1) + "\n")
-
-
-def variant(stage):
-    """What a row of the table says besides the bits."""
-    marks = ("calibrated bounds" if stage.quantizer == "ddtb" and stage.init_bounds == "calibrated" else "",
-             f"sums in {stage.skip_bits} bits" if stage.skip_bits else "",
-             f"seed {stage.seed}" if stage.seed != 1 else "")
-    return ", ".join(filter(None, marks))
 
 
 def park(chosen):
@@ -194,12 +171,6 @@ def park(chosen):
 def parked_file(run):
     """Where --park keeps a run's weights."""
     return PRETRAINED / "unfinished" / f"{Path(run).name}.pt"
-
-
-def read_parked(run):
-    """(epochs that were trained, file of the weights) of a parked run, or (0, '')."""
-    path = parked_file(run)
-    return (read_torch_file(path)["epochs"], str(path)) if path.is_file() else (0, "")
 
 
 def resumed(run):

@@ -5,13 +5,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from loss import Loss
-from model.compiling import compiled
+from model.common import compiled
 
 
 class Supervised:
     """Full-precision training's objective: a `loss.Loss` between sr and hr, in every epoch alike.
 
-    compiler: model.compiling.compiled's, for the network's forward pass.
+    compiler: model.common.compiled's, for the network's forward pass.
     """
 
     def __init__(self, loss: Loss, *, compiler: str | None = None) -> None:

@@ -66,7 +66,7 @@ def read_run(run: str | Path) -> list[Result]:
     run: folder with `eval.txt`, or its name below ../experiment. Sets without HR images have no figures and are left
     out; so are lines that a killed run wrote half, which the log tells. Raises UserError naming folder, file or line.
     """
-    path = _run_folder(run) / "eval.txt"
+    path = run_folder(run) / "eval.txt"
     results = {}
     for number, values in result_lines(path):
         try:
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_force(parser)
     options = parser.parse_args(argv)
     if options.csv:
-        inputs = [PUBLISHED, *(_run_folder(run) / "eval.txt" for run in options.runs)]
+        inputs = [PUBLISHED, *(run_folder(run) / "eval.txt" for run in options.runs)]
         check_output(options.csv, flag="--csv", mark=",".join(CSV_FIELDS).encode(), inputs=inputs, force=options.force)
     results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
     if not results:
@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             path.write_text(csv_table(results), encoding="utf-8", errors="backslashreplace")
 
 
-def _run_folder(run):
+def run_folder(run: str | Path) -> Path:
+    """The folder of a run that is given by its path or its name below ../experiment. Raises UserError."""
     for folder in (Path(run), EXPERIMENTS / run):
         if folder.is_dir():
             return folder

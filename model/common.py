@@ -1,7 +1,7 @@
 """Pieces that more than one network is made of."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,14 @@ def shuffle_factors(scale: int) -> list[int]:
 def convolutions(*modules: nn.Module) -> list[nn.Conv2d]:
     """The convolutions in the modules, in order."""
     return [part for module in modules for part in module.modules() if isinstance(part, nn.Conv2d)]
+
+
+def compiled(function: Callable, compiler: str | None) -> Callable:
+    """A part of the training step through torch.compile, or unchanged where `compiler` is None.
+
+    compiler: the name of torch.compile's backend. It compiles once for each phase of training, when that begins.
+    """
+    return function if compiler is None else torch.compile(function, backend=compiler)
 
 
 class SuperResolver(nn.Module):

@@ -54,6 +54,12 @@ SETTINGS = {
 }
 
 
+def number(text: str) -> float:
+    """A flag's number; whole ones become int, as files and messages have them. Raises ValueError as float does."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError for the first setting whose value can't work. Settings that SETTINGS lacks are not looked at."""
     for name, value in settings.items():

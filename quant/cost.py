@@ -175,9 +175,8 @@ def _parse(argv):
     parser = network_parser("Parameters, storage, MACs and bit operations of a network.")
     parser.add_argument("--dynamic_ratio", type=float, default=0.1,
                         help="share of quantizers with a gate, of a network without --refine (default: %(default)s)")
-    parser.add_argument("--refine", default="", help="a run's folder or a file; without, gates are counted by "
-                                                     "--dynamic_ratio; with, the sizes of all forms of "
-                                                     "file are printed too")
+    parser.add_argument("--refine", default="", help="a run's folder or a file: the sizes of all forms of file are "
+                        "printed too; without it gates are counted by --dynamic_ratio")
     parser.add_argument("--formula", default="product", choices=FORMULAS, help="how bit operations are counted")
     parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

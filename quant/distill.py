@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
-from model.common import SuperResolver
-from model.compiling import compiled
+from model.common import SuperResolver, compiled
 from quant.activation import collapsed, quantizers
 from quant.phase import Phase
 from quant.schedule import Schedule
@@ -20,7 +19,7 @@ class Distillation:
     """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
-    compiler: model.compiling.compiled's, for the forward passes of both.
+    compiler: model.common.compiled's, for the forward passes of both.
     """
 
     def __init__(self, teacher: SuperResolver, schedule: Schedule, *, w_l1: float = 1.0, w_at: float = 1000.0,

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from model.registry import NETWORKS, find
-from model.settings import SETTINGS
+from model.settings import SETTINGS, number
 from quant.methods import METHODS
 from quant.open import known_flags
 from utility import UserError
@@ -19,7 +19,7 @@ def network_parser(description: str) -> argparse.ArgumentParser:
     group("--model", type=_name, help=", ".join(record.title for record in NETWORKS.values()))
     group("--k_bits", type=int, help="bits of weights and features, 2 to 8; 32: full precision")
     for name, setting in SETTINGS.items():
-        group(f"--{name}", type=setting.kind if setting.kind is not float else _number, help=setting.help)
+        group(f"--{name}", type=setting.kind if setting.kind is not float else number, help=setting.help)
     group("--skip_bits", type=int, help="bits of the features that feed a sum, 2 to 8; 0: those of --k_bits")
     group("--quantizer", choices=tuple(METHODS), help="the method")
     for name, values in (item for method in METHODS.values() for item in method.settings.items()):
@@ -41,8 +41,3 @@ def given_flags(options: argparse.Namespace) -> dict[str, Any]:
 
 def _name(text):
     return find(text).name
-
-
-def _number(text):
-    value = float(text)
-    return int(value) if value.is_integer() else value

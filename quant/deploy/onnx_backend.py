@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,12 @@ import model
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
-from quant.deploy.openvino_session import OpenVinoSession
 from utility import UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
 FLOAT = 1  # onnx.TensorProto.FLOAT
 PROBE = 16  # pixels a side of the image that a file is tried on
+FOREIGN = ("QLinearConv", "MatMulInteger", "Scan")  # what OpenVINO can't compute, or not as it is meant
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,34 @@ def _session(path, threads, content):
     except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
         raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
                         f"({' '.join(str(error).split()):.200})") from error
+
+
+class OpenVinoSession:
+    """An exported file in OpenVINO on the CPU; path: for messages; content: the file's bytes; threads: 0: one a core.
+
+    Raises UserError where OpenVINO is missing or too old, and for files that were not exported for it.
+    """
+
+    def __init__(self, path: Path, threads: int, content: bytes) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError(f"{path}: --backend openvino needs OpenVINO; pip install openvino") from error
+        if any(node.op_type in FOREIGN for node in read_model(content, path).graph.node):
+            raise UserError(f"{path}: was exported with --format qlinear, whose operators OpenVINO does not run; "
+                            "export it with --format qdq, or give --backend onnx")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        try:
+            core = openvino.Core()
+            self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
+        except Exception as error:  # OpenVINO's own exceptions have no common base besides this
+            raise UserError(f"{path}: OpenVINO {openvino.__version__.partition('-')[0]} can't load it "
+                            f"({' '.join(str(error).split()):.200})") from error
+
+    def run(self, names: list[str], feeds: dict[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
+        """The outputs of these names; options: of ONNX Runtime, without a meaning here."""
+        self._request.infer(feeds)
+        return [self._request.get_tensor(name).data.copy() for name in names]
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import model
 from model.common import SuperResolver
@@ -23,7 +23,6 @@ from model.settings import made_from
 from model.weights import check_tensors
 from quant.activation import ActivationQuantizer, gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.fixed import FixedConv2d
 from quant.gate import GATE_BITS
 from quant.phase import Phase
 from quant.weight import WEIGHT_BOUNDS, QuantConv2d
@@ -187,3 +186,33 @@ def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.T
         parent, _, leaf = path.rpartition(".")
         conv: Any = network.get_submodule(path)
         setattr(network.get_submodule(parent), leaf, FixedConv2d(conv, levels, scale))
+
+
+class FixedConv2d(QuantConv2d):
+    """A QuantConv2d whose weight is levels / scale and stays so; it can be run, not trained.
+
+    levels: float32 of the weight's shape, whole numbers. scale: float32 [1].
+    """
+
+    scale: Tensor
+
+    def __init__(self, conv: QuantConv2d, levels: Tensor, scale: Tensor) -> None:
+        super().__init__(conv, conv.k_bits, conv.weight_quantizer, calibrates_quantized=conv.calibrates_quantized)
+        self.phase = conv.phase
+        self.register_buffer("scale", scale, persistent=False)
+        with torch.no_grad():
+            self.weight.copy_(levels / scale)
+        self.weight.requires_grad_(False)
+
+    def quantized_weight(self) -> Tensor:
+        return self.weight
+
+    def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The levels as they were packed; bounds computed from weights on levels would differ."""
+        return torch.round(self.weight * self.scale), self.scale
+
+    def train(self, mode: bool = True) -> "FixedConv2d":
+        """Raises UserError for training."""
+        if mode:
+            raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
+        return super().train(mode)

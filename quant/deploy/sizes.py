@@ -12,10 +12,12 @@ from quant.export import export
 
 IMAGE_SIDE = 32
 # form: what `export` makes of it; gates as the network has them
-EXPORTED: dict[str, dict[str, Any]] = {"qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
-            "qlinear, rest int8, plain weights": {"rest": "int8", "weights": "plain"},
-            "qdq, rest fp32": {"operators": "qdq"}, "qdq, rest int8": {"rest": "int8", "operators": "qdq"},
-            "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"}}
+EXPORTED: dict[str, dict[str, Any]] = {
+    "qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
+    "qlinear, rest int8, plain weights": {"rest": "int8", "weights": "plain"},
+    "qdq, rest fp32": {"operators": "qdq"}, "qdq, rest int8": {"rest": "int8", "operators": "qdq"},
+    "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"},
+}
 
 
 def file_sizes(network: SuperResolver) -> dict[str, int]:

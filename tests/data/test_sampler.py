@@ -1,7 +1,6 @@
 import pytest
 
-from data.randomness import CROP, VISITING_ORDER, random_words
-from data.sampler import TrainSampler
+from data.sampler import CROP, VISITING_ORDER, TrainSampler, random_words
 
 
 def sampler(n_images=7, **changes):

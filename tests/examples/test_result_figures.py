@@ -4,6 +4,7 @@ import pytest
 
 from data.images import read_image
 from examples import result_figures
+from metrics.report import run_folder
 from utility import UserError
 
 RUNS = {"low": "--dynamic_ratio 0.5", "other": "--quantizer pams"}
@@ -37,5 +38,5 @@ def test_curves_leave_out_calibration_and_later_tests(runs):
 
 
 def test_gates_of_a_run(runs):
-    assert sum(result_figures.read_gates(result_figures.folder("cmp/low")).values()) == 1
+    assert sum(result_figures.read_gates(run_folder("cmp/low")).values()) == 1
     assert result_figures.read_gates(runs / "other") == {}

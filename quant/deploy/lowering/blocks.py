@@ -10,10 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from quant.activation import ActivationQuantizer
-from quant.deploy.lowering.codes import AnyGrid, Codes
 from quant.deploy.lowering.gate import runtime_bounds
 from quant.deploy.lowering.graph import Graph
-from quant.deploy.lowering.levels import Grid, IntegerWeight, RuntimeGrid, quantized_weight, static_grid
+from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, RuntimeGrid, quantized_weight, static_grid
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.phase import Phase
 from quant.weight import QuantConv2d

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from quant.deploy.bitpack import pack_bits
-from quant.deploy.lowering.codes import Codes
+from quant.deploy.lowering.levels import Codes
 from utility import UserError
 
 PRODUCER = "ddtb"

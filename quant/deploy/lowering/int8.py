@@ -13,12 +13,10 @@ from torch import nn
 
 from quant.deploy.lowering.blocks import array, bias_of, is_gated, with_norm
 from quant.deploy.lowering.calibration import Calibration
-from quant.deploy.lowering.codes import AnyGrid, Codes, Range
-from quant.deploy.lowering.levels import UINT8_MAX, Grid, IntegerWeight
+from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
-from quant.deploy.lowering.rounding import compensated_weight
-from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
+from quant.deploy.lowering.rounding import compensated_weight, fold_shuffle, shuffle_order
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 

@@ -20,14 +20,17 @@ PAIR_SAFE_PRODUCT = (2**15 - 1) // 2
 MOST_EXACT_LEVELS = 64
 # offsets of the integer bias that are tried before a requantization counts as impossible
 BIAS_OFFSETS = sorted(range(-64, 65), key=abs)
+# orders of axes: channels last as integer kernels want them, and back
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 # how far apart, relatively, the limits of a requantization factor must be for float32 to meet it
 FACTOR_MARGIN = 2e-6
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a uint8 code lies on the real axis: value = (code - zero) * step, and codes span low..high.
+    """Quantization parameters of a uint8 tensor: value = (code - zero) * step, and codes span low..high.
 
+    ONNX calls `step` the scale and `zero` the zero point.
     step, low and high are numbers, or names of runtime scalars in a graph (a dynamic quantizer's); zero is a number.
     """
 
@@ -64,6 +67,22 @@ class RuntimeGrid:
     offset: str
 
     is_static = False
+
+
+AnyGrid = Grid | RuntimeGrid
+Range = tuple[float, float]  # the smallest and the largest real value
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A feature [N, C, h, w] whose values lie on `grid`, and its number of channels.
+
+    name: for QLinear the uint8 codes, for Qdq the float values that DequantizeLinear gives.
+    """
+
+    name: str
+    grid: AnyGrid
+    channels: int
 
 
 def static_grid(name: str, quantizer: ActivationQuantizer, *, after_relu: bool = False) -> Grid:
@@ -137,12 +156,12 @@ def rounded_bias(bias: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
     return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
 
 
-def is_few(grid: Grid | RuntimeGrid) -> bool:
+def is_few(grid: AnyGrid) -> bool:
     """Whether a grid has so few codes, as quantizers do, that the exact place of each level means something."""
     return grid.is_static and grid.high - grid.low < MOST_EXACT_LEVELS
 
 
-def stays_within(source: Grid | RuntimeGrid, grid: Grid | RuntimeGrid, slope: float) -> bool:
+def stays_within(source: AnyGrid, grid: AnyGrid, slope: float) -> bool:
     """Whether all values of a grid, negative ones times `slope`, lie on another one's codes without being clipped."""
     if not (source.is_static and grid.is_static):
         return False
@@ -152,8 +171,8 @@ def stays_within(source: Grid | RuntimeGrid, grid: Grid | RuntimeGrid, slope: fl
                for value, edge in ((low, grid.low == 0 and low < 0), (high, grid.high == UINT8_MAX)))
 
 
-def exact_conv(weight: IntegerWeight, bias: np.ndarray, grid_in: Grid | RuntimeGrid,
-               grid_out: Grid | RuntimeGrid) -> tuple[IntegerWeight, np.ndarray] | None:
+def exact_conv(weight: IntegerWeight, bias: np.ndarray, grid_in: AnyGrid,
+               grid_out: AnyGrid) -> tuple[IntegerWeight, np.ndarray] | None:
     """(IntegerWeight, int32 bias [O]) of a convolution whose sums land on their true levels, or None.
 
     weight: its step including all factors up to the output; bias: real [O], likewise.

@@ -12,13 +12,15 @@ import numpy as np
 from torch import nn
 
 from quant.deploy.lowering.blocks import LayerGraph
-from quant.deploy.lowering.codes import AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import on_levels
 from quant.deploy.lowering.levels import (
     INT8_MAX,
     UINT8_MAX,
+    AnyGrid,
+    Codes,
     Grid,
     IntegerWeight,
+    Range,
     RuntimeGrid,
     affine_grid,
     exact_conv,
@@ -32,7 +34,7 @@ INT8_ZERO = INT8_MAX + 1
 
 
 class Qdq(LayerGraph):
-    """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear."""
+    """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear; its methods mean QLinear's."""
 
     FORMAT = "qdq"
     runtime_scales = False
@@ -67,7 +69,6 @@ class Qdq(LayerGraph):
         return image if self.symmetric else self._pair(image.name, grid, channels)
 
     def with_ones(self, image: Codes, copies: int) -> Codes:
-        """An image and a channel with its largest value, `copies` times."""
         ones = self.op("Pad", "lr", self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.number(image.grid.bounds[1]))
         repeated = self.op("Concat", *[ones] * copies, axis=1)
         channels = copies * (image.channels + 1)
@@ -83,17 +84,14 @@ class Qdq(LayerGraph):
         return Codes(self.op("DequantizeLinear", self.op("QuantizeLinear", x, *ends), *ends), grid, channels)
 
     def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
-        """A float feature on a grid."""
         if not grid.is_static:
             return Codes(on_levels(self, x, grid), grid, channels)
         return self._pair(x, grid, channels)
 
     def dequantize(self, codes: Codes) -> str:
-        """The float feature."""
         return codes.name
 
     def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
-        """The same values, or prelu(values) with one slope, on another grid."""
         if codes.grid == grid and slope == 1:
             return codes
         return self.quantize(self._leaky(codes.name, slope), grid, codes.channels)
@@ -102,11 +100,9 @@ class Qdq(LayerGraph):
         return x if slope == 1 else self.op("LeakyRelu", x, alpha=float(slope))
 
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
-        """Features on any grids, joined on one."""
         return self.quantize(self.concat(parts).name, grid, sum(part.channels for part in parts))
 
     def mean_of(self, codes: Codes) -> str:
-        """The mean over height and width: float [N, C, 1, 1]."""
         return self.float_mean(codes.name)
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
@@ -144,17 +140,14 @@ class Qdq(LayerGraph):
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                          before: Grid | None = None) -> Codes:
-        """prelu(conv) on `grid`, for one slope."""
         return self.quantize(self._leaky(self.conv_to_float(codes, weight, bias), slope), grid, len(bias))
 
     conv_prelu = conv_prelu_levels = exact_conv_prelu
 
     def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range]) -> Codes:
-        """first + second on an 8-bit grid; ranges: of each."""
         return self.sum_on(first, second, ranges, self._range_of_sum(ranges))
 
     def sum_on(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid) -> Codes:
-        """first + second on `grid`."""
         return self.quantize(self.op("Add", first.name, second.name), grid, first.channels)
 
     def _range_of_sum(self, ranges):
@@ -162,23 +155,19 @@ class Qdq(LayerGraph):
 
     def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grids: Sequence[Grid],
                  other: Codes) -> Codes:
-        """conv + other on an 8-bit grid; grids: `term_grids` of both."""
         total = self.op("Add", self.conv_to_float(codes, weight, bias), other.name)
         return self.quantize(total, self._range_of_sum([grid.bounds for grid in grids]), len(bias))
 
     def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
-        """(grid of a sum of many terms, grid of one), from their ranges."""
         return self.affine_grid(*whole), self.affine_grid(*part)
 
     def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
                       gathered: Codes) -> Codes:
-        """gathered + conv, on the grid of `gathered`."""
         total = self.op("Add", self.conv_to_float(codes, weight, bias), gathered.name)
         return self.quantize(total, gathered.grid, len(bias))
 
     def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
                       channels: int) -> str:
-        """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
         image = Codes(self.conv_to_float(codes, weight, bias), grid, len(bias))
         shuffled = self.pixel_shuffle(image, factor, channels)
         if not self.symmetric:
@@ -187,6 +176,5 @@ class Qdq(LayerGraph):
         return self.op("Mul", self.op("Round", self.op("Div", held, self.number(grid.step))), self.number(grid.step))
 
     def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
-        """[N, factor*factor*channels, h, w], channels last in that order, to [N, channels, factor*h, factor*w]."""
         shuffled = self.op("DepthToSpace", codes.name, blocksize=factor, mode="DCR")
         return replace(codes, name=shuffled, channels=channels)

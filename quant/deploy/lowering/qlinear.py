@@ -11,12 +11,16 @@ import numpy as np
 from onnx import TensorProto
 
 from quant.deploy.lowering.blocks import LayerGraph
-from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, AnyGrid, Codes, Range
 from quant.deploy.lowering.gate import runtime_codes
 from quant.deploy.lowering.levels import (
+    TO_FIRST,
+    TO_LAST,
     UINT8_MAX,
+    AnyGrid,
+    Codes,
     Grid,
     IntegerWeight,
+    Range,
     RuntimeGrid,
     affine_grid,
     exact_conv,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
 from quant.deploy.lowering.blocks import Blocks, is_gated
-from quant.deploy.lowering.codes import Codes
 from quant.deploy.lowering.int8 import Int8, Operators
+from quant.deploy.lowering.levels import Codes
 
 
 def network(graph: Operators, network: RDN, blocks: Blocks) -> str:

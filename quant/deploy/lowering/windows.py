@@ -3,9 +3,8 @@
 import numpy as np
 from onnx import TensorProto
 
-from quant.deploy.lowering.codes import TO_FIRST, TO_LAST, Codes
 from quant.deploy.lowering.graph import Graph
-from quant.deploy.lowering.levels import IntegerWeight
+from quant.deploy.lowering.levels import TO_FIRST, TO_LAST, Codes, IntegerWeight
 
 END = 2**31 - 1
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quant.deploy.lowering.upsampling import fold_shuffle, shuffle_order
+from quant.deploy.lowering.rounding import fold_shuffle, shuffle_order
 
 
 @pytest.mark.parametrize("factor", [2, 3])
