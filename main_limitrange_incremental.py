@@ -7,7 +7,6 @@ import sys
 import data
 import main_ori
 import model
-from engine.evaluator import Evaluator
 from model.weights import load_strictly, read_weights
 from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
@@ -31,7 +30,7 @@ def run(options):
     with main_ori.opened(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
-        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, options=options)
+        evaluator = main_ori.build_evaluator(options, data.build_test_sets(options), folder, device)
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,

@@ -35,7 +35,7 @@ def run(options):
         if options.init == "interpolation":
             start_as_interpolation(network)
         network = channels_last(network.to(device))
-        evaluator = Evaluator(data.build_test_sets(options), run=folder, device=device, options=options)
+        evaluator = build_evaluator(options, data.build_test_sets(options), folder, device)
         continued = options.resume or options.load and folder.to_continue()
         if options.refine and not continued:
             load_weights(network, options.refine, "--refine")
@@ -54,7 +54,7 @@ def run(options):
 def opened(options):
     """What both programs begin with: (ranks, RunFolder, device)."""
     path = experiment_folder(options.load or options.save)
-    with joined(options) as ranks, open_run(
+    with joined(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu) as ranks, open_run(
             path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
             test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
             seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,
@@ -76,8 +76,16 @@ def test(options, folder, device):
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = data.build_test_sets(options)
-    results = Evaluator(test_sets, run=folder, device=device, options=options)(network, 0)
+    results = build_evaluator(options, test_sets, folder, device)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
+
+
+def build_evaluator(options, test_sets, folder, device):
+    """The test pass that the options ask for."""
+    return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
+                     k_bits=options.k_bits, rgb_range=options.rgb_range,
+                     chop_size=options.chop_size if options.chop else None, self_ensemble=options.self_ensemble,
+                     half=options.precision == "half", save_results=options.save_results, save_gt=options.save_gt)
 
 
 def weights_to_test(options, folder):

@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,15 +28,19 @@ class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
     run: a RunFolder, begun by the first call; eval.txt gets a line of JSON for each set, results-<set>/ the images.
-    options: of the test (chop, save_results ...), and of the network (model, scale, k_bits, rgb_range).
+    model, scale, k_bits, rgb_range: of the network. chop_size, self_ensemble: as in `super_resolve`. half: in 16 bits.
+    save_results: keep the SR images, with save_gt the LR and HR ones too.
     """
 
-    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device,
-                 options: Namespace) -> None:
+    def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, model: str, scale: int,
+                 k_bits: int, rgb_range: float, chop_size: int | None = None, self_ensemble: bool = False,
+                 half: bool = False, save_results: bool = False, save_gt: bool = False) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
-        self.options = options
+        self.model, self.scale, self.k_bits, self.rgb_range = model, scale, k_bits, rgb_range
+        self.chop_size, self.self_ensemble, self.half = chop_size, self_ensemble, half
+        self.save_results, self.save_gt = save_results, save_gt
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
@@ -52,7 +55,7 @@ class Evaluator:
     def _test(self, network, test_set, epoch):
         rows, seconds, left_out = [], 0.0, 0
         how = {"border": test_set.border, "luma": test_set.luma}
-        half = torch.autocast(self.device.type, dtype=torch.float16, enabled=self.options.precision == "half")
+        half = torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half)
         with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights(network):
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
@@ -66,9 +69,8 @@ class Evaluator:
                     continue
                 wait_for(self.device)
                 start = time.perf_counter()
-                sr = super_resolve(network, lr[None].to(self.device), scale=self.options.scale,
-                                   chop_size=self.options.chop_size if self.options.chop else None,
-                                   self_ensemble=self.options.self_ensemble)
+                sr = super_resolve(network, lr[None].to(self.device), scale=self.scale, chop_size=self.chop_size,
+                                   self_ensemble=self.self_ensemble)
                 sr = self._in_8_bits(sr[0].float())
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
@@ -86,27 +88,27 @@ class Evaluator:
 
     def _in_8_bits(self, image):
         """From 0..rgb_range to 0..255, not rounded."""
-        return image * (255 / self.options.rgb_range)
+        return image * (255 / self.rgb_range)
 
     def _images(self, test_set, index, name, sr, lr, hr):
-        if not self.options.save_results:
+        if not self.save_results:
             return
         pictures = {"SR": test_set.picture(index, sr)}
-        if self.options.save_gt:
+        if self.save_gt:
             pictures["LR"] = plain(self._in_8_bits(lr))
             if hr is not None:
                 pictures["HR"] = plain(self._in_8_bits(hr))
         for kind, picture in pictures.items():
-            file = f"{self.options.k_bits}bit_{name}_x{self.options.scale}_{kind}.png"
+            file = f"{self.k_bits}bit_{name}_x{self.scale}_{kind}.png"
             yield self.run.results(test_set.name) / file, picture
 
     def _report(self, test_set, epoch, rows, seconds, left_out):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
-        result = {"epoch": epoch, "set": test_set.name, "model": self.options.model, "scale": self.options.scale,
-                  "k_bits": self.options.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
-                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.options.self_ensemble else {})}
+        result = {"epoch": epoch, "set": test_set.name, "model": self.model, "scale": self.scale,
+                  "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
+                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {})}
         append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
-        log.info("[%s x%d]\t%s", test_set.name, self.options.scale, scores)
+        log.info("[%s x%d]\t%s", test_set.name, self.scale, scores)
         return result

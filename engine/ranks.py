@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(options: Namespace) -> Iterator[Ranks]:
+def joined(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> Iterator[Ranks]:
     """Meet the other processes of this run, where torchrun started some. Gives the Ranks.
 
     CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, for tests
@@ -33,17 +32,17 @@ def joined(options: Namespace) -> Iterator[Ranks]:
     ranks = Ranks()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         ranks = Ranks(*(_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    elif options.n_GPUs > 1 and options.test_only:
-        raise UserError(f"--n_GPUs {options.n_GPUs}: tests run on one GPU; leave the flag out")
-    elif options.n_GPUs > 1:
-        raise UserError(f"--n_GPUs {options.n_GPUs}: one process uses one GPU; type torchrun --nproc_per_node "
-                        f"{options.n_GPUs} {Path(sys.argv[0]).name} ... with the other flags")
+    elif n_gpus > 1 and test_only:
+        raise UserError(f"--n_GPUs {n_gpus}: tests run on one GPU; leave the flag out")
+    elif n_gpus > 1:
+        raise UserError(f"--n_GPUs {n_gpus}: one process uses one GPU; type torchrun --nproc_per_node "
+                        f"{n_gpus} {Path(sys.argv[0]).name} ... with the other flags")
     if ranks.world_size == 1:
         yield ranks
         return
-    if options.test_only:
+    if test_only:
         raise UserError("--test_only: tests run in one process; type python instead of torchrun")
-    with parallel.together("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not options.cpu else "gloo"):
+    with parallel.together("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not cpu else "gloo"):
         yield ranks
 
 

@@ -1,5 +1,3 @@
-from argparse import Namespace
-
 import pytest
 import torch
 
@@ -8,8 +6,7 @@ from engine.device import wait_for
 from engine.run_folder import RunFolder
 from utility import UserError
 
-OPTIONS = Namespace(rgb_range=255, precision="single", scale=1, chop=False, self_ensemble=False, save_results=False,
-                    model="edsr", k_bits=32)
+NETWORK = {"model": "edsr", "scale": 1, "k_bits": 32, "rgb_range": 255}
 
 
 class OneImage(list):
@@ -30,7 +27,7 @@ def test_the_clock_is_read_when_the_device_is_done(tmp_path, monkeypatch):
     network.register_forward_hook(noting("forward", None))
     image = torch.rand(3, 24, 24) * 255
     test = evaluator.Evaluator([OneImage([(image, image, "a")])], run=RunFolder(tmp_path), device=torch.device("cpu"),
-                               options=OPTIONS)
+                               **NETWORK)
     test(network, 1)
     at = events.index("forward")
     assert events[at - 2 : at + 3] == ["wait", "clock", "forward", "wait", "clock"]
@@ -49,7 +46,7 @@ def test_values_that_are_not_finite_are_no_result(tmp_path):
     network.weight.data.fill_(float("inf"))
     image = torch.rand(3, 24, 24) * 255
     test = evaluator.Evaluator([OneImage([(image, image, "a")])], run=RunFolder(tmp_path), device=torch.device("cpu"),
-                               options=OPTIONS)
+                               **NETWORK)
     with pytest.raises(UserError, match="Set1, a: the network makes values that are not finite"):
         test(network, 1)
     assert not (tmp_path / "eval.txt").exists()
