@@ -82,7 +82,7 @@ def report_twins(args: argparse.Namespace) -> int:
 
 
 def _pictures(folders, flag):
-    pictures = [path for folder in folders for path in pictures_in(folder)]
+    pictures = [path for folder in folders for path in pictures_in(folder, flag.partition(" ")[0])]
     if not pictures:
         raise UserError(f"{flag}: no pictures in it; give a folder that holds some")
     return pictures

@@ -43,13 +43,16 @@ class Twin(NamedTuple):
     likeness: float
 
 
-def pictures_in(folder: Path | str) -> list[Path]:
-    """The image files in a folder and below it, without LR images and decoded copies. Raises UserError."""
-    found = image_files(folder)
+def pictures_in(folder: Path | str, flag: str = "") -> list[Path]:
+    """The image files in a folder and below it, without LR images and decoded copies.
+
+    Raises UserError, which begins with `flag`, for a folder that can't be read.
+    """
+    found = image_files(folder, flag)
     for path in folders_in(folder):
         loop = Path(folder).resolve().is_relative_to(path.resolve())
         if not loop and not NO_PICTURES.search(path.name):
-            found += pictures_in(path)
+            found += pictures_in(path, flag)
     return found
 
 
