@@ -53,7 +53,12 @@ def check_finite(graph: Any, path: Path) -> None:
     for name, tensor in _constants(graph):
         if tensor.data_location == kinds.EXTERNAL:
             raise UserError(f"{path}: {name} lies in another file; export the network again")
-        if tensor.data_type in floats and not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if tensor.data_type not in floats:
+            continue
+        values = numpy_helper.to_array(tensor).reshape(-1)
+        if tensor.data_type == kinds.BFLOAT16:  # older ONNX gives its bits alone
+            values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        if not np.isfinite(values).all():
             raise UserError(f"{path}: {name} is not finite; export the network again")
     for node in all_nodes(graph):
         if not np.isfinite([value for attribute in node.attribute for value in (attribute.f, *attribute.floats)]).all():

@@ -330,7 +330,7 @@ def test_a_flag_that_the_network_has_no_use_for_is_told(small_network, packed, t
 
 @pytest.mark.parametrize("odd", [
     {"value_float": float("nan")}, {"value_floats": [1.0, float("inf")]},
-    {"value": helper.make_tensor("x", TensorProto.BFLOAT16, [1], [float("nan")])}])
+    {"value": helper.make_tensor("x", TensorProto.BFLOAT16, [1], b"\xc0\x7f", raw=True)}])  # a NaN's bits
 def test_constants_that_are_not_finite_in_every_form(small_network, tmp_path, odd):
     exported = export.export(small_network("edsr"))
     exported.graph.node.insert(0, helper.make_node("Constant", [], ["spoilt"], **odd))
