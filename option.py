@@ -127,7 +127,11 @@ def _stored_options(options, parser, *, quantized):
 
 def _network_options():
     settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
-    return NETWORK | settings | {name for record in registry.NETWORKS.values() for name in record.settings}
+    return NETWORK | settings | _record_settings()
+
+
+def _record_settings():
+    return {name for record in registry.NETWORKS.values() for name in record.settings}
 
 
 def _idle(o):
@@ -135,8 +139,7 @@ def _idle(o):
     idle = COMPATIBLE.keys() - _network_options()
     if o.test_only:
         return sorted(idle | {"reset"})
-    settings = {name for record in registry.NETWORKS.values() for name in record.settings}
-    idle |= settings - set(registry.NETWORKS[o.model].settings)
+    idle |= _record_settings() - set(registry.NETWORKS[o.model].settings)
     idle |= QUANTIZED | setting_names() if o.k_bits == 32 else UNQUANTIZED
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
@@ -185,6 +188,7 @@ def _settle(options, given, stored, names, defaults):
     fixed = _network_options() | TRAINING | setting_names() if stored.trained else set()
     if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
+    idle = _idle(options)
     for name in sorted(names & given.keys()):
         old, new = stored.values[name], given[name]
         if old == new:
@@ -194,7 +198,7 @@ def _settle(options, given, stored, names, defaults):
             if (name, old) == ("k_bits", 32):
                 remedy = "quantize it in a run of its own, with --pre_train and another --save"
             raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
-        if not options.test_only and name not in _idle(options):
+        if not options.test_only and name not in idle:
             late = name in START and stored.trained
             effect = "has no effect, the run has its start already" if late else "followed from now on"
             before = _typed(old) or "none"
@@ -414,7 +418,8 @@ def _rules(o, quantized):
     if o.reset and not o.test_only:
         run = experiment_folder(o.save).resolve()
         for flag in ("pre_train", "refine"):
-            within = {run, run / "model"} & {(place := Path(getattr(o, flag) or os.devnull).resolve()), place.parent}
+            place = Path(getattr(o, flag) or os.devnull).resolve()
+            within = run in (place, place.parent) or place.parent == run / "model"
             yield "reset", within, f"would delete what --{flag} names; give another --save, or leave it out"
     for flag in ("patch_size", "epochs", "batch_size", "test_every", "print_every", "gan_k", "n_GPUs"):
         yield flag, getattr(o, flag) < 1, "give 1 or more"

@@ -68,8 +68,9 @@ def report_check(dir_data: Path) -> int:
 def report_twins(args: argparse.Namespace) -> int:
     """Print a table of the twins between training and test pictures; returns the exit code, 1 when there are any."""
     folders = args.hr or [folder for folder in folders_in(args.dir_data) if folder.name != "benchmark"]
-    training = _pictures(folders, f"--hr {' '.join(map(str, args.hr))}" if args.hr else f"--dir_data {args.dir_data}")
-    testing = _pictures(_test_folders(args.against, args.dir_data), f"--against {args.against}")
+    flag, value = ("--hr", " ".join(map(str, args.hr))) if args.hr else ("--dir_data", args.dir_data)
+    training = _pictures(folders, flag, value)
+    testing = _pictures(_test_folders(args.against, args.dir_data), "--against", args.against)
     twins, problems = find_twins(training, testing)
     if twins:
         cells = [(str(twin.training), str(twin.testing), f"{twin.likeness:.2f}") for twin in twins]
@@ -81,10 +82,10 @@ def report_twins(args: argparse.Namespace) -> int:
     return 1 if twins or problems else 0
 
 
-def _pictures(folders, flag):
-    pictures = [path for folder in folders for path in pictures_in(folder, flag.partition(" ")[0])]
+def _pictures(folders, flag, value):
+    pictures = [path for folder in folders for path in pictures_in(folder, flag)]
     if not pictures:
-        raise UserError(f"{flag}: no pictures in it; give a folder that holds some")
+        raise UserError(f"{flag} {value}: no pictures in it; give a folder that holds some")
     return pictures
 
 

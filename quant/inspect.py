@@ -18,7 +18,7 @@ import skimage
 import torch
 from matplotlib.figure import Figure
 
-from data.images import image_files, read_folder, read_image
+from data.images import read_folder, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
 from metrics.figure import save_figure
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line a quantizer and write two pictures; 1 where an image was left out. Raises UserError."""
     options = parse(argv)
     out = Path(options.out)
-    inputs = [options.checkpoint, *(image_files(options.images) if options.images else ())]
+    inputs = [options.checkpoint, *(Path(options.images).glob("*") if options.images else ())]
     for name in ("bounds.png", "gates.png"):
         check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=inputs, force=options.force)
     network = open_network(options.checkpoint, **given_flags(options))

@@ -98,8 +98,6 @@ def _constants(graph):
     """(name, tensor) of every constant of a graph and the graphs in its nodes."""
     for one in _graphs(graph):
         yield from ((tensor.name, tensor) for tensor in one.initializer)
-        for node in one.node:
-            yield from ((node.name or node.output[0], attribute.t) for attribute in node.attribute
-                        if attribute.HasField("t"))
-            yield from ((node.name, tensor) for attribute in node.attribute for tensor in attribute.tensors)
+        yield from ((node.name or node.output[0], tensor) for node in one.node for attribute in node.attribute
+                    for tensor in [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])])
         yield from ((sparse.values.name, sparse.values) for sparse in one.sparse_initializer)
