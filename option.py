@@ -18,7 +18,7 @@ from loss import parse as parse_loss
 from model import registry
 from model.settings import SETTINGS, number
 from quant.distill import BOUND_LR
-from quant.methods import METHODS, setting_names
+from quant.methods import METHODS, method_settings
 from quant.open import known_flags
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError, check_file, whole_number
@@ -119,14 +119,15 @@ def _stored_options(options, parser, *, quantized):
     if stored is None:
         return None
     method = METHODS.get(str(stored.values.get("quantizer")), METHODS["ddtb"])
-    unused = {"help", *_call_options(), *(setting_names() - method.settings.keys())}  # older runs kept these too
+    others = method_settings().keys() - method.settings.keys()
+    unused = {"help", *_call_options(), *others}  # older runs kept these too
     actions = {action.dest: action for action in parser._actions if action.dest not in unused}
     _check_stored(stored, actions, parser.parse_args([]))
     return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
 
 
 def _network_options():
-    settings = {name for method in METHODS.values() for name in set(method.settings) - set(method.start_settings)}
+    settings = {name for name, setting in method_settings().items() if not setting.for_start}
     return NETWORK | settings | _record_settings()
 
 
@@ -140,7 +141,7 @@ def _idle(o):
     if o.test_only:
         return sorted(idle | {"reset"})
     idle |= _record_settings() - set(registry.NETWORKS[o.model].settings)
-    idle |= QUANTIZED | setting_names() if o.k_bits == 32 else UNQUANTIZED
+    idle |= QUANTIZED | method_settings().keys() if o.k_bits == 32 else UNQUANTIZED
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
     idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}[o.optimizer]
@@ -185,7 +186,7 @@ def _settle(options, given, stored, names, defaults):
     flags = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if flags:
         options.notes.append(f"{stored.source}: {flags}, as it was trained")
-    fixed = _network_options() | TRAINING | setting_names() if stored.trained else set()
+    fixed = _network_options() | TRAINING | method_settings().keys() if stored.trained else set()
     if stored.chosen:
         fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
     idle = _idle(options)
@@ -274,7 +275,8 @@ def _data(add):
 
 
 def _model(add):
-    add("--model", type=_network, default="EDSR", help="EDSR, RDN or SRResNet (also called bnsrresnet)")
+    add("--model", type=lambda text: registry.find(text).name, default="EDSR",
+        help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
         help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
     add("--init", default="random", choices=("random", "interpolation"),
@@ -293,16 +295,13 @@ def _quantization(add):
     add("--skip_bits", type=int, default=0,
         help="bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of --k_bits, as "
              "published")
-    add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers that get a gate, 0 to 1")
-    add("--init_bounds", default="percentile", choices=METHODS["ddtb"].settings["init_bounds"],
-        help="start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, in full "
-             "precision; released: percentiles at 2 bits alone, else 10")
+    add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers whose gate is used, 0 to 1")
     add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    add("--bounds", default="dual", choices=METHODS["ddtb"].settings["bounds"],
-        help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")
+    for name, setting in method_settings().items():
+        add(f"--{name}", default=setting.values[0], choices=setting.values, help=setting.help)
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
-        help="ddtb: which quantizers get a gate; random: drawn by --seed, an ablation")
+        help="ddtb: which gates are used: those of the most varying ranges; random: drawn by --seed, an ablation")
     add("--first_stage_epoch", type=int, default=FIRST_STAGE_EPOCH,
         help="ddtb: first epoch whose gates are applied; 2: no staged start, an ablation")
 
@@ -322,6 +321,8 @@ def _training(add):
         help="torch.compile the forward and backward passes of training steps: minutes first, for GPUs")
     add("--self_ensemble", action="store_true", help="test with 8 flips and turns, averaged")
     for flag, default in COMPATIBLE.items():
+        if flag in SETTINGS:  # a network that somebody added has it
+            continue
         kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
         add(f"--{flag}", help=COMPATIBILITY, **kind)
 
@@ -385,10 +386,6 @@ def _template(text):
     return TEMPLATES[text]
 
 
-def _network(text):
-    return registry.find(text).name
-
-
 def _decay(text):
     epochs = [whole_number(part) for part in text.split("-")]
     if None in epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
@@ -445,10 +442,10 @@ def _rules(o, quantized):
     yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
     yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
-    for flag in setting_names() - METHODS[o.quantizer].settings.keys():
-        owner, values = next((name, method.settings[flag]) for name, method in METHODS.items()
-                             if flag in method.settings)
-        yield flag, getattr(o, flag) != values[0], f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
+    for flag, setting in method_settings().items():
+        owner = next(name for name, method in METHODS.items() if flag in method.settings)
+        yield flag, flag not in METHODS[o.quantizer].settings and getattr(o, flag) != setting.values[0], \
+            f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
     yield "first_stage_epoch", o.first_stage_epoch < 2, "give 2 or more, epoch 1 calibrates"
     yield "dynamic_ratio", not 0 <= o.dynamic_ratio <= 1, "give a share, 0 to 1"
     yield "data_test", not o.data_test, "name a test set"

@@ -42,8 +42,8 @@ class Trainer:
     `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
     trains on its slices of the batches; the first one alone tests, logs and writes.
 
-    epochs: the last one. print_every, checkpoint_every: batches, 0 for never. save_models: keep every epoch's network.
-    gclip: engine.precision's, amp too. run_options: what checkpoints say of the options, plain values by name.
+    epochs: the last one. print_every: batches. checkpoint_every: batches, 0 for never. save_models: keep every epoch's
+    network. gclip, amp: engine.precision's. run_options: what checkpoints say of the options, plain values by name.
     """
 
     def __init__(self, network: SuperResolver, objective: Supervised | Distillation, *, loader: TrainLoader,
@@ -221,8 +221,8 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        position = torch.tensor(self.position)
-        if not torch.equal(parallel.highest(position), parallel.lowest(position)):
+        positions = parallel.gathered(torch.tensor([self.position]))
+        if (positions != positions[0]).any():
             raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 

@@ -1,4 +1,4 @@
-"""What every entry point shares: user errors, signals, atomic files, safe reading, a timer."""
+"""What every entry point shares: user errors, signals, atomic files, safe reading."""
 
 import contextlib
 import errno
@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import torch
 
 UNFINISHED = ".part-"
+STALE_SECONDS = 3600  # more than a write can take
 MAKER = "DDTB reference implementation"  # how pictures say who made them
 
 
@@ -239,12 +240,9 @@ def _system_reason(error):
     return ""
 
 
-def remove_unfinished(folder: str | Path, *, older_than: float = 0.0) -> None:
-    """Delete the files below `folder` that a killed process was writing, those of at least so many seconds.
-
-    Where others may be writing at the same time, the age has to be more than a write can take.
-    """
+def remove_unfinished(folder: str | Path) -> None:
+    """Delete what killed processes were writing below `folder`; younger files may be another's, at work."""
     for path in Path(folder).rglob(f"{UNFINISHED}*"):
         with contextlib.suppress(OSError):  # finished by its writer meanwhile, or on a read-only disk
-            if older_than == 0 or time.time() - path.stat().st_mtime > older_than:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()

@@ -19,7 +19,6 @@ from utility import atomic_path, remove_unfinished
 log = logging.getLogger(__name__)
 
 FOLDER = "decoded"
-STALE_SECONDS = 3600
 MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
@@ -51,7 +50,7 @@ class DecodedCache:
         missing = [image for image in images if not self._adopt(image, since)]
         if not missing:
             return
-        remove_unfinished(self.root / FOLDER, older_than=STALE_SECONDS)
+        remove_unfinished(self.root / FOLDER)
         log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
         try:  # in threads, since Pillow decodes without holding Python's lock
             thread_map(partial(self._store, since=since), missing, max_workers=threads, desc="decoding",

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from data.image_sets import ImageSet, Pair
@@ -32,9 +31,6 @@ class TrainSet:
         self.hr_patch = scale * lr_patch
         self.seed = seed
         self.augmented = augmented
-
-    def __len__(self) -> int:
-        return len(self.sources)
 
     def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, str]:
         pair, read = self.sources[key.image]
@@ -76,7 +72,7 @@ class EvalSet:
         height, width = (self.scale * length for length in lr.shape[:2])
         return self._values(lr), self._values(hr[:height, :width]), pair.name
 
-    def picture(self, index: int, sr: torch.Tensor) -> Picture:
+    def picture(self, index: int, sr: Tensor) -> Picture:
         """What a network has made of an item. sr: float32 [n_colors, s*h, s*w] in 0..255, not rounded.
 
         Where there is no original, the pictures are a user's: they keep transparency, colours and colour profile.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from data.datasets import TrainSet
 from data.patches import to_values
@@ -40,7 +40,7 @@ class TrainLoader(DataLoader):
             if n_threads:  # PyTorch will want as many, and leaves a traceback where it fails half-way
                 [multiprocessing.Queue() for _ in range(n_threads + SPARE_QUEUES)]
         super().__init__(
-            slots, batch_size=sampler.share, sampler=sampler, num_workers=n_threads, collate_fn=_as_it_is,
+            slots, batch_size=sampler.share, sampler=sampler, num_workers=n_threads, collate_fn=default_convert,
             prefetch_factor=PREFETCH if n_threads else None, persistent_workers=n_threads > 0,
             worker_init_fn=_obey_the_parent_only,
             generator=torch.Generator(),  # without one, each iter() would draw from the global generator
@@ -78,9 +78,6 @@ class BatchSlots(Dataset):
             self.lr.share_memory_()
             self.hr.share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.train_set)
-
     def __getitems__(self, keys: Sequence[SampleKey]) -> tuple[int, list[str]] | UserError:
         slot = keys[0].position // self.batch_size % len(self.lr)
         names = []
@@ -91,10 +88,6 @@ class BatchSlots(Dataset):
                 return error
             names.append(name)
         return slot, names
-
-
-def _as_it_is(batch):
-    return batch
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.cache import STALE_SECONDS
 from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Job, Outcome, make, verify
@@ -86,7 +85,7 @@ def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, s
     if total.differing:
         return total
     write_json(out / SETTINGS_FILE, settings)
-    remove_unfinished(out, older_than=STALE_SECONDS)
+    remove_unfinished(out)
     if numbers:
         write_json(out / NAMES_FILE, numbers)
     total.add(run(make, [job for job in jobs if job.files(there=False)], workers))

@@ -79,10 +79,6 @@ class RunFolder:
         log.info("--load %s: %s, beginning", self.path, reason)
         return None
 
-    def trained(self) -> Path | None:
-        """The best network, else the last checkpoint; None without either."""
-        return next((path for path in (self.best, self.checkpoint) if path.is_file()), None)
-
     def models(self) -> list[Path]:
         """The networks that the run has saved."""
         return [path for path in (self.checkpoint, self.best, *self.kept_epochs().values()) if os.path.lexists(path)]

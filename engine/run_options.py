@@ -2,12 +2,12 @@
 
 import ast
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.run_folder import RunFolder
 from model.torch_file import read_torch_file
-from quant.open import LAST
+from quant.open import BEST, LAST
 from utility import UserError
 
 
@@ -34,9 +34,10 @@ def read_options(path: str | Path) -> StoredOptions | None:
     Raises nothing: the code that loads the file says what is wrong with it.
     """
     path = Path(path)
-    path = (RunFolder(path).trained() or path) if path.is_dir() else path
+    if os.path.isdir(path):  # unlike Path's methods it raises nothing
+        path = next((file for file in (path / BEST, path / LAST) if os.path.isfile(file)), path)
     config = path.resolve().parent.parent / "config.txt"
-    if path.match(LAST) and not path.exists() and (values := _config_values(config)):
+    if path.match(LAST) and not os.path.exists(path) and (values := _config_values(config)):
         return StoredOptions(config, values, chosen=False, applied=False, trained=False)
     try:
         state = read_torch_file(path)

@@ -16,7 +16,7 @@ class Supervised:
 
     def __init__(self, loss: Loss, *, compiler: str | None = None) -> None:
         self.loss = loss
-        self._forward = compiled(_forward, compiler)
+        self._forward = compiled(lambda network, lr: network(lr), compiler)
 
     def start_epoch(self, network: nn.Module, epoch: int) -> None:
         """Nothing depends on the epoch."""
@@ -55,7 +55,3 @@ class Supervised:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the loss."""
         self.loss.load_state_dict(state["loss"])
-
-
-def _forward(network, lr):
-    return network(lr)

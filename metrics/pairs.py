@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import image_files
+from data.images import image_files, image_name
 from data.pictures import read_picture
 from utility import UserError
 
@@ -34,7 +34,7 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     that is there, whatever the extensions. Other scales and bits, saved LR and HR images and files that are no images
     are passed over. Raises UserError for a missing folder, no pair at all, or two files for one name.
     """
-    originals = _by_name(((path.stem, 0, path) for path in image_files(gt, "--gt")), flag="--gt")
+    originals = _by_name(((image_name(path), 0, path) for path in image_files(gt, "--gt")), flag="--gt")
     outputs = _by_name(_outputs(image_files(sr, "--sr"), scale=scale, bit=bit), flag="--sr")
     common = sorted(originals.keys() & outputs.keys())
     if not common:
@@ -76,7 +76,7 @@ def _outputs(paths, *, scale, bit):
     for path in paths:
         match = RESULT_NAME.fullmatch(path.stem)
         if not match:
-            yield path.stem, 0, path
+            yield image_name(path), 0, path
         elif match["kind"] == "SR" and int(match["scale"]) == scale:
             if match["bit"] is None:
                 yield match["name"], 1, path

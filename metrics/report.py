@@ -162,7 +162,7 @@ def _result(values, run=""):
 
 
 def _order(result):
-    """The seed's order: network, large scale first, the benchmark sets as listed, bits rising."""
+    """The order of published.csv: network, large scale first, the benchmark sets as listed there, bits rising."""
     sets = list(dict.fromkeys(key[2] for key in published_results()))
     position = sets.index(result.set) if result.set in sets else len(sets)
     return result.model, -result.scale, position, result.set, result.k_bits, result.run

@@ -24,28 +24,19 @@ def start_as_interpolation(network: SuperResolver) -> SuperResolver:
     colours = network.n_colors
     if first.out_channels < colours or min(conv.kernel_size[0] for conv in convs) < 3:
         raise UserError(f"--init interpolation: needs {colours} features and kernels of 3 or more; leave it out")
-    _copy(first, colours)
     for parameter in end.parameters():
         parameter[:colours] = 0
-    *shuffles, last = convs
-    for shuffle, factor in zip(shuffles, shuffle_factors(network.scale), strict=True):
-        _enlarge(shuffle, factor, colours)
-    last.weight.zero_()
-    _copy(last, colours)
+    convs[-1].weight.zero_()
+    for conv, factor in zip([first, *convs], [1, *shuffle_factors(network.scale), 1], strict=True):
+        _enlarge(conv, factor, colours)
     return network
 
 
-def _copy(conv: nn.Conv2d, colours: int) -> None:
-    middle = conv.kernel_size[0] // 2
-    for colour in range(colours):
-        conv.weight[colour] = 0
-        conv.weight[colour, colour, middle, middle] = 1
-    if conv.bias is not None:
-        conv.bias[:colours] = 0
-
-
 def _enlarge(conv: nn.Conv2d, factor: int, colours: int) -> None:
-    """Outputs [c * factor^2 + y * factor + x], which the shuffle brings to (y, x) of each pixel's factor x factor."""
+    """Outputs [c * factor^2 + y * factor + x], which the shuffle brings to (y, x) of each pixel's factor x factor.
+
+    A factor of 1 copies.
+    """
     taps = torch.stack([_bilinear((place + 0.5) / factor - 0.5, conv.kernel_size[0]) for place in range(factor)])
     kernels = torch.einsum("ai,bj->abij", taps, taps).flatten(0, 1)
     for colour in range(colours):

@@ -77,11 +77,6 @@ def highest(tensor: Tensor) -> Tensor:
     return _reduced(tensor, distributed.ReduceOp.MAX) if world_size() > 1 else tensor
 
 
-def lowest(tensor: Tensor) -> Tensor:
-    """The minimum over all processes, element by element."""
-    return _reduced(tensor, distributed.ReduceOp.MIN) if world_size() > 1 else tensor
-
-
 def gathered(tensor: Tensor) -> Tensor:
     """The slices [n, ...] of all processes as one batch [world_size * n, ...], in the batch's order."""
     if world_size() == 1:
@@ -116,7 +111,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = together.split([gradient.numel() for gradient in gradients])
+    flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -78,7 +78,7 @@ def build(options: Any) -> SuperResolver:
 
 def name_of(network: SuperResolver) -> str:
     """The registry's name of a network."""
-    return next(record.name for record in NETWORKS.values() if isinstance(network, record.kind))
+    return next(record.name for record in NETWORKS.values() if type(network) is record.kind)
 
 
 def skeleton(record: Any, where: str) -> SuperResolver:

@@ -53,7 +53,7 @@ def _check_whole(path):
 
 def _plain_kinds():
     """Types of plain data that people store beside weights: arguments, and NumPy's values by old and new names."""
-    core = (np._core if hasattr(np, "_core") else np.core).multiarray
+    core = np._core.multiarray
     named = [(getattr(core, name), f"numpy.{place}.multiarray.{name}") for name in ("scalar", "_reconstruct")
              for place in ("core", "_core")]
     dtypes = [type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]

@@ -3,12 +3,12 @@
 from argparse import Namespace
 
 from quant.functional import check_bits
-from quant.methods import METHODS, Method, setting_names
+from quant.methods import METHODS, Method, method_settings
 
 
 def quant_flags() -> tuple[str, ...]:
     """The names of all that a QuantConfig is made of, each a flag of the same name."""
-    return ("k_bits", "quantizer", "skip_bits", *sorted(setting_names()))
+    return ("k_bits", "quantizer", "skip_bits", *sorted(method_settings()))
 
 
 class QuantConfig:
@@ -24,16 +24,16 @@ class QuantConfig:
             raise ValueError(f"quantizer {quantizer}: choose {', '.join(METHODS)}")
         check_bits(k_bits)
         check_bits(skip_bits or k_bits)
-        if unknown := settings.keys() - setting_names():
+        if unknown := settings.keys() - method_settings().keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: unknown to this version")
         self.k_bits = k_bits
         self.quantizer = quantizer
         self.skip_bits = 0 if skip_bits == k_bits else skip_bits
         self.settings = {}
-        for name, values in self.method.settings.items():
-            self.settings[name] = settings.get(name, values[0])
-            if self.settings[name] not in values:
-                raise ValueError(f"{name} {self.settings[name]}: choose {', '.join(values)}")
+        for name, setting in self.method.settings.items():
+            self.settings[name] = settings.get(name, setting.values[0])
+            if self.settings[name] not in setting.values:
+                raise ValueError(f"{name} {self.settings[name]}: choose {', '.join(setting.values)}")
 
     @classmethod
     def of(cls, options: Namespace) -> "QuantConfig":
@@ -57,7 +57,8 @@ class QuantConfig:
 
     def trained(self) -> dict:
         """`to_dict` without what means nothing to a trained network."""
-        return {name: value for name, value in self.to_dict().items() if name not in self.method.start_settings}
+        for_start = {name for name, setting in self.method.settings.items() if setting.for_start}
+        return {name: value for name, value in self.to_dict().items() if name not in for_start}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, QuantConfig) and self.to_dict() == other.to_dict()

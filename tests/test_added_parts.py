@@ -8,11 +8,12 @@ import torch
 from added_parts import add_all
 
 import model.registry
+import model.settings
 import quant.methods
 from model import NETWORKS
 from model.inference import super_resolve
 from model.registry import Network, register
-from quant import QuantConfig, blocks, cost, export, pack, quantize
+from quant import QuantConfig, blocks, cost, export, open_network, pack, quantize
 from quant.activation import quantizers
 from quant.distill import parameter_groups
 from utility import UserError
@@ -23,7 +24,8 @@ PARTS = [("ESPCN", "ddtb"), ("rcan", "ddtb"), ("EDSR", "stepsize"), ("RCAN", "st
 @pytest.fixture(autouse=True)
 def added():
     """The registries hold the added parts, for this file's tests alone."""
-    registries = (model.registry.NETWORKS, quant.methods.METHODS, blocks.BLOCKS, blocks.STAYS_FLOAT)
+    registries = (model.registry.NETWORKS, model.settings.SETTINGS, quant.methods.METHODS, blocks.BLOCKS,
+                  blocks.STAYS_FLOAT)
     before = [copy.copy(registry) for registry in registries]
     add_all()
     yield
@@ -77,11 +79,31 @@ def test_attention_stays_float_and_its_mean_is_the_whole_images_in_tiles():
 
 
 def test_a_step_size_learns_at_the_bounds_rate():
-    network = quantize(NETWORKS["espcn"](scale=2), QuantConfig(4, "stepsize"))
+    network = quantize(NETWORKS["espcn"](scale=2), QuantConfig(4, "stepsize", start_step="largest"))
     others, bounds = parameter_groups(network, bound_lr=0.5)
     steps = {id(quantizer.step) for quantizer in quantizers(network).values()}
     assert {id(parameter) for parameter in bounds["params"]} == steps and bounds["lr"] == 0.5
     assert not steps & {id(parameter) for parameter in others["params"]}
+
+
+def test_their_own_flags_reach_them(launch, experiments, capsys):
+    flags = "--model rcan --n_resgroups 1 --quantizer stepsize --start_step largest --k_bits 4"
+    assert launch(f"{flags} --epochs 2 --first_stage_epoch 2 --save run", quantized=True) == 0
+    network = open_network(experiments / "run")
+    assert len(network.body) == 1
+    assert {quantizer.start_step for quantizer in quantizers(network).values()} == {"largest"}
+    assert "start_step: largest" in (experiments / "run" / "config.txt").read_text()
+    capsys.readouterr()
+    assert launch("--k_bits 4 --start_step largest --save other", quantized=True) == 2
+    assert "--start_step largest: is stepsize's; --quantizer ddtb has no such setting" in capsys.readouterr().err
+
+
+def test_a_network_derived_from_another_keeps_its_own_name():
+    class Mine(NETWORKS["edsr"].kind):
+        pass
+
+    register(Network("mine", Mine, "Mine"))
+    assert model.name_of(Mine(scale=2, n_resblocks=1, n_feats=8)) == "mine"
 
 
 def test_a_name_that_is_taken_is_refused():

@@ -106,7 +106,7 @@ def test_an_unfinished_file_is_known_by_its_name(tmp_path):
         assert temporary.name.startswith(UNFINISHED) and temporary.suffix == ".png"
         assert temporary.parent == tmp_path
         temporary.write_text("whole")
-        remove_unfinished(tmp_path, older_than=60)
+        remove_unfinished(tmp_path)
         assert temporary.exists()
 
 

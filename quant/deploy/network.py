@@ -5,7 +5,7 @@ from typing import Any
 
 from model.registry import NETWORKS, find
 from model.settings import SETTINGS, number
-from quant.methods import METHODS
+from quant.methods import METHODS, method_settings
 from quant.open import known_flags
 from utility import UserError
 
@@ -22,8 +22,8 @@ def network_parser(description: str) -> argparse.ArgumentParser:
         group(f"--{name}", type=setting.kind if setting.kind is not float else number, help=setting.help)
     group("--skip_bits", type=int, help="bits of the features that feed a sum, 2 to 8; 0: those of --k_bits")
     group("--quantizer", choices=tuple(METHODS), help="the method")
-    for name, values in (item for method in METHODS.values() for item in method.settings.items()):
-        group(f"--{name}", choices=values, help="as in training")
+    for name, setting in method_settings().items():
+        group(f"--{name}", choices=setting.values, help="as in training")
     return parser
 
 

@@ -2,7 +2,7 @@
 
 Each file holds one activation quantizer, its equation and its source. What no paper says, because it did not quantize
 such networks, is said in the class. To add one: write a subclass of `quant.activation.ActivationQuantizer` in a file of
-its own and add its Method to METHODS.
+its own, add its Method to METHODS, and import the file in quant/__init__.py.
 """
 
 from dataclasses import dataclass, field
@@ -16,22 +16,38 @@ from quant.methods.pams import PamsQuantizer
 
 
 @dataclass(frozen=True)
+class MethodSetting:
+    """A flag of a method: its values, the default first, and its help.
+
+    for_start: it says where training starts, and means nothing to a trained network.
+    """
+
+    values: tuple[str, ...]
+    help: str
+    for_start: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
     """activation: class of the activation quantizer. weight: a name in quant.weight, '' for the network's own.
 
-    settings: {flag: its values, the default first} of the method's own. start_settings: those of them that say where
-    training starts and mean nothing to a trained network.
+    settings: {flag: MethodSetting} of the method's own.
     """
 
     activation: type[ActivationQuantizer]
     weight: str
-    settings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    start_settings: tuple[str, ...] = ()
+    settings: dict[str, MethodSetting] = field(default_factory=dict)
 
 
 METHODS: dict[str, Method] = {
-    "ddtb": Method(DualBoundQuantizer, "", {"init_bounds": ("percentile", "calibrated", "released"),
-                                            "bounds": ("dual", "symmetric")}, start_settings=("init_bounds",)),
+    "ddtb": Method(DualBoundQuantizer, "", {
+        "init_bounds": MethodSetting(
+            ("percentile", "calibrated", "released"), for_start=True,
+            help="ddtb: start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, "
+                 "in full precision; released: percentiles at 2 bits alone, else 10"),
+        "bounds": MethodSetting(
+            ("dual", "symmetric"),
+            help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")}),
     "pams": Method(PamsQuantizer, "symmetric"),
     "pact": Method(PactQuantizer, "dorefa"),
     "dorefa": Method(DoReFaQuantizer, "dorefa"),
@@ -39,6 +55,6 @@ METHODS: dict[str, Method] = {
 }
 
 
-def setting_names() -> set[str]:
-    """The settings of all methods."""
-    return {name for method in METHODS.values() for name in method.settings}
+def method_settings() -> dict[str, MethodSetting]:
+    """The settings of all methods, by flag."""
+    return {name: setting for method in METHODS.values() for name, setting in method.settings.items()}

@@ -5,11 +5,12 @@ from torch import nn
 
 from model.common import SuperResolver, conv
 from model.registry import NETWORKS, Network, register
+from model.settings import SETTINGS, Setting
 from model.tiles import GlobalMean
 from quant.activation import ActivationQuantizer
 from quant.blocks import BLOCKS, RESIDUAL, STAYS_FLOAT
 from quant.functional import concatenated
-from quant.methods import METHODS, Method
+from quant.methods import METHODS, Method, MethodSetting
 
 
 class ConvReLU(nn.Sequential):
@@ -123,16 +124,22 @@ class _RoundThrough(torch.autograd.Function):
 class StepSizeQuantizer(ActivationQuantizer):
     """LSQ's idea: the size of a step is trained, the levels lie around zero."""
 
-    def __init__(self, k_bits):
+    def __init__(self, k_bits, start_step):
         super().__init__(k_bits)
+        self.start_step = start_step
         self.step = nn.Parameter(torch.ones(1))
+
+    @classmethod
+    def for_feature(cls, channels, k_bits, *, percentile, **settings):
+        return cls(k_bits, settings["start_step"])
 
     def static_bounds(self):
         half = 2 ** (self.k_bits - 1)
         return -half * self.step, (half - 1) * self.step
 
     def start_bounds(self, x):
-        self.step.data.copy_(2 * x.abs().mean() / (2 ** (self.k_bits - 1) - 1) ** 0.5)
+        most = 2 ** (self.k_bits - 1) - 1
+        self.step.data.copy_(x.abs().max() / most if self.start_step == "largest" else 2 * x.abs().mean() / most**0.5)
         self.mark_started()
 
     def quantized(self, *parts):
@@ -144,8 +151,11 @@ def add_all():
     """Register everything; a second call changes nothing."""
     if "espcn" in NETWORKS:
         return
+    SETTINGS["n_resgroups"] = Setting(int, 2, "groups of blocks (RCAN)", least=1)
     register(Network("espcn", ESPCN, "ESPCN"))
     register(Network("rcan", RCAN, "RCAN"))
     BLOCKS.update({ConvReLU: QuantConvReLU, RCAB: QuantRCAB})
     STAYS_FLOAT.update({ChannelAttention, ResidualGroup})
-    METHODS["stepsize"] = Method(StepSizeQuantizer, "minmax")
+    METHODS["stepsize"] = Method(StepSizeQuantizer, "minmax", {
+        "start_step": MethodSetting(("mean", "largest"), "stepsize: what of the first batch the step starts from",
+                                    for_start=True)})

@@ -103,6 +103,14 @@ def test_names_that_belong_together(folders, name):
     assert find_pairs(gt, sr, scale=4).found["baby"][1].name == name
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
+@pytest.mark.parametrize("name", ["4bit_12_30_x4_SR.png", "12:30.png"])
+def test_a_result_belongs_to_an_original_whose_name_no_result_may_have(folders, name):
+    gt, sr = folders({"12:30.png": picture()}, {name: picture()})
+    pairs = find_pairs(gt, sr, scale=4)
+    assert pairs.found["12_30"][0].name == "12:30.png" and pairs.found["12_30"][1].name == name
+
+
 def test_a_results_folder_is_sorted_out(folders):
     names = ["2bit_a_x4_SR", "4bit_a_x4_SR", "4bit_a_x4_LR", "4bit_a_x4_HR", "4bit_a_x2_SR", "a", "2bit_b_x4_SR"]
     gt, sr = folders({"a.png": picture()}, {f"{name}.png": picture() for name in names})
