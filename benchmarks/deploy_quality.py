@@ -97,7 +97,7 @@ def measure(path, args):
 
 def _test_set(network, args):
     flags = ["--scale", str(network.scale), "--data_test", args.data_test, "--dir_data", args.dir_data, "--test_only",
-             "--n_colors", str(network.settings["n_colors"])]
+             "--n_colors", str(network.n_colors), "--rgb_range", str(network.rgb_range)]
     return build_test_sets(parse_options(flags, quantized=True))[0]
 
 

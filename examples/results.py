@@ -30,7 +30,7 @@ PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: what the paper does otherwise.
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: how its training differs from the paper's.
 
     shipped: whether the file comes with the code; else its figures alone do. recipe: examples.budgets' numbers.
     """

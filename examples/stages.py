@@ -53,11 +53,13 @@ def full_commands(stage, data):
         done = 0
         if parked_file(run).is_file() and not checkpoint_of(run).is_file():
             done, start = read_torch_file(parked_file(run))["epochs"], parked_file(run)
+            if done == part.steps // EPOCH:  # at its end elsewhere
+                continue
         yield [*network, *training_flags(run, stage.batch, data), "--patch_size", part.patch * stage.scale,
                "--test_every", EPOCH, *schedule(part.steps // EPOCH, part.lr, done),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
-    keep_full_precision(run, product(stage))
+    keep_full_precision(best_of(run) if best_of(run).is_file() else parked_file(run), product(stage))
     yield [*network, *test_flags(stage, data)]
 
 
@@ -109,9 +111,9 @@ def best_of(run):
     return RunFolder(EXPERIMENT_ROOT / run).best
 
 
-def keep_full_precision(run, path):
-    """Write the weights of a run's best network, and nothing else of it, to `path`."""
-    save_torch_file(read_torch_file(best_of(run))["state_dict"], path)
+def keep_full_precision(file, path):
+    """Write the weights in a checkpoint, and nothing else of it, to `path`."""
+    save_torch_file(read_torch_file(file)["state_dict"], path)
 
 
 def full_precision(network):

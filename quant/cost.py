@@ -85,7 +85,7 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
     convs = [conv for conv in convolutions(network) if not isinstance(conv, MeanShift)]
     handles = [conv.register_forward_hook(record) for conv in convs]
     with torch.no_grad():
-        network.eval()(torch.zeros(1, network.settings["n_colors"], side, side))
+        network.eval()(torch.zeros(1, network.n_colors, side, side))
     for handle in handles:
         handle.remove()
     return costs

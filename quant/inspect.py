@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, left_out = load_images(options.images, network.scale)
     records = record(network, images)
     print_table(records)
-    save_figure(draw_distributions(records), out / "bounds.png", dpi=150)
-    gates = {name: row for name, row in records.items() if row.dynamic}
-    if gates:
-        save_figure(draw_gates(gates, quantizers(network)), out / "gates.png", dpi=150)
-    print(f"pictures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+    pictures = {out / "bounds.png": draw_distributions(records)}
+    if gates := {name: row for name, row in records.items() if row.dynamic}:
+        pictures[out / "gates.png"] = draw_gates(gates, quantizers(network))
+    for path, figure in pictures.items():
+        save_figure(figure, path, dpi=150)
+    print(f"pictures: {', '.join(map(str, pictures))}")
     return int(left_out > 0)
 
 

@@ -1,7 +1,6 @@
 """Compare an exported file with the network that it was made of, layer by layer: `python -m quant.verify --help`."""
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -41,9 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if different:
         raise UserError(f"--against {args.against}: is of {'; '.join(different)} as {args.file}; give the network that "
                         "it was made of")
-    described = {name: json.loads(text) for name, text in exported.metadata.items()}
-    set_bounds(network, described.get("folded", {}))
-    layers = Layers(exported, described)
+    described = exported.described
+    if not (described.levels and described.least_db):
+        raise UserError(f"{args.file}: does not say where its quantizers' levels are; export it again")
+    if unknown := {*described.folded, *described.levels} - quantizers(network).keys():
+        raise UserError(f"{args.file}: speaks of {min(unknown)}, which --against does not have; export it again")
+    set_bounds(network, described.folded)
+    layers = Layers(exported)
     rows, shares, agreement = {}, [], []
     images, left_out = _images(args.images, exported)
     for lr in images:
@@ -79,15 +82,10 @@ def _images(folder, exported):
 
 
 class Layers:
-    """The levels of all quantizers in an exported file, beside those of PyTorch.
+    """The levels of all quantizers in an exported file, beside those of PyTorch."""
 
-    described: the file's metadata. Raises UserError for a file that does not say where its levels are.
-    """
-
-    def __init__(self, exported: OnnxNetwork, described: dict) -> None:
-        if "levels" not in described:
-            raise UserError(f"{exported.path}: does not say where its quantizers' levels are; export it again")
-        self.levels = described["levels"]
+    def __init__(self, exported: OnnxNetwork) -> None:
+        self.path, self.levels = exported.path, exported.described.levels
         graph = of_one_image(read_model(exported.content, exported.path))
         wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
                                if isinstance(name, str))
@@ -108,6 +106,8 @@ class Layers:
     def _difference(self, found, name, expected, scale):
         tensor, step, zero = self.levels[name]
         values = found[tensor].astype(np.float64)
+        if values.size != expected.size:
+            raise UserError(f"{self.path}: its {tensor} does not hold the levels of {name}; export it again")
         if step is not None:
             values = (values - zero) * (float(found[step]) if isinstance(step, str) else step)
         differences = np.abs(np.rint(values.reshape(expected.shape) * scale) - np.rint(expected * scale))
@@ -145,9 +145,9 @@ def _tell(args, described, rows, share, agreement):
         print(f"first layer that differs: {first}, by {largest[first]} level(s) in {differing[first]:.4%} of its "
               "values")
         print("--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
-              described["rest"] == "int8" else
+              described.rest == "int8" else
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
-    bound = described["least_db"]
+    bound = described.least_db
     print(f"{share:.2%} of the 8-bit values are equal, {agreement:.2f} dB; {args.file.name} promises {bound} dB")
     return agreement >= bound
 

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import model
-from model.settings import SETTINGS, contradictions, made_from, read_json
+from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
 from utility import UserError, check_file
@@ -25,25 +25,41 @@ FOREIGN = ("QLinearConv", "MatMulInteger", "Scan")  # what OpenVINO can't comput
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exported file's metadata says of it. Raises ValueError for values that can't be."""
+    """What an exported file's metadata says of it. Raises ValueError for values that can't be.
+
+    least_db: how near its images are to PyTorch's, as quant.verify takes it; 0: unknown. folded: {quantizer: [lower,
+    upper]} of those whose gate was folded. levels: {quantizer: [tensor, step, zero point]}, a step that the graph
+    computes by its name, None for real values.
+    """
 
     network: dict
     k_bits: int
     rgb_range: float = 255
     rest: str = "fp32"
+    least_db: float = 0
+    folded: dict = field(default_factory=dict)
+    levels: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.k_bits not in (*range(2, 9), 32):
             raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
         if problem := SETTINGS["rgb_range"].problem(self.rgb_range):
             raise ValueError(f"rgb_range {self.rgb_range}: {problem}")
+        for name, bounds in self.folded.items():
+            if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_of(bound, float) for bound in bounds)):
+                raise ValueError(f"folded {name}: two numbers are needed")
+        for name, entry in self.levels.items():
+            tensor, step, zero = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+            if not (isinstance(tensor, str) and (step is None or isinstance(step, str) or is_of(step, float))
+                    and is_of(zero, int)):
+                raise ValueError(f"levels {name}: a tensor, a step and a zero point are needed")
 
 
 class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
     threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` and `n_colors`
-    among them; k_bits, rest, rgb_range: as exported. metadata: {key: JSON text} of the file. Raises UserError for a
+    among them; k_bits, rest, rgb_range: as exported. described: Exported. Raises UserError for a
     file that quant.export did not make, or that does not enlarge as it says.
     """
 
@@ -58,8 +74,7 @@ class OnnxNetwork:
         self.gated = any(node.op_type == "Scan" or GATE in node.name for node in graph.node)
         self.open_session = functools.partial(SESSIONS[runtime], self.path, threads)
         self.session = self.open_session(self.content)
-        self.metadata = {entry.key: entry.value for entry in exported.metadata_props}
-        described = self._described()
+        self.described = described = self._described({entry.key: entry.value for entry in exported.metadata_props})
         skeleton = model.skeleton(described.network, f"{path}: its network record")
         self.name = model.name_of(skeleton)
         self.settings = {"rgb_range": described.rgb_range, **skeleton.settings}
@@ -81,11 +96,11 @@ class OnnxNetwork:
         """{flag: value} of everything that the file decides."""
         return {"model": self.name, "k_bits": self.k_bits, **self.settings}
 
-    def _described(self):
-        if self.metadata.get("format") != json.dumps(FORMAT):
+    def _described(self, metadata):
+        if metadata.get("format") != json.dumps(FORMAT):
             raise UserError(f"{self.path}: is not a file that quant.export made")
-        names = [one.name for one in fields(Exported) if one.name in self.metadata]
-        record = {name: read_json(self.metadata[name], f"{self.path}: its {name}") for name in names}
+        names = [one.name for one in fields(Exported) if one.name in metadata]
+        record = {name: read_json(metadata[name], f"{self.path}: its {name}") for name in names}
         return made_from(record, Exported, f"{self.path}: its metadata")
 
     def _check_graph(self, graph):
@@ -157,25 +172,34 @@ class OnnxNetwork:
         return self
 
 
-def _session(path, threads, content):
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(f"{path}: needs ONNX Runtime to run; pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
-        raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
-                        f"({' '.join(str(error).split()):.200})") from error
+class OnnxRuntimeSession:
+    """An exported file in ONNX Runtime on the CPU; path: for messages; content: the file's bytes; threads: 0: one a core.
+
+    Raises UserError where ONNX Runtime is missing or too old.
+    """
+
+    def __init__(self, path: Path, threads: int, content: bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"{path}: needs ONNX Runtime to run; pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._only_needed = onnxruntime.RunOptions()
+        self._only_needed.only_execute_path_to_fetches = True
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
+            raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
+                            f"({' '.join(str(error).split()):.200})") from error
+
+    def run(self, names: list[str], feeds: dict[str, np.ndarray], *, only_needed: bool = False) -> list[np.ndarray]:
+        """The outputs of these names; only_needed: nothing is computed that they don't need."""
+        return self._session.run(names, feeds, self._only_needed if only_needed else None)
 
 
 class OpenVinoSession:
-    """An exported file in OpenVINO on the CPU; path: for messages; content: the file's bytes; threads: 0: one a core.
-
-    Raises UserError where OpenVINO is missing or too old, and for files that were not exported for it.
-    """
+    """The same in OpenVINO. Raises UserError also for files that were not exported for it."""
 
     def __init__(self, path: Path, threads: int, content: bytes) -> None:
         try:
@@ -193,12 +217,12 @@ class OpenVinoSession:
             raise UserError(f"{path}: OpenVINO {openvino.__version__.partition('-')[0]} can't load it "
                             f"({' '.join(str(error).split()):.200})") from error
 
-    def run(self, names: list[str], feeds: dict[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
-        """The outputs of these names; options: of ONNX Runtime, without a meaning here."""
+    def run(self, names: list[str], feeds: dict[str, np.ndarray], *, only_needed: bool = False) -> list[np.ndarray]:
+        """The outputs of these names; OpenVINO computes the whole graph always."""
         self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in names]
 
 
 # what runs exported files: function of (path, threads, the file's bytes)
-SESSIONS = {"onnx": _session, "openvino": OpenVinoSession}
+SESSIONS = {"onnx": OnnxRuntimeSession, "openvino": OpenVinoSession}
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}

@@ -18,14 +18,15 @@ from quant.deploy.onnx_file import GATE, of_one_image
 # a gate's arithmetic begins with ReduceMin, before that it takes the means
 IMAGE_READERS = ("ReduceMean", "Transpose")
 SPATIAL = "axes_of_tiles"
+OWN, KNOWN = "/own", "/known"  # behind the name of a mean: that of a tile's core, that of the whole image
 TOP_LEFT, BOTTOM_RIGHT, IN_FIRST_PASS = "core_top_left", "core_bottom_right", "in_first_pass"
 
 
 class TiledGates:
     """Called with a tile of the image that `gather` has passed over, float32 [1, C, h, w]; gives its `sr`.
 
-    content: bytes of a file of quant.export whose network has gates. open_session: makes an ONNX Runtime session of
-    other bytes. Raises ValueError where the graph is not as quant.export makes it.
+    content: bytes of a file of quant.export whose network has gates. open_session: makes a session (of
+    onnx_backend.SESSIONS) of other bytes. Raises ValueError where the graph is not as quant.export makes it.
     """
 
     def __init__(self, content: bytes, open_session: Callable[[bytes], Any]) -> None:
@@ -38,15 +39,10 @@ class TiledGates:
 
     def gather(self, lr: torch.Tensor, tiles: Sequence[Tile], progress: Callable[[], object]) -> None:
         """Pass over the tiles of one image, [1, C, h, w], until its means stay. progress: called after each tile."""
-        from onnxruntime import RunOptions
-
-        needed = RunOptions()
-        needed.only_execute_path_to_fetches = True
-        self.first, self.means = True, {name: TileMeans() for name in self.means}
         for _ in range(len(self.means) + 1):
             for tile in tiles:
                 pixels = (tile.core[0].stop - tile.core[0].start) * (tile.core[1].stop - tile.core[1].start)
-                own = self.session.run([_own(name) for name in self.means], self._feeds(lr, tile), needed)
+                own = self.session.run([name + OWN for name in self.means], self._feeds(lr, tile), only_needed=True)
                 for mean, value in zip(self.means.values(), own, strict=True):
                     mean.total = mean.total + pixels * torch.from_numpy(value).double()
                 progress()
@@ -60,20 +56,12 @@ class TiledGates:
         return torch.from_numpy(sr) if self.batched else torch.from_numpy(sr)[None]
 
     def _feeds(self, lr, tile):
-        known = {_known(name): np.zeros((1, 1, 1, 1), np.float32) if self.first else mean.mean.float().numpy()
+        known = {name + KNOWN: np.zeros((1, 1, 1, 1), np.float32) if self.first else mean.mean.float().numpy()
                  for name, mean in self.means.items()}
         corners = {TOP_LEFT: [part.start for part in tile.core], BOTTOM_RIGHT: [part.stop for part in tile.core]}
         window = lr[(slice(None) if self.batched else 0, ..., *tile.window)]
         return {self.lr: window.numpy(), IN_FIRST_PASS: np.array(self.first), **known,
                 **{name: np.array(values, np.int64) for name, values in corners.items()}}
-
-
-def _own(name):
-    return f"{name}/own"
-
-
-def _known(name):
-    return f"{name}/known"
 
 
 def _cut_open(graph):
@@ -93,8 +81,9 @@ def _cut_open(graph):
             node.input[0] = core
         nodes.append(node)
         for name in [name for name in node.output if name in means]:
-            node.output[list(node.output).index(name)] = _own(name)
-            nodes.append(helper.make_node("Where", [IN_FIRST_PASS, _own(name), _known(name)], [name], f"{name}/chosen"))
+            node.output[list(node.output).index(name)] = name + OWN
+            choice = [IN_FIRST_PASS, name + OWN, name + KNOWN]
+            nodes.append(helper.make_node("Where", choice, [name], f"{name}/chosen"))
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.append(helper.make_tensor(SPATIAL, TensorProto.INT64, [2], [2, 3]))
@@ -102,8 +91,8 @@ def _cut_open(graph):
     for name in (TOP_LEFT, BOTTOM_RIGHT):
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, [2]))
     for name in means:
-        graph.input.append(helper.make_tensor_value_info(_known(name), TensorProto.FLOAT, [1, None, 1, 1]))
-        graph.output.append(helper.make_tensor_value_info(_own(name), TensorProto.FLOAT, [1, None, 1, 1]))
+        graph.input.append(helper.make_tensor_value_info(name + KNOWN, TensorProto.FLOAT, [1, None, 1, 1]))
+        graph.output.append(helper.make_tensor_value_info(name + OWN, TensorProto.FLOAT, [1, None, 1, 1]))
     return means
 
 

@@ -6,9 +6,11 @@ import shlex
 from dataclasses import replace
 
 import pytest
+import torch
 
 from examples import budgets, networks, stages
 from examples.budgets import SHORT, Full, Low, Part
+from model.torch_file import read_torch_file, save_torch_file
 from option import parse_options
 
 FULL = Full("edsr_x2", (Part(2, 8, 1e-4), Part(1, 8, 1e-5)), 0.1, batch=2)
@@ -71,6 +73,21 @@ def test_a_rate_goes_on_where_parked_weights_stopped():
     assert rest == {"--epochs": 9, "--lr": "0.000196", "--gamma": 0.7, "--decay": "1-2-3-4-5-6-7-8"}
 
 
+def test_parts_that_were_finished_elsewhere_are_not_trained_again(workplace):
+    unfinished = workplace / "pretrained" / "unfinished"
+    data = stages.DataFlags(workplace / "data")
+    parked = {"epochs": 2, "state_dict": {"weight": torch.ones(1)}}
+    save_torch_file(parked, unfinished / "edsr_baseline_x2.1.pt")
+    _, _, *flags = next(stages.commands(FULL, data, "cpu"))
+    second = dict(zip(flags, flags[1:], strict=False))
+    assert second["--save"] == "networks/edsr_baseline_x2.2"
+    assert second["--pre_train"] == str(unfinished / "edsr_baseline_x2.1.pt")
+    save_torch_file({**parked, "epochs": 1}, unfinished / "edsr_baseline_x2.2.pt")
+    command = next(stages.commands(FULL, data, "cpu"))
+    assert "--test_only" in command
+    assert read_torch_file(workplace / "pretrained" / "edsr_baseline_x2.pt") == parked["state_dict"]
+
+
 def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
     published = {(f"{model}_x{scale}", bits) for model in budgets.RATIOS for scale in (2, 4) for bits in (2, 3, 4)}
     ddtb = {(stage.network, stage.k_bits) for stage in SHORT if isinstance(stage, Low) and stage.shipped}
@@ -85,7 +102,7 @@ def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
 def test_paper_is_the_scripts(workplace, monkeypatch):
     ran = []
     monkeypatch.setattr(networks, "run_script", lambda words, dir_data: ran.append(words) or 0)
-    monkeypatch.setattr(stages, "keep_full_precision", lambda run, path: ran.append(["keep", run]))
+    monkeypatch.setattr(stages, "keep_full_precision", lambda file, path: ran.append(["keep", file.parts[2]]))
     assert networks.main(["--budget", "paper", "--only", "rdn_x2"]) == 0
     assert ran == [["baseline.sh", "rdn_x2"], ["keep", "rdn_baseline_x2"],
                    *(["run.sh", "rdn_x2", bits] for bits in "432")]

@@ -49,9 +49,11 @@ def test_pictures_of_a_run(launch, experiments, tmp_path, capsys):
     assert launch("--epochs 6 --save q", quantized=True) == 0
     for index, image in enumerate(images(255, 200)):
         write_png(tmp_path / "lr" / f"{index}.png", image)
+    write_png(tmp_path / "out" / "mine.png", image)
     assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "bounds.png").stat().st_size > 0
-    assert "body.0.act3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "body.0.act3" in out and f"pictures: {tmp_path / 'out' / 'bounds.png'}" in out and "mine.png" not in out
     (tmp_path / "lr" / "2.png").write_text("no picture")
     assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 1
     (tmp_path / "lr" / "0.png").rename(tmp_path / "lr" / "bounds.png")

@@ -1,5 +1,7 @@
 """The comparison of an exported file with its network."""
 
+import sys
+
 import onnx
 import pytest
 import torch
@@ -101,6 +103,28 @@ def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):
     assert "does not say where its quantizers' levels are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("levels", "[1", "its levels can't be read"),
+    ("levels", "[]", "levels [] is not of the type dict"),
+    ("levels", '{"body.0.act1": ["x", 1]}', "levels body.0.act1: a tensor, a step and a zero point are needed"),
+    ("levels", '{"body.9.act1": ["x", 1, 0]}', "speaks of body.9.act1, which --against does not have"),
+    ("levels", '{"body.0.act1": ["nowhere", 1, 0]}', "can't load it"),
+    ("levels", '{"body.0.act1": ["lr", 1, 0]}', "its lr does not hold the levels of body.0.act1"),
+    ("least_db", '"much"', "least_db 'much' is not of the type float"),
+    ("least_db", "0", "does not say where its quantizers' levels are"),
+    ("folded", '{"body.0.act1": [1]}', "folded body.0.act1: two numbers are needed"),
+    ("folded", '{"body.9.act1": [-1, 1]}', "speaks of body.9.act1"),
+])
+def test_metadata_that_does_not_fit_is_one_line(pair, capsys, key, value, message):
+    file, against = pair("edsr", dynamic=0)
+    exported = onnx.load(file)
+    next(entry for entry in exported.metadata_props if entry.key == key).value = value
+    onnx.save(exported, file)
+    assert run((file, against)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {file}: ") and message in err and err.count("\n") == 1
+
+
 def test_cost_tells_the_sizes_of_all_forms(pair, capsys):
     _, against = pair("edsr", dynamic=0)
     assert run_main(lambda: cost.main(["--refine", str(against)])) == 0
@@ -108,13 +132,15 @@ def test_cost_tells_the_sizes_of_all_forms(pair, capsys):
     assert "file, packed" in out and "file, ONNX, qlinear, rest int8" in out and "file, ONNX, qdq, rest fp32" in out
 
 
-def test_gated_qdq_files_in_tiles(small_network, smooth_image, tmp_path):
+def test_gated_qdq_files_in_tiles(small_network, smooth_image, tmp_path, monkeypatch):
     """Without a Scan too, gates see the whole image."""
     from quant.deploy.onnx_backend import OnnxNetwork
 
     onnx.save(export.export(small_network("edsr", dynamic=1), operators="qdq"), tmp_path / "x.onnx")
     lr = torch.cat([smooth_image(70, 50), 255 - 0.3 * smooth_image(70, 40)], 3)
     for runtime in ("onnx", "openvino"):
+        if runtime == "openvino":  # it has to do without the other one
+            monkeypatch.setitem(sys.modules, "onnxruntime", None)
         backend = OnnxNetwork(tmp_path / "x.onnx", threads=1, runtime=runtime)
         assert backend.gated
         whole, tiled = (backend.in_tiles(lr, size=size, finish=lambda sr: sr) for size in (90, 64))
