@@ -63,7 +63,7 @@ def forms(path, args, folder):
     network = open_network(path)
     files = {form: folder / f"{form}.{suffix}" for form, suffix in
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
-    write_packed(network, files["packed"], phase=network.source.phase, source=network.source.path)
+    write_packed(network, files["packed"], source=network.source.path)
     images, _ = calibration_images(args.calib, network)
     lowered, folded = fold_gates(network, images) if args.gates == "fold" else (network, None)
     exported = {form: files[form] for form in ("fp32", "int8")}

@@ -176,7 +176,7 @@ def paper(options):
         full = f"{model}_baseline_x{scale}"
         if code := run_script(["baseline.sh", name, *stages.resumed(full)], options.dir_data):
             return code
-        stages.keep_full_precision(stages.best_of(full), stages.PRETRAINED / f"{full}.pt")
+        stages.keep_full_precision(stages.folder_of(full).best, stages.PRETRAINED / f"{full}.pt")
         for bits in map(str, WIDTHS):
             low = f"output/{model}x{scale}/{bits}bit"
             if code := run_script(["run.sh", name, bits, *stages.resumed(low)], options.dir_data):

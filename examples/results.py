@@ -21,7 +21,7 @@ from quant.deploy.packed import file_hash
 from utility import UserError, run_main, summary
 
 SETS = ("Set5", "Set14", "B100", "Urban100")
-METHOD_NAMES = {"pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
+METHOD_NAMES = {"ddtb": "DDTB", "pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
 AGREEMENT = 0.005  # dB: what is printed has two digits
 # of the networks that were quantized in the paper (EDSR-PyTorch's), as PAMS's paper lists them too
 PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0.781), "B100": (27.56, 0.736),
@@ -30,9 +30,10 @@ PAPER_FULL_PRECISION = {("edsr", 4): {"Set5": (32.10, 0.894), "Set14": (28.58, 0
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}; variant: how its training differs from the paper's.
+    """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}.
 
-    shipped: whether the file comes with the code; else its figures alone do. recipe: examples.budgets' numbers.
+    variant: how its training differs from the paper's. shipped: whether the file comes with the code; else its figures
+    alone do. recipe: examples.budgets' numbers.
     """
 
     file: str
@@ -48,13 +49,9 @@ class Shipped:
     @property
     def label(self):
         """What a row of the table calls it."""
-        if self.k_bits == FULL_PRECISION:
-            return ", ".join(filter(None, ("full precision", self.variant)))
-        method = (self.recipe or {}).get("quantizer", "ddtb")
-        if method != "ddtb":
-            return f"{METHOD_NAMES[method]} {self.k_bits} bit"
-        name = f"DDTB {self.k_bits} bit"
-        return f"{name}, {self.variant}" if self.variant else name
+        method = METHOD_NAMES[(self.recipe or {}).get("quantizer", "ddtb")]
+        name = "full precision" if self.k_bits == FULL_PRECISION else f"{method} {self.k_bits} bit"
+        return ", ".join(filter(None, (name, self.variant)))
 
     @property
     def run(self):

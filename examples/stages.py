@@ -51,7 +51,7 @@ def full_commands(stage, data):
     for index, part in enumerate(stage.parts):
         run = f"{RUNS}/{stage.name}.{index + 1}"
         done = 0
-        if parked_file(run).is_file() and not checkpoint_of(run).is_file():
+        if parked_file(run).is_file() and not folder_of(run).checkpoint.is_file():
             done, start = read_torch_file(parked_file(run))["epochs"], parked_file(run)
             if done == part.steps // EPOCH:  # at its end elsewhere
                 continue
@@ -59,7 +59,7 @@ def full_commands(stage, data):
                "--test_every", EPOCH, *schedule(part.steps // EPOCH, part.lr, done),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
-    keep_full_precision(best_of(run) if best_of(run).is_file() else parked_file(run), product(stage))
+    keep_full_precision(folder_of(run).best if folder_of(run).best.is_file() else parked_file(run), product(stage))
     yield [*network, *test_flags(stage, data)]
 
 
@@ -85,7 +85,7 @@ def low_commands(stage, data):
     if stage.shipped:
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage)]
     else:
-        shutil.copy(best_of(run), product(stage))
+        shutil.copy(folder_of(run).best, product(stage))
     yield [*network, *test_flags(stage, data)]
 
 
@@ -101,14 +101,9 @@ def test_flags(stage, data):
             "--dir_data", data.dir_data, "--data_test", "+".join(available(data.dir_data, stage.scale))]
 
 
-def checkpoint_of(run):
-    """A run's last checkpoint."""
-    return RunFolder(EXPERIMENT_ROOT / run).checkpoint
-
-
-def best_of(run):
-    """A run's best network."""
-    return RunFolder(EXPERIMENT_ROOT / run).best
+def folder_of(run):
+    """A run's folder."""
+    return RunFolder(EXPERIMENT_ROOT / run)
 
 
 def keep_full_precision(file, path):
@@ -163,8 +158,8 @@ def park(chosen):
     for stage in (stage for stage in chosen if isinstance(stage, Full) and not finished(stage)):
         for index in range(len(stage.parts)):
             run = f"{RUNS}/{stage.name}.{index + 1}"
-            if checkpoint_of(run).is_file():
-                state = read_torch_file(checkpoint_of(run))
+            if folder_of(run).checkpoint.is_file():
+                state = read_torch_file(folder_of(run).checkpoint)
                 kept = {"epochs": state["epoch"], "state_dict": state["state_dict"]}
                 save_torch_file(kept, parked_file(run))
                 yield parked_file(run), state["epoch"]
@@ -177,4 +172,4 @@ def parked_file(run):
 
 def resumed(run):
     """The flag that continues a run, where it has begun."""
-    return ["--resume"] if checkpoint_of(run).is_file() else []
+    return ["--resume"] if folder_of(run).checkpoint.is_file() else []

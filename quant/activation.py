@@ -10,7 +10,7 @@ from quant.phase import Phase, Phased
 
 
 class ActivationQuantizer(nn.Module, Phased):
-    """What every activation quantizer has in common; a feature is [N, channels, h, w], or parts of it over channels.
+    """The base class: calibration, when the bounds start, float32. A feature is [N, channels, h, w], or parts of it.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
     float32. During calibration features pass unchanged; `observations` holds [min, max] of each one seen while
@@ -62,6 +62,11 @@ class ActivationQuantizer(nn.Module, Phased):
     def set_dynamic(self, dynamic: bool) -> None:
         """Say whether the gate belongs to this quantizer; for those that have one."""
         raise NotImplementedError
+
+    @property
+    def gated(self) -> bool:
+        """Whether the bounds come from the gate."""
+        return self.dynamic and self.phase is Phase.DYNAMIC
 
     def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper) as they are kept, [1] each."""
@@ -134,9 +139,5 @@ def collapsed(network: nn.Module) -> list[str]:
 
     Waits for the device once per quantizer: for logs, not for steps.
     """
-    met = []
-    for name, quantizer in quantizers(network).items():
-        lower, upper = quantizer.static_bounds()
-        if not torch.equal(with_minimal_width(lower, upper), upper):
-            met.append(name)
-    return met
+    bounds = {name: quantizer.static_bounds() for name, quantizer in quantizers(network).items()}
+    return [name for name, (lower, upper) in bounds.items() if not torch.equal(with_minimal_width(lower, upper), upper)]

@@ -41,8 +41,8 @@ class Distillation:
         return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
 
     def counts_for_best(self, epoch: int) -> bool:
-        """Whether the epoch's network may be the best one."""
-        return self.schedule.counts_for_best(epoch)
+        """Whether the epoch's network may be the best one: gates have to be applied."""
+        return self.schedule.phase_of(epoch) is Phase.DYNAMIC
 
     def losses(self, network: SuperResolver, lr: Tensor, hr: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].
@@ -63,12 +63,8 @@ class Distillation:
 
     def report(self, network: SuperResolver) -> dict[str, float]:
         """Scalars worth a curve, by name: every quantizer's bounds. Waits for the device."""
-        scalars = {}
-        for name, quantizer in quantizers(network).items():
-            lower, upper = quantizer.static_bounds()
-            scalars[f"bounds/{name}/upper"] = upper.item()
-            scalars[f"bounds/{name}/lower"] = lower.item()
-        return scalars
+        return {f"bounds/{name}/{side}": bound.item() for name, quantizer in quantizers(network).items()
+                for side, bound in zip(("lower", "upper"), quantizer.static_bounds(), strict=True)}
 
     def warnings(self, network: SuperResolver) -> list[str]:
         """Sentences on what looks wrong in the network. Waits for the device."""

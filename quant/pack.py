@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--refine {options.refine}: is a full-precision network, there is nothing to pack; give a "
                         "quantized one")
     check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[source.path], force=options.force)
-    size = write_packed(network, options.out, phase=source.phase, source=source.path, rest=options.rest)
+    size = write_packed(network, options.out, source=source.path, rest=options.rest)
     full = 4 * sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
     print(f"{options.out}: {size / 1e6:.2f} MB, {full / size:.1f} times smaller than float32 ({full / 1e6:.2f} MB)")
     return 0

@@ -6,7 +6,7 @@ quantizer for each block's first convolution that never runs.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,22 +28,14 @@ def is_released(state: Mapping[str, Any]) -> bool:
     return any(".atten_c." in key or key.startswith("atten_c.") for key in state)
 
 
-def renamed(key: str, patterns: Iterable[tuple[re.Pattern, str]]) -> str:
-    """The key by the first of the patterns, (pattern, replacement), that it has; itself without one."""
-    for pattern, replacement in patterns:
-        key, count = pattern.subn(replacement, key)
-        if count:
-            return key
-    return key
-
-
 def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names for a released state dict; scalars become [1]; of two act2 entries the one in the body wins."""
     ours = {}
     for key, value in state.items():
         if _RELEASED_ONLY.match(key) or _has_twin_in_body(key, state):
             continue
-        key = renamed(key, _FROM_RELEASED)
+        for pattern, replacement in _FROM_RELEASED:
+            key = pattern.sub(replacement, key)
         for theirs, name in GATE.items():
             key = key.replace(theirs, name)
         ours[key] = value.reshape(1) if key.endswith((".max_val", ".min_val", ".is_dynamic")) else value

@@ -45,10 +45,6 @@ class Schedule:
             return Phase.DYNAMIC
         return Phase.STATIC if epoch >= 2 else self.starts_in
 
-    def counts_for_best(self, epoch: int) -> bool:
-        """Whether an epoch's network may be called the best one: gates have to be applied."""
-        return self.phase_of(epoch) is Phase.DYNAMIC
-
     def start_epoch(self, epoch: int) -> None:
         """Put the network into the epoch's phase; after calibration choose the dynamic quantizers, once."""
         self.phase = self.phase_of(epoch)

@@ -57,4 +57,4 @@ def test_what_is_missing_is_named(tmp_path, tiny_data, command, told):
 def test_packing_names_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="a.safetensors: to write it, pip install "):
-        write_packed(None, "a.safetensors", phase=None, source=None)
+        write_packed(None, "a.safetensors", source=None)

@@ -16,14 +16,14 @@ def network_parser(description: str) -> argparse.ArgumentParser:
     """A parser with training's flags of a network and its quantization; those that are not given are None."""
     parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
     group = parser.add_argument_group("network, for files that don't say it").add_argument
-    group("--model", type=_name, help=", ".join(record.title for record in NETWORKS.values()))
+    group("--model", type=lambda name: find(name).name, help=", ".join(record.title for record in NETWORKS.values()))
     group("--k_bits", type=int, help="bits of weights and features, 2 to 8; 32: full precision")
     for name, setting in SETTINGS.items():
         group(f"--{name}", type=setting.kind if setting.kind is not float else number, help=setting.help)
     group("--skip_bits", type=int, help="bits of the features that feed a sum, 2 to 8; 0: those of --k_bits")
     group("--quantizer", choices=tuple(METHODS), help="the method")
-    for name, setting in method_settings().items():
-        group(f"--{name}", choices=setting.values, help="as in training")
+    for name, own in method_settings().items():
+        group(f"--{name}", choices=own.values, help="as in training")
     return parser
 
 
@@ -37,7 +37,3 @@ def given_flags(options: argparse.Namespace) -> dict[str, Any]:
         if given.get(name, more) not in (*range(2, 9), more):
             raise UserError(f"--{name} {given[name]}: choose 2 to 8, or {more}")
     return given
-
-
-def _name(text):
-    return find(text).name

@@ -173,9 +173,10 @@ class OnnxNetwork:
 
 
 class OnnxRuntimeSession:
-    """An exported file in ONNX Runtime on the CPU; path: for messages; content: the file's bytes; threads: 0: one a core.
+    """An exported file in ONNX Runtime on the CPU.
 
-    Raises UserError where ONNX Runtime is missing or too old.
+    path: for messages. threads: 0: one per core. content: the file's bytes. Raises UserError where ONNX Runtime is
+    missing or too old.
     """
 
     def __init__(self, path: Path, threads: int, content: bytes) -> None:
@@ -224,5 +225,6 @@ class OpenVinoSession:
 
 
 # what runs exported files: function of (path, threads, the file's bytes)
-SESSIONS = {"onnx": OnnxRuntimeSession, "openvino": OpenVinoSession}
+SESSIONS: dict[str, type[OnnxRuntimeSession] | type[OpenVinoSession]] = {
+    "onnx": OnnxRuntimeSession, "openvino": OpenVinoSession}
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}

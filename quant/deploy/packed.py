@@ -21,10 +21,10 @@ import model
 from model.common import SuperResolver
 from model.settings import made_from
 from model.weights import check_tensors
-from quant.activation import ActivationQuantizer, gated_quantizers, quantizers
+from quant.activation import gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.gate import GATE_BITS
-from quant.phase import Phase
+from quant.phase import Phase, phase_of
 from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
@@ -39,11 +39,10 @@ UNUSED = ("max_val", "min_val", "num_batches_tracked")
 STATISTICS = ("running_mean", "running_var")
 
 
-def write_packed(network: SuperResolver, path: str | Path, *, phase: Phase, source: str | Path,
-                 rest: str = "fp32") -> int:
+def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path, rest: str = "fp32") -> int:
     """Write a quantized network in evaluation mode to `path`; atomic. Returns the file's size in bytes.
 
-    phase: the network's Phase. source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
+    source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
     that are not quantized are kept. Raises UserError where float16 can't hold one, or the file can't be written.
     """
     try:
@@ -51,7 +50,7 @@ def write_packed(network: SuperResolver, path: str | Path, *, phase: Phase, sour
     except ImportError as error:
         raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
     tensors, packed = {}, {}
-    for name, levels, bits, factor in _quantized(network, phase):
+    for name, levels, bits, factor in _quantized(network):
         offset = int(levels.min())
         bits = max(bits, int(levels.max() - offset).bit_length())  # a tie at both bounds makes one level more
         packed[name] = {"shape": list(levels.shape), "bits": bits, "offset": offset}
@@ -59,18 +58,18 @@ def write_packed(network: SuperResolver, path: str | Path, *, phase: Phase, sour
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
     bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
               for own in quantizer.state_dict() if "." not in own}
-    for name, tensor in _rest(network, phase, packed):
+    for name, tensor in _rest(network, packed):
         exact = rest == "fp32" or name in bounds or name.endswith(STATISTICS)
         tensors[name] = tensor if exact else _rounded(name, tensor)
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings},
-                "quant": network.quant_config.to_dict(), "phase": phase.value,
+                "quant": network.quant_config.to_dict(), "phase": phase_of(network).value,
                 "rest": rest, "source": {"file": Path(source).name, "sha256": file_hash(source)}, "packed": packed}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
     return Path(path).stat().st_size
 
 
-def _quantized(network, phase):
+def _quantized(network):
     """(name, levels, bits, {suffix: scale or step}) of every quantized weight, those of applied gates included."""
     for name, module in network.named_modules():
         if isinstance(module, QuantConv2d):
@@ -80,7 +79,7 @@ def _quantized(network, phase):
             levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
     for name, quantizer in quantizers(network).items():
-        if is_applied(quantizer, phase):
+        if quantizer.gated:
             for part in GATE_PARTS:
                 weight = getattr(quantizer.gate, part).weight.detach()
                 largest = weight.abs().max()
@@ -88,13 +87,8 @@ def _quantized(network, phase):
                 yield f"{name}.gate.{part}.weight", torch.round(weight / (largest + 1e-8)), GATE_BITS, {STEP: largest}
 
 
-def is_applied(quantizer: ActivationQuantizer, phase: Phase) -> bool:
-    """Whether a quantizer's gate makes its bounds."""
-    return quantizer.dynamic and phase is Phase.DYNAMIC
-
-
-def _rest(network, phase, packed):
-    idle = tuple(f"{name}.gate." for name, quantizer in quantizers(network).items() if not is_applied(quantizer, phase))
+def _rest(network, packed):
+    idle = tuple(f"{name}.gate." for name, quantizer in quantizers(network).items() if not quantizer.gated)
     for name, tensor in network.state_dict().items():
         if name not in packed and not name.startswith(idle) and name.rsplit(".", 1)[-1] not in UNUSED:
             yield name, tensor.detach().contiguous().clone()

@@ -27,10 +27,9 @@ def file_sizes(network: SuperResolver) -> dict[str, int]:
     """
     noise = torch.rand(1, network.n_colors, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0))
     images = [noise * network.rgb_range]
-    source = network.source
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "x.safetensors"
-        sizes = {"packed": write_packed(network, packed, phase=source.phase, source=source.path)}
+        sizes = {"packed": write_packed(network, packed, source=network.source.path)}
     for form, settings in EXPORTED.items():
         sizes[f"ONNX, {form}"] = export(network, images=images, **settings).ByteSize()
     return sizes

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model import parallel
@@ -44,16 +44,21 @@ class ScaleQuantizer(CalibratedQuantizer):
     Unsigned: 2**k_bits levels, y = round(clip(x)*n/alpha)*alpha/n with n = 2**k_bits - 1. Signed: 2**k_bits - 1 levels
     around zero, with n = 2**(k_bits - 1) - 1. Where `always_signed` is not set the data say which: a feature is
     unsigned that was never negative while calibrating. The rounding passes the gradient; beyond the bounds x gets none,
-    and alpha that of the side.
+    and alpha that of the side, where it is `trained`.
     """
 
     always_signed = False
+    trained = True
     alpha: Tensor
     signed: Tensor
 
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.register_buffer("signed", torch.ones(1))
+        if self.trained:
+            self.alpha = nn.Parameter(torch.ones(1))
+        else:
+            self.register_buffer("alpha", torch.ones(1))
 
     def start(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the batches' mean largest |x|."""

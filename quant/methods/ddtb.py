@@ -51,7 +51,6 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.dynamic = bool(self.is_dynamic.item())
 
     def set_dynamic(self, dynamic: bool) -> None:
-        """Say whether the gate belongs to this quantizer."""
         self.is_dynamic.fill_(float(dynamic))
         self.dynamic = bool(dynamic)
 

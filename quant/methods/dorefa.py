@@ -6,8 +6,6 @@ Bitwidth Gradients", 2016, arXiv 1606.06160).
 Weights go through tanh first: w' = tanh(w) / (2 max|tanh(w)|) + 1/2, y = 2 round(n*w')/n - 1.
 """
 
-import torch
-
 from quant.methods.clipped import ScaleQuantizer
 
 
@@ -17,6 +15,4 @@ class DoReFaQuantizer(ScaleQuantizer):
     alpha, the mean of the calibration batches' largest |x|, stays as it is.
     """
 
-    def __init__(self, k_bits: int) -> None:
-        super().__init__(k_bits)
-        self.register_buffer("alpha", torch.ones(1))
+    trained = False

@@ -6,9 +6,6 @@ Networks", 2018, arXiv 1805.06085).
 with dy/da = 1 where x >= a, else 0. Weights are quantized as in DoReFa-Net.
 """
 
-import torch
-from torch import nn
-
 from quant.methods.clipped import ScaleQuantizer
 
 
@@ -17,7 +14,3 @@ class PactQuantizer(ScaleQuantizer):
 
     alpha starts at the mean of the calibration batches' largest |x|: the paper's 10 fits normalised features alone.
     """
-
-    def __init__(self, k_bits: int) -> None:
-        super().__init__(k_bits)
-        self.alpha = nn.Parameter(torch.ones(1))

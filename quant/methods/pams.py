@@ -7,7 +7,7 @@ with dy/da = 1 where x >= a, -1 where x < -a, else 0. Weights are quantized like
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quant.methods.clipped import ScaleQuantizer
 
@@ -21,10 +21,6 @@ class PamsQuantizer(ScaleQuantizer):
     """
 
     always_signed = True
-
-    def __init__(self, k_bits: int) -> None:
-        super().__init__(k_bits)
-        self.alpha = nn.Parameter(torch.ones(1))
 
     def start(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the moving mean of the batches' largest |x|."""

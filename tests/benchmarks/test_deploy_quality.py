@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import deploy_quality
 from model import NETWORKS
-from quant import Phase, QuantConfig, quantize
+from quant import QuantConfig, quantize
 from quant.deploy.packed import write_packed
 
 
@@ -19,7 +19,7 @@ def quantized(tmp_path):
     with torch.no_grad():
         network(torch.rand(2, 3, 16, 16) * 255)
     torch.save(network.state_dict(), tmp_path / "source.pt")
-    write_packed(network.eval(), tmp_path / "x2.safetensors", phase=Phase.STATIC, source=tmp_path / "source.pt")
+    write_packed(network.eval(), tmp_path / "x2.safetensors", source=tmp_path / "source.pt")
     return tmp_path / "x2.safetensors"
 
 

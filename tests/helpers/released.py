@@ -5,7 +5,7 @@ import re
 import torch
 
 from quant.methods.ddtb import START_BOUND
-from quant.released_keys import GATE, renamed
+from quant.released_keys import GATE
 
 RENAMED = [
     (re.compile(r"^(body\.\d+)\.body\.2\."), r"\1.body.3."),
@@ -20,7 +20,8 @@ def to_released(state):
     for key, value in state.items():
         if key.endswith(".initialised"):
             continue
-        key = renamed(key, RENAMED)
+        for pattern, replacement in RENAMED:
+            key = pattern.sub(replacement, key)
         for theirs, name in GATE.items():
             key = key.replace(name, theirs)
         released[key] = value

@@ -54,7 +54,7 @@ def packed(small_network, tmp_path):
     def pack(network, name="w.safetensors"):
         source = tmp_path / "source.pt"
         torch.save(checkpoint(network), source)
-        write_packed(network, tmp_path / name, phase=Phase.DYNAMIC, source=source)
+        write_packed(network, tmp_path / name, source=source)
         return tmp_path / name
 
     return pack

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from data.images import write_png
 from model.torch_file import save_torch_file
-from quant import Phase, cost, export, verify
+from quant import cost, export, verify
 from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.packed import write_packed
 from utility import run_main
@@ -21,7 +21,7 @@ def pair(small_network, smooth_image, tmp_path):
     def write(name, dynamic=0.5, fold=False, **settings):
         network = small_network(name, k_bits=3, dynamic=dynamic)
         save_torch_file({}, tmp_path / "source.pt")
-        write_packed(network, tmp_path / "x.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+        write_packed(network, tmp_path / "x.safetensors", source=tmp_path / "source.pt")
         images = [smooth_image(24, 24)]
         folded = None
         if fold:
@@ -86,13 +86,13 @@ def test_a_file_below_its_promise(pair, capsys):
 def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):
     file, against = pair("edsr", dynamic=0)
     other = small_network("edsr", scale=3, dynamic=0)
-    write_packed(other, tmp_path / "y.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+    write_packed(other, tmp_path / "y.safetensors", source=tmp_path / "source.pt")
     assert run((file, tmp_path / "y.safetensors")) == 2
     err = capsys.readouterr().err
     assert "is of --scale 3, not 2; --k_bits 4, not 3 as" in err and err.count("\n") == 1
     for settings in ({"rgb_range": 1}, {"n_colors": 1}, {"res_scale": 1.0}):
         other = small_network("edsr", k_bits=3, dynamic=0, **settings)
-        write_packed(other, tmp_path / "z.safetensors", phase=Phase.DYNAMIC, source=tmp_path / "source.pt")
+        write_packed(other, tmp_path / "z.safetensors", source=tmp_path / "source.pt")
         assert run((file, tmp_path / "z.safetensors")) == 2
         ((name, value),) = settings.items()
         assert f"is of --{name} {value}, not" in capsys.readouterr().err

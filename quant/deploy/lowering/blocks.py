@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from quant.activation import ActivationQuantizer
 from quant.deploy.lowering.gate import runtime_bounds
 from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, RuntimeGrid, quantized_weight, static_grid
 from quant.methods.ddtb import DualBoundQuantizer
-from quant.phase import Phase
 from quant.weight import QuantConv2d
 
 Blocks = Mapping[type, Callable[..., str]]  # for each class of block the function that adds it to a graph
@@ -69,7 +67,7 @@ class LayerGraph(Graph):
 
         after_relu: no input is negative.
         """
-        if not is_gated(quantizer):
+        if not quantizer.gated:
             with self.within(quantizer):
                 grid = static_grid(self.place, quantizer, after_relu=after_relu)
                 self.check(self.place, grid)
@@ -114,14 +112,9 @@ def norm_factors(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
     return factor, array(norm.bias) - array(norm.running_mean) * factor
 
 
-def is_gated(quantizer: ActivationQuantizer) -> bool:
-    """Whether a quantizer's bounds come from its gate."""
-    return quantizer.dynamic and quantizer.phase is Phase.DYNAMIC
-
-
 def gated(network: nn.Module) -> list[DualBoundQuantizer]:
     """The quantizers of the network that have a gate applied."""
-    return [module for module in network.modules() if isinstance(module, DualBoundQuantizer) and is_gated(module)]
+    return [module for module in network.modules() if isinstance(module, DualBoundQuantizer) and module.gated]
 
 
 def bias_of(conv: nn.Conv2d) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
-from quant.deploy.lowering.blocks import Blocks, array, is_gated
+from quant.deploy.lowering.blocks import Blocks, array
 from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.levels import Codes
 from quant.deploy.lowering.rounding import rounded_weight
@@ -55,7 +55,7 @@ def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
 
 def _exact_residual(graph, block, conv, inner):
     """act3(res_scale * conv(inner)) as codes."""
-    if not is_gated(block.act3):
+    if not block.act3.gated:
         weight, bias = graph.integers_of(conv)
         weight = replace(weight, step=weight.step * block.res_scale)
         grid = graph.grid_of(block.act3)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from quant.deploy.lowering.blocks import array, bias_of, is_gated, with_norm
+from quant.deploy.lowering.blocks import array, bias_of, with_norm
 from quant.deploy.lowering.calibration import Calibration
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.qdq import Qdq
@@ -90,7 +90,7 @@ class Int8:
     def conv_activate(self, codes: Codes, module: nn.Conv2d, quantizer: DualBoundQuantizer, *, relu: bool = False,
                       factor: float = 1.0) -> Codes:
         """quantizer(factor * conv), a ReLU between if so asked. A gate has to see the 8-bit feature first."""
-        if is_gated(quantizer):
+        if quantizer.gated:
             return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
                                                       factor=factor))
         made = self.conv(codes, module, self.graph.grid_of(quantizer, after_relu=relu), factor=factor)
@@ -102,7 +102,7 @@ class Int8:
 
     def activated_sum(self, quantizer: DualBoundQuantizer, first: Codes, second: Codes) -> Codes:
         """quantizer(first + second)."""
-        if is_gated(quantizer):
+        if quantizer.gated:
             return self.activate(quantizer, self.sum_of(first, second))
         grid = self.graph.grid_of(quantizer)
         with self.graph.within(quantizer):

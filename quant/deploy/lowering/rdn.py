@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
-from quant.deploy.lowering.blocks import Blocks, is_gated
+from quant.deploy.lowering.blocks import Blocks
 from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.levels import Codes
 
@@ -55,7 +55,7 @@ def exact_block(graph: Operators, block: QuantDenseBlock, x: str) -> str:
 def _exact_growth(graph, conv, quantizer, dense):
     """quantizer(concatenation of dense and relu(conv(dense))), codes to codes."""
     fresh = None
-    if is_gated(quantizer):
+    if quantizer.gated:
         fresh = graph.op("Relu", graph.on_codes(conv, dense))
     grid = graph.grid_of(quantizer, lambda: graph.op("Concat", graph.mean_of(dense), graph.float_mean(fresh), axis=1))
     if fresh is None:
@@ -112,7 +112,7 @@ def _int8_growth(int8, conv, quantizer, dense):
     at most.
     """
     graph = int8.graph
-    if not is_gated(quantizer):
+    if not quantizer.gated:
         grid = graph.grid_of(quantizer)
         grown = int8.conv(dense, conv, replace(grid, low=max(grid.low, grid.zero)))
         with graph.within(quantizer):

@@ -2,7 +2,7 @@
 
 from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
-from quant.deploy.lowering.blocks import Blocks, is_gated
+from quant.deploy.lowering.blocks import Blocks
 from quant.deploy.lowering.int8 import Int8, Operators
 
 
@@ -31,7 +31,7 @@ def exact_block(graph: Operators, block: QuantBNResBlock, x: str) -> str:
 
 def _exact_inner(graph, block, codes):
     """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
-    if not is_gated(block.act2) and block.relu.weight.numel() == 1:
+    if not block.act2.gated and block.relu.weight.numel() == 1:
         grid = graph.grid_of(block.act2)
         weight, bias = graph.integers_of(block.conv1, block.in1)
         with graph.within(block.conv1):
@@ -86,7 +86,7 @@ def _int8_inner(int8, block, levels):
     """act2(relu(in1(conv1(levels)))); relu is a PReLU of one slope."""
     graph, slope = int8.graph, block.relu.weight.item()
     low, high = int8.seen.range(block.in1)
-    if is_gated(block.act2):
+    if block.act2.gated:
         before = int8.conv(levels, block.conv1, graph.affine_grid(low, high), norm=block.in1)
         grid = graph.grid_of(block.act2, lambda: graph.mean_of(
             graph.requantize(before, int8.grid(block.relu), slope=slope)))

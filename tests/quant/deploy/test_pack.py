@@ -53,7 +53,7 @@ def packed(tmp_path):
     """Function that packs a network and gives the file."""
     def write(network, phase=Phase.DYNAMIC, rest="fp32"):
         save_torch_file(network.state_dict(), tmp_path / "source.pt")
-        write_packed(network, tmp_path / "x.safetensors", phase=phase, source=tmp_path / "source.pt", rest=rest)
+        write_packed(network, tmp_path / "x.safetensors", source=tmp_path / "source.pt", rest=rest)
         return tmp_path / "x.safetensors"
 
     return write
