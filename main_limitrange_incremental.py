@@ -4,9 +4,9 @@ import copy
 import logging
 import sys
 
-import data
 import main_ori
 import model
+from data.build import build_test_sets
 from model.weights import load_strictly, read_weights
 from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
@@ -30,7 +30,7 @@ def run(options):
     with main_ori.opened(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
-        evaluator = main_ori.build_evaluator(options, data.build_test_sets(options), folder, device)
+        evaluator = main_ori.build_evaluator(options, build_test_sets(options), folder, device)
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,

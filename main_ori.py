@@ -3,9 +3,9 @@
 import contextlib
 import sys
 
-import data
 import loss
 import model
+from data.build import build_test_sets, build_train_loader
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
@@ -35,7 +35,7 @@ def run(options):
         if options.init == "interpolation":
             start_as_interpolation(network)
         network = channels_last(network.to(device))
-        evaluator = build_evaluator(options, data.build_test_sets(options), folder, device)
+        evaluator = build_evaluator(options, build_test_sets(options), folder, device)
         continued = options.resume or options.load and folder.to_continue()
         if options.refine and not continued:
             load_weights(network, options.refine, "--refine")
@@ -75,7 +75,7 @@ def test(options, folder, device):
         network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
-    test_sets = data.build_test_sets(options)
+    test_sets = build_test_sets(options)
     results = build_evaluator(options, test_sets, folder, device)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
@@ -104,7 +104,7 @@ def train(network, objective, groups, evaluator, options, *, continued, ranks, f
     optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                                 momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)
     trainer = Trainer(
-        network, objective, loader=data.build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size),
+        network, objective, loader=build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size),
         optimizer=optimizer, scheduler=build_scheduler(optimizer, decay=options.decay, gamma=options.gamma),
         evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
         print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,

@@ -60,7 +60,7 @@ class ActivationQuantizer(nn.Module, Phased):
         self._started = bool(self.initialised.item())
 
     def set_dynamic(self, dynamic: bool) -> None:
-        """Say whether the gate belongs to this quantizer; for those that have one."""
+        """Say whether the gate is used; only methods.ddtb.DualBoundQuantizer has one."""
         raise NotImplementedError
 
     @property

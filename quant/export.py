@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +16,15 @@ import model
 from data.images import read_folder
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
+from model.edsr import EDSR
+from model.rdn import RDN
+from model.srresnet import SRResNet
+from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import Folded, fold_gates
 from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
-from quant.deploy.lowering.networks import lowering_of
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# which file of quant/deploy/lowering walks a network
+LOWERINGS: dict[type[SuperResolver], ModuleType] = {EDSR: edsr, RDN: rdn, SRResNet: srresnet}
 BITS = range(2, 7)
 PACKING_OPSET = 21
 CALIBRATION_IMAGES = 32
@@ -176,6 +182,20 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=graph.runtime_scales and bool(gated(network)),
                        metadata={key: json.dumps(value) for key, value in metadata.items()})
+
+
+def lowering_of(network: SuperResolver) -> ModuleType:
+    """The module that lowers a network: its `network`, FLOAT_BLOCKS, EXACT_BLOCKS and `int8_network`.
+
+    Raises UserError for a network or a quantizer that has no lowering.
+    """
+    if type(network) not in LOWERINGS:
+        raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
+                        f"{', '.join(kind.__name__ for kind in LOWERINGS)} can")
+    if is_quantized(network) and network.quant_config.quantizer != "ddtb":
+        raise UserError(f"--quantizer {network.quant_config.quantizer}: can be trained and tested, not exported; "
+                        "ddtb can")
+    return LOWERINGS[type(network)]
 
 
 def _levels(graph):

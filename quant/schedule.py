@@ -76,7 +76,7 @@ class Schedule:
                 for name, quantizer in self._gated.items() if quantizer.observations}
 
     def choose_dynamic(self) -> None:
-        """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; end calibration."""
+        """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; calibration ends with it."""
         ranked = self._ranked()
         dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
         for name, quantizer in self._gated.items():

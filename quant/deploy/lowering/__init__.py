@@ -1,7 +1,8 @@
 """Networks as ONNX graphs.
 
-One file a network (edsr, rdn, srresnet) walks it; qlinear and qdq are the two kinds of operators it can become; int8 is
-what they share with `--rest int8`, blocks what they share otherwise.
+quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators. With `--rest
+int8` it does so through int8, whose 8-bit grids and weights come from calibration and rounding; qlinear and qdq are the
+two kinds of operators, levels the integers that they compute with, graph the nodes and constants.
 """
 
 try:
