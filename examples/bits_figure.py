@@ -54,7 +54,7 @@ def draw(own):
                               label=f"{record.title}, {whose}")
         axes.set_xticks(range(len(WIDTHS)), ["2 bit", "3", "4", "full"])
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=6, loc="lower right")
     return figure
 
 

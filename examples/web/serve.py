@@ -23,7 +23,7 @@ from option import EXPERIMENT_ROOT
 from utility import UserError, run_main, summary
 
 PAGE = Path(__file__).parent
-SHIPPED = PAGE.parents[1] / "pretrained" / "edsr_x4_4bit_calibrated.safetensors"  # the best of pretrained/models.json
+SHIPPED = PAGE.parents[1] / "pretrained" / "edsr_x4_4bit.safetensors"
 NETWORK, SITE = EXPERIMENT_ROOT / "web" / "edsr_x4_4bit.onnx", EXPERIMENT_ROOT / "web" / "site"
 PAGE_FILES = ("*.html", "*.css", "*.js")
 RUNTIME = "onnxruntime-web"
