@@ -34,5 +34,5 @@ def convolutions(exported):
     for node in compiled(exported).get_runtime_model().get_ordered_ops():
         about = node.get_rt_info()
         if about["layerType"].astype(str) == "Convolution":
-            counts[about["primitiveType"].astype(str).endswith("_I8")] += 1
+            counts[about["primitiveType"].astype(str).upper().endswith("_I8")] += 1
     return counts

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,38 +14,48 @@ from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 RECORDED = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU, DualBoundQuantizer)
-VALUES_AN_IMAGE = 4096
-WINDOWS_AN_IMAGE = 256
+VALUES_AN_IMAGE = 16384
+# of the windows that a convolution sees in an image so many values are looked at
+WINDOW_VALUES = 2**21
 # shares of the whole range that are tried for a grid
 SHARES = torch.linspace(1, 0.3, 29)
 CODES = 256
+# channels that are all but empty count as so much of the largest
+LEAST_SHARE = 1e-3
 
 
 @dataclass
 class Feature:
-    """Extremes of a feature over all images, and a sample of its values."""
+    """Extremes of a feature's channels over all images, 0 within, [C] each, and its values in some of the pixels."""
 
-    low: float = 0.0
-    high: float = 0.0
+    low: Tensor = torch.zeros(1)
+    high: Tensor = torch.zeros(1)
     values: list = field(default_factory=list)
 
     def see(self, x: Tensor, generator: torch.Generator) -> None:
-        """Take note of one image's feature."""
-        low, high = (value.item() for value in torch.aminmax(x))
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.values.append(x.flatten()[torch.randint(x.numel(), (VALUES_AN_IMAGE,), generator=generator)])
+        """Take note of one image's feature, [1, C, h, w]."""
+        pixels = x[0].flatten(1)
+        self.low, self.high = self.low.minimum(pixels.amin(1)), self.high.maximum(pixels.amax(1))
+        count = max(VALUES_AN_IMAGE // len(pixels), 1)
+        self.values.append(pixels[:, torch.randint(pixels.shape[1], (count,), generator=generator)].T)
 
-    def range(self) -> tuple[float, float]:
+    def extremes(self) -> tuple[float, float]:
+        """The least and the largest value."""
+        return self.low.min().item(), self.high.max().item()
+
+    def range(self, factors: Tensor | float = 1.0) -> tuple[float, float]:
         """(low, high), 0 within, the part of the range over which 256 codes lose the least (mean square).
 
-        Where a few values lie far out, clipping them costs less than the wider steps that they ask for.
+        factors: [C], by which channels are divided before. Where a few values lie far out, clipping them costs less
+        than the wider steps that they ask for.
         """
-        values = torch.cat(self.values)
-        steps = ((self.high - self.low) * SHARES / (CODES - 1)).clamp_min(1e-12).unsqueeze(1)
-        zero = torch.round(-self.low * SHARES.unsqueeze(1) / steps)
+        values = (torch.cat(self.values) / factors).flatten()
+        low, high = (self.low / factors).min().item(), (self.high / factors).max().item()
+        steps = ((high - low) * SHARES / (CODES - 1)).clamp_min(1e-12).unsqueeze(1)
+        zero = torch.round(-low * SHARES.unsqueeze(1) / steps)
         restored = (torch.clamp(torch.round(values / steps) + zero, 0, CODES - 1) - zero) * steps
         share = SHARES[(restored - values).square().mean(1).argmin()].item()
-        return self.low * share, self.high * share
+        return low * share, high * share
 
 
 class Calibration:
@@ -56,13 +67,31 @@ class Calibration:
         self.covariances = {}
         self._generator = torch.Generator().manual_seed(0)
 
-    def range(self, module: nn.Module) -> tuple[float, float]:
+    def range(self, module: nn.Module, factors: np.ndarray | None = None) -> tuple[float, float]:
         """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
 
-        Of one of SRResNet's blocks: of what the blocks have added up to its end, its output minus the first's input.
+        factors: [C], by which its channels are divided before. Of one of SRResNet's blocks: of what the blocks have
+        added up to its end, its output minus the first's input.
         """
         feature = self.features[module]
-        return (feature.low, feature.high) if isinstance(module, DualBoundQuantizer) else feature.range()
+        if isinstance(module, DualBoundQuantizer):
+            return feature.extremes()
+        return feature.range(1.0 if factors is None else torch.from_numpy(factors).float())
+
+    def channel_factors(self, following: nn.Conv2d, *modules: nn.Module) -> np.ndarray:
+        """By what to divide the channels of the sum of modules' outputs before the convolution `following`, [C].
+
+        Cross-layer equalization (Nagel et al., ICCV 2019, arXiv 1906.04721): divided values and multiplied weights fill
+        their grids better, and weights do both, nothing is added to the graph. It takes sqrt(range / weight); here the
+        weight counts half as much, which loses less. Where a pixel shuffle lies between, the channels are those behind
+        it.
+        """
+        features = [self.features[module] for module in modules]
+        values = torch.stack([torch.maximum(-feature.low, feature.high) for feature in features]).sum(0)
+        values = values.view(following.in_channels, -1).amax(1)
+        weights = following.weight.detach().abs().amax((0, 2, 3))
+        values, weights = (one.double().clamp_min(LEAST_SHARE * one.max().item()) for one in (values, weights))
+        return (values / weights.sqrt()).sqrt().numpy()
 
     def see_output(self, module: nn.Module, output: Tensor) -> None:
         self.features.setdefault(module, Feature()).see(output, self._generator)
@@ -76,7 +105,8 @@ def _windows(x, size, generator):
     """Some of the windows that a convolution with `same` padding sees of x [1, C, h, w]; [count, C*size*size]."""
     _, channels, height, width = x.shape
     padded = F.pad(x[0], [size // 2] * 4)
-    rows, columns = (torch.randint(length, (WINDOWS_AN_IMAGE,), generator=generator) for length in (height, width))
+    count = max(WINDOW_VALUES // (channels * size**2), 1)
+    rows, columns = (torch.randint(length, (count,), generator=generator) for length in (height, width))
     taps = [padded[:, rows + i, columns + j] for i in range(size) for j in range(size)]
     return torch.stack(taps, 1).reshape(channels * size * size, -1).T
 

@@ -68,18 +68,22 @@ def _exact_residual(graph, block, conv, inner):
 
 def int8_network(int8: Int8, network: EDSR) -> str:
     """EDSR from `lr` to sr in integers."""
-    last = network.body[-1]
-    grids = int8.graph.term_grids(int8.seen.range(last), int8.seen.range(network.head[0]))
-    head = x = _head_without_mean(int8, network, grids[1])
+    terms = last, first = network.body[-1], network.head[0]
+    factors = int8.seen.channel_factors(network.tail[0][0], *terms)
+    grids = int8.graph.term_grids(*(int8.seen.range(term, factors) for term in terms))
+    head = _head_without_mean(int8, network, grids[1], 1 / factors)
+    # the blocks read a finer grid than the sum can have; made once more, which costs less than 1 %
+    x = _head_without_mean(int8, network, int8.grid(first))
     for block in network.body[:-1]:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
-    feature = int8.conv_sum(x, last, grids, head)
-    return int8.upsample(feature, [*network.tail[0]], network.tail[1], offset=array(network.add_mean.bias))
+    feature = int8.conv_sum(x, last, grids, head, factor=1 / factors)
+    return int8.upsample(feature, [*network.tail[0]], network.tail[1], offset=array(network.add_mean.bias),
+                         divided=factors)
 
 
-def _head_without_mean(int8, network, grid):
-    """sub_mean and the head's convolution in one, on `grid`.
+def _head_without_mean(int8, network, grid, factor=1.0):
+    """sub_mean and the head's convolution in one, times `factor`, on `grid`.
 
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
@@ -89,7 +93,8 @@ def _head_without_mean(int8, network, grid):
     shift = array(network.sub_mean.bias) / int8.image_grid.bounds[1]
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     with graph.within(conv):
-        return graph.code_conv(image, rounded_weight(weight, HEAD_COPIES), array(conv.bias), grid)
+        whole = rounded_weight(weight, HEAD_COPIES)
+        return graph.code_conv(image, replace(whole, step=whole.step * factor), array(conv.bias) * factor, grid)
 
 
 def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:

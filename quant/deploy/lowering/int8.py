@@ -22,6 +22,7 @@ from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
 Operators = QLinear | Qdq
+Factor = float | np.ndarray  # one, or one for each output channel
 
 
 class Int8:
@@ -38,41 +39,53 @@ class Int8:
         """The input `lr`: an 8-bit image is represented exactly."""
         return self.graph.image(self.image_grid, channels)
 
-    def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0) -> Grid:
-        """The 8-bit grid of a module's output, after ReLU if positive, times `factor`."""
-        low, high = self.seen.range(module)
+    def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0,
+             divided: np.ndarray | None = None) -> Grid:
+        """The 8-bit grid of a module's output, after ReLU if positive, times `factor`, channels [O] `divided`."""
+        low, high = self.seen.range(module, divided)
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
         return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
 
-    def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None,
-                    factor: float = 1.0) -> tuple[IntegerWeight, np.ndarray]:
-        """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`."""
+    def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None, factor: Factor = 1.0,
+                    divided: np.ndarray | None = None) -> tuple[IntegerWeight, np.ndarray]:
+        """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`.
+
+        divided: [I], by which the channels of its input are divided, where it is in full precision.
+        """
         if isinstance(module, QuantConv2d):
             weight, bias = self.graph.integers_of(module, norm)
         else:
-            weight = compensated_weight(array(module.weight), self.seen.covariances[module])
+            weight = compensated_weight(array(module.weight), self.seen.covariances[module], divided)
             weight, bias = with_norm(weight, bias_of(module), norm)
         return replace(weight, step=weight.step * factor), bias * factor
 
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
-             factor: float = 1.0) -> Codes:
-        """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`."""
-        weight, bias = self.integers_of(module, norm, factor)
+             factor: Factor = 1.0, divided: np.ndarray | None = None) -> Codes:
+        """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`.
+
+        divided: as for `integers_of`.
+        """
+        weight, bias = self.integers_of(module, norm, factor, divided)
         with self.graph.within(module):
             return self.graph.code_conv(codes, weight, bias, grid)
 
     def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
-                   order: Any = slice(None)) -> Codes:
-        """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`."""
-        weight, bias = self.integers_of(module)
+                   order: Any = slice(None), divided: np.ndarray | None = None,
+                   dividing: np.ndarray | None = None) -> Codes:
+        """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`.
+
+        divided: as for `integers_of`. dividing: [O], by which the output's channels are divided.
+        """
+        weight, bias = self.integers_of(module, factor=1.0 if dividing is None else 1 / dividing, divided=divided)
         weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
         with self.graph.within(module):
             if prelu is None:
                 return self.graph.code_conv(codes, weight, bias, grid)
-            return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
+            return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid,
+                                         before=self.grid(module, divided=dividing))
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
@@ -112,27 +125,32 @@ class Int8:
         return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
 
     def conv_sum(self, codes: Codes, module: nn.Conv2d, grids: Sequence[Grid], other: Codes, *,
-                 norm: nn.BatchNorm2d | None = None) -> Codes:
-        """conv + other, both in codes; grids: the graph's `term_grids` of the two."""
-        weight, bias = self.integers_of(module, norm)
+                 norm: nn.BatchNorm2d | None = None, factor: Factor = 1.0) -> Codes:
+        """conv times `factor` + other, both in codes; grids: the graph's `term_grids` of the two."""
+        weight, bias = self.integers_of(module, norm, factor)
         with self.graph.within(module):
             return self.graph.conv_sum(codes, weight, bias, grids, other)
 
-    def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, offset: Any = 0.0) -> str:
+    def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, offset: Any = 0.0,
+                 divided: np.ndarray | None = None) -> str:
         """Stages of convolution, pixel shuffle and perhaps PReLU, then the convolution `last` plus `offset`: the image.
 
         The last shuffle is folded into `last`, which then works at half the size, and its output is the 8-bit image.
+        divided: as for `integers_of`, of x.
         """
         stages = _stages(modules)
-        for conv, shuffle, prelu in stages:
+        for (conv, shuffle, prelu), following in zip(stages, [*(stage[0] for stage in stages[1:]), last], strict=True):
             factor = shuffle.upscale_factor
             channels = conv.out_channels // factor**2
-            is_last = shuffle is stages[-1][1]
-            order = slice(None) if is_last else shuffle_order(channels, factor)
-            x = self.conv_prelu(x, conv, prelu, self.grid(prelu or conv), order=order)
-            if not is_last:
+            order = slice(None) if following is last else shuffle_order(channels, factor)
+            factors = self.seen.channel_factors(following, prelu or conv)
+            dividing = factors.repeat(factor**2)
+            grid = self.grid(prelu, divided=factors) if prelu else self.grid(conv, divided=dividing)
+            x = self.conv_prelu(x, conv, prelu, grid, order=order, divided=divided, dividing=dividing)
+            divided = factors
+            if following is not last:
                 x = self.graph.pixel_shuffle(x, factor, channels)
-        weight, bias = self.integers_of(last)
+        weight, bias = self.integers_of(last, divided=divided)
         folded = IntegerWeight(fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2))
         with self.graph.within(last):
             return self.graph.conv_to_image(x, folded, np.tile(bias + offset, factor**2), self.image_grid, factor,

@@ -82,16 +82,18 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
 
 def int8_network(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
-    grids = int8.graph.term_grids(int8.seen.range(network.GFF[1]), int8.seen.range(network.SFENet1))
-    shallow = int8.conv(int8.image(network.SFENet1.in_channels), network.SFENet1, grids[1])
-    x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2))
+    terms = last, first = network.GFF[1], network.SFENet1
+    factors = int8.seen.channel_factors(network.UPNet[0], *terms)
+    grids = int8.graph.term_grids(*(int8.seen.range(term, factors) for term in terms))
+    shallow = int8.conv(int8.image(first.in_channels), first, grids[1], factor=1 / factors)
+    x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2), divided=factors)
     features = []
     for block in network.RDBs:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
         features.append(x)
-    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), network.GFF[1], grids, shallow)
-    return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1])
+    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), last, grids, shallow, factor=1 / factors)
+    return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1], divided=factors)
 
 
 def int8_block(int8: Int8, block: QuantDenseBlock, x: Codes) -> Codes:

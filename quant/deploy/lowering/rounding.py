@@ -21,12 +21,17 @@ def rounded_weight(weight: np.ndarray, copies: int = 1) -> IntegerWeight:
     return IntegerWeight(np.concatenate([(levels + i) // copies for i in range(copies)], 1), step)
 
 
-def compensated_weight(weight: np.ndarray, covariance: Tensor) -> IntegerWeight:
+def compensated_weight(weight: np.ndarray, covariance: Tensor, factors: np.ndarray | None = None) -> IntegerWeight:
     """The same grid, rounded so that each value makes up for the errors of those before it, as GPTQ does.
 
     covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w that the convolution sees. What
-    is small then is not the weight's error but the output's. Values whose inputs are large go first.
+    is small then is not the weight's error but the output's. Values whose inputs are large go first. factors: [I], by
+    which the input's channels come divided.
     """
+    if factors is not None:
+        weight = weight * factors[:, None, None]
+        each = torch.from_numpy(factors).repeat_interleave(weight[0, 0].size)
+        covariance = covariance / each / each.unsqueeze(1)
     step = torch.from_numpy(_steps(weight))
     rest = torch.from_numpy(weight.astype(np.float64)).flatten(1)
     order = covariance.diagonal().argsort(descending=True)

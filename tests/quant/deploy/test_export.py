@@ -133,8 +133,9 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
         assert integer >= quantized - reading_floats
     else:
         gates = sum(quantizer.dynamic for quantizer in quantizers(network).values())
-        # EDSR's mean shifts are folded into others; the 3 with PReLU outside SRResNet's blocks are two each
-        assert kernels["QLinearConv"] == len(convs) + {"edsr": -2, "rdn": 0, "srresnet": 3}[name]
+        # EDSR's 2 mean shifts are folded into others, its head is made for blocks and sum apart; the 3 with PReLU
+        # outside SRResNet's blocks are two each
+        assert kernels["QLinearConv"] == len(convs) + {"edsr": -1, "rdn": 0, "srresnet": 3}[name]
         assert sum(node.op_type in ("Conv", "FusedConv") for node in nodes) == 2 * gates  # the gates' own
         assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == 1  # image in, image out
 
@@ -235,7 +236,7 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     write_png(tmp_path / "calib" / "a.png", smooth_image(20, 20)[0].permute(1, 2, 0).byte().numpy())
     flags = command(network, tmp_path, "--rest", "int8", "--calib", str(tmp_path / "calib"))
     assert run_main(lambda: export.main(flags)) == 0
-    assert "8 convolutions in integers, 0 in float" in capsys.readouterr().out
+    assert "9 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
     (tmp_path / "calib" / "b.png").write_text("no picture")

@@ -30,6 +30,16 @@ def test_compensated_rounding_keeps_the_output(layer):
     assert (real(made) - weight).abs().max() < 4 * (real(rounded_weight(weight.numpy())) - weight).abs().max()
 
 
+def test_channels_that_come_divided(layer):
+    weight, inputs = layer
+    windows = F.unfold(inputs, 3, padding=1)[0].T
+    factors = np.geomspace(0.5, 2, 8)
+    made = compensated_weight(weight.numpy(), windows.T @ windows / len(windows), factors)
+    expected = F.conv2d(inputs, weight, padding=1)
+    found = F.conv2d(inputs / torch.from_numpy(factors)[:, None, None], real(made), padding=1)
+    assert (found - expected).square().mean() < 1e-2 * expected.square().mean()
+
+
 def test_levels_fit(layer):
     weight, inputs = layer
     for made in (rounded_weight(weight.numpy()), compensated_weight(weight.numpy(), torch.eye(72).double())):
