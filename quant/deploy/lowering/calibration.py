@@ -90,7 +90,7 @@ class Calibration:
         values = torch.stack([torch.maximum(-feature.low, feature.high) for feature in features]).sum(0)
         values = values.view(following.in_channels, -1).amax(1)
         weights = following.weight.detach().abs().amax((0, 2, 3))
-        values, weights = (one.double().clamp_min(LEAST_SHARE * one.max().item()) for one in (values, weights))
+        values, weights = (one.double().clamp_min(LEAST_SHARE * one.max().item() or 1.0) for one in (values, weights))
         return (values / weights.sqrt()).sqrt().numpy()
 
     def see_output(self, module: nn.Module, output: Tensor) -> None:
