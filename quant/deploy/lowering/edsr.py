@@ -8,12 +8,9 @@ from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
 from quant.deploy.lowering.blocks import Blocks, array
-from quant.deploy.lowering.int8 import Int8, Operators
+from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
 from quant.deploy.lowering.levels import Codes
 from quant.deploy.lowering.rounding import rounded_weight
-
-# how often the head reads the image: all that follows hangs on its output, and a finer weight costs little
-HEAD_COPIES = 4
 
 
 def network(graph: Operators, network: EDSR, blocks: Blocks) -> str:

@@ -21,6 +21,8 @@ from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
+# how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
+HEAD_COPIES = 4
 Operators = QLinear | Qdq
 Factor = float | np.ndarray  # one, or one for each output channel
 
@@ -71,6 +73,14 @@ class Int8:
         weight, bias = self.integers_of(module, norm, factor, divided)
         with self.graph.within(module):
             return self.graph.code_conv(codes, weight, bias, grid)
+
+    def head_prelu(self, image: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid) -> Codes:
+        """prelu(conv) of the image, HEAD_COPIES times for a finer weight, on `grid`."""
+        weight = compensated_weight(array(module.weight), self.seen.covariances[module], copies=HEAD_COPIES)
+        bias = bias_of(module)
+        with self.graph.within(module):
+            copies = self.graph.concat([image] * HEAD_COPIES)
+            return self.graph.conv_prelu(copies, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
 
     def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
                    order: Any = slice(None), divided: np.ndarray | None = None,

@@ -18,21 +18,27 @@ def rounded_weight(weight: np.ndarray, copies: int = 1) -> IntegerWeight:
     """
     step = _steps(weight) / copies
     levels = np.rint(weight / step[:, None, None, None]).astype(np.int64)
-    return IntegerWeight(np.concatenate([(levels + i) // copies for i in range(copies)], 1), step)
+    return IntegerWeight(_split(levels, copies), step)
 
 
-def compensated_weight(weight: np.ndarray, covariance: Tensor, factors: np.ndarray | None = None) -> IntegerWeight:
+def _split(levels, copies):
+    """Levels as the sum of `copies` smaller ones, one behind the other along the input channels."""
+    return np.concatenate([(levels + i) // copies for i in range(copies)], 1)
+
+
+def compensated_weight(weight: np.ndarray, covariance: Tensor, factors: np.ndarray | None = None,
+                       copies: int = 1) -> IntegerWeight:
     """The same grid, rounded so that each value makes up for the errors of those before it, as GPTQ does.
 
     covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w that the convolution sees. What
     is small then is not the weight's error but the output's. Values whose inputs are large go first. factors: [I], by
-    which the input's channels come divided.
+    which the input's channels come divided. copies: as for `rounded_weight`.
     """
     if factors is not None:
         weight = weight * factors[:, None, None]
         each = torch.from_numpy(factors).repeat_interleave(weight[0, 0].size)
         covariance = covariance / each / each.unsqueeze(1)
-    step = torch.from_numpy(_steps(weight))
+    step = torch.from_numpy(_steps(weight) / copies)
     rest = torch.from_numpy(weight.astype(np.float64)).flatten(1)
     order = covariance.diagonal().argsort(descending=True)
     rest, covariance = rest[:, order].clone(), covariance[order][:, order]
@@ -40,12 +46,12 @@ def compensated_weight(weight: np.ndarray, covariance: Tensor, factors: np.ndarr
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
     levels = torch.zeros_like(rest)
     for i in range(rest.shape[1]):
-        levels[:, i] = torch.round(rest[:, i] / step).clamp_(-LEVELS, LEVELS)
+        levels[:, i] = torch.round(rest[:, i] / step).clamp_(-LEVELS * copies, LEVELS * copies)
         error = (rest[:, i] - levels[:, i] * step) / spread[i, i]
         rest[:, i:] -= error.unsqueeze(1) * spread[i, i:]
     original = torch.empty_like(levels)
     original[:, order] = levels
-    return IntegerWeight(original.view(weight.shape).numpy().astype(np.int64), step.numpy())
+    return IntegerWeight(_split(original.view(weight.shape).numpy().astype(np.int64), copies), step.numpy())
 
 
 def _steps(weight):

@@ -45,7 +45,7 @@ def _exact_inner(graph, block, codes):
 def int8_network(int8: Int8, network: SRResNet) -> str:
     """SRResNet from `lr` to sr in integers."""
     grids = int8.graph.term_grids(int8.seen.range(network.bn_mid), int8.seen.range(network.relu))
-    head = int8.conv_prelu(int8.image(network.conv_input.in_channels), network.conv_input, network.relu, grids[1])
+    head = int8.head_prelu(int8.image(network.conv_input.in_channels), network.conv_input, network.relu, grids[1])
     x = _int8_body(int8, list(network.residual), head)
     feature = int8.conv_sum(x, network.conv_mid, grids, head, norm=network.bn_mid)
     return int8.upsample(feature, [*network.upscale], network.conv_output)
