@@ -53,6 +53,12 @@ def test_parts_by_phase(pair, epoch, names):
     assert total == sum(expected.values())
 
 
+@pytest.mark.parametrize(("epoch", "counts"), [(1, False), (2, False), (5, False), (6, True), (60, True)])
+def test_epochs_count_for_the_best_once_gates_are_applied(pair, epoch, counts):
+    _, distillation = pair
+    assert distillation.counts_for_best(epoch) == counts
+
+
 def test_the_teacher_is_never_touched(pair):
     student, distillation = pair
     before = copy.deepcopy(distillation.teacher.state_dict())
