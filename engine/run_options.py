@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.torch_file import read_torch_file
-from quant.open import BEST, LAST
+from quant.open import LAST, best_or_last
 from utility import UserError
 
 
@@ -35,7 +35,7 @@ def read_options(path: str | Path) -> StoredOptions | None:
     """
     path = Path(path)
     if os.path.isdir(path):  # unlike Path's methods it raises nothing
-        path = next((file for file in (path / BEST, path / LAST) if os.path.isfile(file)), path)
+        path = best_or_last(path) or path
     config = path.resolve().parent.parent / "config.txt"
     if path.match(LAST) and not os.path.exists(path) and (values := _config_values(config)):
         return StoredOptions(config, values, chosen=False, applied=False, trained=False)

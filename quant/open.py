@@ -116,13 +116,17 @@ def weights_file(path: str | Path, flag: str = "") -> Path:
 
 def trained_file(folder: str | Path) -> Path:
     """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
-    best, last = (Path(folder) / name for name in (BEST, LAST))
-    if best.is_file():
-        return best
-    if last.is_file():
+    found = best_or_last(folder)
+    if found is None:
+        raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
+    if found.match(LAST):
         log.info("%s: no best network yet, the last checkpoint is used", folder)
-        return last
-    raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
+    return found
+
+
+def best_or_last(folder: str | Path) -> Path | None:
+    """The best network of a run, else its last checkpoint; None without either."""
+    return next((path for path in (Path(folder) / BEST, Path(folder) / LAST) if os.path.isfile(path)), None)
 
 
 class _Opened:

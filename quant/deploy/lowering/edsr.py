@@ -65,12 +65,10 @@ def _exact_residual(graph, block, conv, inner):
 
 def int8_network(int8: Int8, network: EDSR) -> str:
     """EDSR from `lr` to sr in integers."""
-    terms = last, first = network.body[-1], network.head[0]
-    factors = int8.seen.channel_factors(network.tail[0][0], *terms)
-    grids = int8.graph.term_grids(*(int8.seen.range(term, factors) for term in terms))
-    head = _head_without_mean(int8, network, grids[1], 1 / factors)
-    # the blocks read a finer grid than the sum can have; made once more, which costs less than 1 %
-    x = _head_without_mean(int8, network, int8.grid(first))
+    last, first = network.body[-1], network.head[0]
+    factors, grids = int8.sum_grids(network.tail[0][0], last, first)
+    # the blocks read a finer grid than the sum can have; a second convolution costs less than 1 %
+    head, x = _heads_without_mean(int8, network, (grids[1], 1 / factors), (int8.grid(first), 1.0))
     for block in network.body[:-1]:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
@@ -79,8 +77,8 @@ def int8_network(int8: Int8, network: EDSR) -> str:
                          divided=factors)
 
 
-def _head_without_mean(int8, network, grid, factor=1.0):
-    """sub_mean and the head's convolution in one, times `factor`, on `grid`.
+def _heads_without_mean(int8, network, *places):
+    """sub_mean and the head's convolution in one, for each (grid, factor) of `places`: times the factor, on the grid.
 
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
@@ -91,7 +89,8 @@ def _head_without_mean(int8, network, grid, factor=1.0):
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     with graph.within(conv):
         whole = rounded_weight(weight, HEAD_COPIES)
-        return graph.code_conv(image, replace(whole, step=whole.step * factor), array(conv.bias) * factor, grid)
+        return [graph.code_conv(image, replace(whole, step=whole.step * factor), array(conv.bias) * factor, grid)
+                for grid, factor in places]
 
 
 def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:

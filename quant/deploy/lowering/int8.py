@@ -47,6 +47,11 @@ class Int8:
         low, high = self.seen.range(module, divided)
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
+    def sum_grids(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[np.ndarray, list[Grid]]:
+        """(what the channels of a sum before the convolution `following` are divided by, a grid for each term)."""
+        factors = self.seen.channel_factors(following, *terms)
+        return factors, self.graph.term_grids(*(self.seen.range(term, factors) for term in terms))
+
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
         return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
@@ -83,13 +88,12 @@ class Int8:
             return self.graph.conv_prelu(copies, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
 
     def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
-                   order: Any = slice(None), divided: np.ndarray | None = None,
-                   dividing: np.ndarray | None = None) -> Codes:
+                   order: Any, divided: np.ndarray | None, dividing: np.ndarray) -> Codes:
         """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`.
 
         divided: as for `integers_of`. dividing: [O], by which the output's channels are divided.
         """
-        weight, bias = self.integers_of(module, factor=1.0 if dividing is None else 1 / dividing, divided=divided)
+        weight, bias = self.integers_of(module, factor=1 / dividing, divided=divided)
         weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
         with self.graph.within(module):
             if prelu is None:

@@ -82,9 +82,8 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
 
 def int8_network(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
-    terms = last, first = network.GFF[1], network.SFENet1
-    factors = int8.seen.channel_factors(network.UPNet[0], *terms)
-    grids = int8.graph.term_grids(*(int8.seen.range(term, factors) for term in terms))
+    last, first = network.GFF[1], network.SFENet1
+    factors, grids = int8.sum_grids(network.UPNet[0], last, first)
     shallow = int8.conv(int8.image(first.in_channels), first, grids[1], factor=1 / factors)
     x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2), divided=factors)
     features = []

@@ -51,7 +51,7 @@ def fresh(network):
 @pytest.fixture
 def packed(tmp_path):
     """Function that packs a network and gives the file."""
-    def write(network, phase=Phase.DYNAMIC, rest="fp32"):
+    def write(network, rest="fp32"):
         save_torch_file(network.state_dict(), tmp_path / "source.pt")
         write_packed(network, tmp_path / "x.safetensors", source=tmp_path / "source.pt", rest=rest)
         return tmp_path / "x.safetensors"
@@ -100,9 +100,9 @@ def test_phase_is_kept(small_network, smooth_image, packed):
     network = small_network("edsr", dynamic=1)
     set_phase(network, Phase.STATIC)
     loaded = fresh(network)
-    load_packed(loaded, packed(network, Phase.STATIC))
+    load_packed(loaded, packed(network))
     assert torch.equal(outputs(loaded, smooth_image(8, 8)), outputs(network, smooth_image(8, 8)))
-    assert not any(".gate." in key for key in read_packed(packed(network, Phase.STATIC))[0])
+    assert not any(".gate." in key for key in read_packed(packed(network))[0])
 
 
 def test_packing_again_and_exporting_give_the_same(small_network, packed, tmp_path):
