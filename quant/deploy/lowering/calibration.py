@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.srresnet import SRResNet
+from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.rounding import compensated_weight
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
@@ -22,6 +24,11 @@ SHARES = torch.linspace(1, 0.3, 29)
 CODES = 256
 # channels that are all but empty count as so much of the largest
 LEAST_SHARE = 1e-3
+# what copies may add to a feature's channels, and how far beyond the median a channel's weight has to be for one
+MORE_CHANNELS = 0.125
+STANDS_OUT = 2
+# powers that are tried: what divides a channel is (its range)**first / (its weight)**second
+POWERS = ((0.5, 0.25), (0.75, 0.25), (1, 0))
 
 
 @dataclass
@@ -78,20 +85,41 @@ class Calibration:
             return feature.extremes()
         return feature.range(1.0 if factors is None else torch.from_numpy(factors).float())
 
-    def channel_factors(self, following: nn.Conv2d, *modules: nn.Module) -> np.ndarray:
-        """By what to divide the channels of the sum of modules' outputs before the convolution `following`, [C].
+    def layout(self, following: nn.Conv2d, *modules: nn.Module, repeat: bool = True) -> Layout:
+        """How the channels of the sum of modules' outputs lie before the convolution `following`.
 
-        Cross-layer equalization (Nagel et al., ICCV 2019, arXiv 1906.04721): divided values and multiplied weights fill
-        their grids better, and weights do both, nothing is added to the graph. It takes sqrt(range / weight); here the
-        weight counts half as much, which loses less. Where a pixel shuffle lies between, the channels are those behind
-        it.
+        Divided values and multiplied weights fill their grids better (cross-layer equalization, Nagel et al., ICCV
+        2019, arXiv 1906.04721), and copies of the channels with the largest weights make both grids finer; of several
+        layouts the one with which `following` loses least. Nothing is added to the graph but the copies; not `repeat`:
+        nothing at all. Where a pixel shuffle lies between, the channels are those behind it.
         """
         features = [self.features[module] for module in modules]
         values = torch.stack([torch.maximum(-feature.low, feature.high) for feature in features]).sum(0)
         values = values.view(following.in_channels, -1).amax(1)
         weights = following.weight.detach().abs().amax((0, 2, 3))
-        values, weights = (one.double().clamp_min(LEAST_SHARE * one.max().item() or 1.0) for one in (values, weights))
-        return (values / weights.sqrt()).sqrt().numpy()
+        sizes, weight_sizes = (one.double().clamp_min(LEAST_SHARE * one.max().item() or 1.0).numpy()
+                               for one in (values, weights))
+        tried = []
+        for power, weight_power in POWERS:
+            factors = sizes**power / weight_sizes**weight_power
+            copies = _copies(weight_sizes * factors) if repeat else np.ones(len(factors), np.int64)
+            tried.append(Layout.of(factors, copies))
+        return min(tried, key=lambda layout: self._lost(layout, following, modules))
+
+    def _lost(self, layout, following, modules):
+        """What `following`'s output loses by rounded values and weights: mean square, summed over its channels."""
+        weight, factors = following.weight.detach().double().numpy(), layout.channel_factors
+        step = sum(self._width(module, factors) for module in modules) / (CODES - 1)
+        noise = len(modules) * step**2 / 12 * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2
+        rounded = compensated_weight(weight, self.covariances[following], layout)
+        levels = layout.joined(rounded.levels) / factors[:, None, None]
+        error = (levels * rounded.step[:, None, None, None] - weight).reshape(len(weight), -1)
+        return noise.sum() + (error @ self.covariances[following].numpy() * error).sum()
+
+    def _width(self, module, factors):
+        before_shuffle = len(self.features[module].low) // len(factors)
+        low, high = self.range(module, np.repeat(factors, before_shuffle))
+        return high - low
 
     def see_output(self, module: nn.Module, output: Tensor) -> None:
         self.features.setdefault(module, Feature()).see(output, self._generator)
@@ -99,6 +127,16 @@ class Calibration:
     def see_input(self, conv: nn.Conv2d, x: Tensor) -> None:
         windows = _windows(x, conv.kernel_size[0], self._generator).double()
         self.covariances[conv] = self.covariances.get(conv, 0) + windows.T @ windows / len(windows)
+
+
+def _copies(weights):
+    """How often to have each channel, [C], by the largest weight that it has: the steps become finer by as much."""
+    copies = np.ones(len(weights), np.int64)
+    for _ in range(int(MORE_CHANNELS * len(weights))):
+        if (weights / copies).max() < STANDS_OUT * np.median(weights):
+            break
+        copies[(weights / copies).argmax()] += 1
+    return copies
 
 
 def _windows(x, size, generator):

@@ -9,6 +9,7 @@ from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
 from quant.deploy.lowering.blocks import Blocks, array
 from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.levels import Codes
 from quant.deploy.lowering.rounding import rounded_weight
 
@@ -66,19 +67,19 @@ def _exact_residual(graph, block, conv, inner):
 def int8_network(int8: Int8, network: EDSR) -> str:
     """EDSR from `lr` to sr in integers."""
     last, first = network.body[-1], network.head[0]
-    factors, grids = int8.sum_grids(network.tail[0][0], last, first)
+    layout, grids = int8.sum_layout(network.tail[0][0], last, first)
     # the blocks read a finer grid than the sum can have; a second convolution costs less than 1 %
-    head, x = _heads_without_mean(int8, network, (grids[1], 1 / factors), (int8.grid(first), 1.0))
+    whole = Layout.repeated(first.out_channels, 1)
+    head, x = _heads_without_mean(int8, network, (grids[1], layout), (int8.grid(first), whole))
     for block in network.body[:-1]:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
-    feature = int8.conv_sum(x, last, grids, head, factor=1 / factors)
-    return int8.upsample(feature, [*network.tail[0]], network.tail[1], offset=array(network.add_mean.bias),
-                         divided=factors)
+    feature = int8.conv_sum(x, last, grids, head, makes=layout)
+    return int8.upsample(feature, [*network.tail[0]], network.tail[1], layout, array(network.add_mean.bias))
 
 
 def _heads_without_mean(int8, network, *places):
-    """sub_mean and the head's convolution in one, for each (grid, factor) of `places`: times the factor, on the grid.
+    """sub_mean and the head's convolution in one, for each (grid, layout) of `places`.
 
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
@@ -87,10 +88,10 @@ def _heads_without_mean(int8, network, *places):
     weight = array(conv.weight).astype(np.float64)
     shift = array(network.sub_mean.bias) / int8.image_grid.bounds[1]
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
+    reads = Layout.repeated(weight.shape[1], HEAD_COPIES)
     with graph.within(conv):
-        whole = rounded_weight(weight, HEAD_COPIES)
-        return [graph.code_conv(image, replace(whole, step=whole.step * factor), array(conv.bias) * factor, grid)
-                for grid, factor in places]
+        return [graph.code_conv(image, *layout.made_by(rounded_weight(weight, reads, layout), array(conv.bias),
+                                                       grid.step), grid) for grid, layout in places]
 
 
 def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:

@@ -13,10 +13,11 @@ from torch import nn
 
 from quant.deploy.lowering.blocks import array, bias_of, with_norm
 from quant.deploy.lowering.calibration import Calibration
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
-from quant.deploy.lowering.rounding import compensated_weight, fold_shuffle, shuffle_order
+from quant.deploy.lowering.rounding import compensated_weight, fold_shuffle
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
@@ -24,7 +25,6 @@ BETA_STEPS = 4096
 # how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
 HEAD_COPIES = 4
 Operators = QLinear | Qdq
-Factor = float | np.ndarray  # one, or one for each output channel
 
 
 class Int8:
@@ -47,59 +47,49 @@ class Int8:
         low, high = self.seen.range(module, divided)
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
-    def sum_grids(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[np.ndarray, list[Grid]]:
-        """(what the channels of a sum before the convolution `following` are divided by, a grid for each term)."""
-        factors = self.seen.channel_factors(following, *terms)
-        return factors, self.graph.term_grids(*(self.seen.range(term, factors) for term in terms))
+    def sum_layout(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[Layout, list[Grid]]:
+        """(layout of a sum before the convolution `following`, a grid for each term)."""
+        layout = self.seen.layout(following, *terms)
+        return layout, self.graph.term_grids(*(self.seen.range(term, layout.channel_factors) for term in terms))
 
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
         return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
 
-    def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None, factor: Factor = 1.0,
-                    divided: np.ndarray | None = None) -> tuple[IntegerWeight, np.ndarray]:
-        """(IntegerWeight, bias float64 [O]) of a convolution, the batch norm behind it folded in, times `factor`.
-
-        divided: [I], by which the channels of its input are divided, where it is in full precision.
-        """
-        if isinstance(module, QuantConv2d):
-            weight, bias = self.graph.integers_of(module, norm)
-        else:
-            weight = compensated_weight(array(module.weight), self.seen.covariances[module], divided)
-            weight, bias = with_norm(weight, bias_of(module), norm)
-        return replace(weight, step=weight.step * factor), bias * factor
-
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
-             factor: Factor = 1.0, divided: np.ndarray | None = None) -> Codes:
+             factor: float = 1.0, reads: Layout | None = None, makes: Layout | None = None) -> Codes:
         """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`.
 
-        divided: as for `integers_of`.
+        reads, makes: the layouts of input and output, where they are in full precision.
         """
-        weight, bias = self.integers_of(module, norm, factor, divided)
+        weight, bias = self._integers_of(module, norm, reads, makes, grid)
         with self.graph.within(module):
-            return self.graph.code_conv(codes, weight, bias, grid)
+            return self.graph.code_conv(codes, replace(weight, step=weight.step * factor), bias * factor, grid)
 
-    def head_prelu(self, image: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid) -> Codes:
-        """prelu(conv) of the image, HEAD_COPIES times for a finer weight, on `grid`."""
-        weight = compensated_weight(array(module.weight), self.seen.covariances[module], copies=HEAD_COPIES)
-        bias = bias_of(module)
+    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *, reads: Layout | None,
+                   makes: Layout) -> Codes:
+        """prelu(conv) with one slope, on `grid`, an 8-bit grid; reads, makes: as for `conv`."""
+        weight, bias = self._integers_of(module, None, reads, makes, grid)
         with self.graph.within(module):
-            copies = self.graph.concat([image] * HEAD_COPIES)
-            return self.graph.conv_prelu(copies, weight, bias, prelu.weight.item(), grid, before=self.grid(module))
-
-    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU | None, grid: Grid, *,
-                   order: Any, divided: np.ndarray | None, dividing: np.ndarray) -> Codes:
-        """conv, or prelu(conv) with one slope, on `grid`, an 8-bit grid; the output channels in `order`.
-
-        divided: as for `integers_of`. dividing: [O], by which the output's channels are divided.
-        """
-        weight, bias = self.integers_of(module, factor=1 / dividing, divided=divided)
-        weight, bias = IntegerWeight(weight.levels[order], weight.step[order]), bias[order]
-        with self.graph.within(module):
-            if prelu is None:
-                return self.graph.code_conv(codes, weight, bias, grid)
             return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid,
-                                         before=self.grid(module, divided=dividing))
+                                         before=self.grid(module, divided=makes.channel_factors))
+
+    def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None, reads: Layout | None = None,
+                    makes: Layout | None = None) -> tuple[IntegerWeight, np.ndarray]:
+        """(IntegerWeight, bias float64 [O]) of a convolution with the batch norm behind it, `makes.made_by` not yet."""
+        if not isinstance(module, QuantConv2d):
+            weight = compensated_weight(array(module.weight), self.seen.covariances[module], reads, makes)
+            return with_norm(weight, bias_of(module), norm)
+        weight, bias = self.graph.integers_of(module, norm)
+        return (weight, bias) if makes is None else (weight.finer(makes.copies), bias)
+
+    def _integers_of(self, module, norm, reads, makes, grid):
+        weight, bias = self.integers_of(module, norm, reads, makes)
+        return (weight, bias) if makes is None else makes.made_by(weight, bias, grid.step)
+
+    def restored(self, codes: Codes, layout: Layout, grid: Grid) -> Codes:
+        """The network's own channels, on `grid`, of codes in a layout."""
+        return self.graph.code_conv(codes, layout.restored(), np.zeros(len(layout.copies)), grid)
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """Codes on the grid of a quantizer."""
@@ -139,32 +129,34 @@ class Int8:
         return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
 
     def conv_sum(self, codes: Codes, module: nn.Conv2d, grids: Sequence[Grid], other: Codes, *,
-                 norm: nn.BatchNorm2d | None = None, factor: Factor = 1.0) -> Codes:
-        """conv times `factor` + other, both in codes; grids: the graph's `term_grids` of the two."""
-        weight, bias = self.integers_of(module, norm, factor)
+                 norm: nn.BatchNorm2d | None = None, makes: Layout | None = None) -> Codes:
+        """conv + other, both in codes, in the layout `makes`; grids: the graph's `term_grids` of the two."""
+        weight, bias = self._integers_of(module, norm, None, makes, grids[0])
         with self.graph.within(module):
             return self.graph.conv_sum(codes, weight, bias, grids, other)
 
-    def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, offset: Any = 0.0,
-                 divided: np.ndarray | None = None) -> str:
+    def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, reads: Layout,
+                 offset: Any = 0.0) -> str:
         """Stages of convolution, pixel shuffle and perhaps PReLU, then the convolution `last` plus `offset`: the image.
 
         The last shuffle is folded into `last`, which then works at half the size, and its output is the 8-bit image.
-        divided: as for `integers_of`, of x.
+        reads: the layout of x.
         """
         stages = _stages(modules)
         for (conv, shuffle, prelu), following in zip(stages, [*(stage[0] for stage in stages[1:]), last], strict=True):
             factor = shuffle.upscale_factor
-            channels = conv.out_channels // factor**2
-            order = slice(None) if following is last else shuffle_order(channels, factor)
-            factors = self.seen.channel_factors(following, prelu or conv)
-            dividing = factors.repeat(factor**2)
-            grid = self.grid(prelu, divided=factors) if prelu else self.grid(conv, divided=dividing)
-            x = self.conv_prelu(x, conv, prelu, grid, order=order, divided=divided, dividing=dividing)
-            divided = factors
+            # a shuffle of its own is slow with copies: they cost a quarter of EDSR x4's time
+            shuffled = self.seen.layout(following, prelu or conv, repeat=following is last)
+            makes = shuffled.before_shuffle(factor, woven=following is not last)
+            if prelu is None:
+                x = self.conv(x, conv, self.grid(conv, divided=makes.channel_factors), reads=reads, makes=makes)
+            else:
+                grid = self.grid(prelu, divided=shuffled.channel_factors)
+                x = self.conv_prelu(x, conv, prelu, grid, reads=reads, makes=makes)
+            reads = shuffled
             if following is not last:
-                x = self.graph.pixel_shuffle(x, factor, channels)
-        weight, bias = self.integers_of(last, divided=divided)
+                x = self.graph.pixel_shuffle(x, factor, len(shuffled.channels))
+        weight, bias = self.integers_of(last, reads=reads)
         folded = IntegerWeight(fold_shuffle(weight.levels, factor), np.tile(weight.step, factor**2))
         with self.graph.within(last):
             return self.graph.conv_to_image(x, folded, np.tile(bias + offset, factor**2), self.image_grid, factor,

@@ -135,6 +135,10 @@ class IntegerWeight:
         factor = max(min(INT8_MAX, PAIR_SAFE_PRODUCT // max(largest_code, 1)) // largest, 1)
         return IntegerWeight(self.levels * factor, self.step / factor)
 
+    def finer(self, factors: np.ndarray) -> "IntegerWeight":
+        """The same weight, each output channel on a grid finer by a whole factor."""
+        return IntegerWeight(self.levels * factors[:, None, None, None], self.step / factors)
+
     def scaled(self, factors: np.ndarray) -> "IntegerWeight":
         """Each output channel multiplied by a real factor; negative ones turn the levels' signs."""
         signs = np.where(factors < 0, -1, 1)

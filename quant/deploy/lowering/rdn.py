@@ -83,16 +83,16 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
 def int8_network(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
     last, first = network.GFF[1], network.SFENet1
-    factors, grids = int8.sum_grids(network.UPNet[0], last, first)
-    shallow = int8.conv(int8.image(first.in_channels), first, grids[1], factor=1 / factors)
-    x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2), divided=factors)
+    layout, grids = int8.sum_layout(network.UPNet[0], last, first)
+    shallow = int8.conv(int8.image(first.in_channels), first, grids[1], makes=layout)
+    x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2), reads=layout)
     features = []
     for block in network.RDBs:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
         features.append(x)
-    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), last, grids, shallow, factor=1 / factors)
-    return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1], divided=factors)
+    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), last, grids, shallow, makes=layout)
+    return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1], layout)
 
 
 def int8_block(int8: Int8, block: QuantDenseBlock, x: Codes) -> Codes:

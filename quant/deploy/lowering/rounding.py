@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.levels import PAIR_SAFE_PRODUCT, UINT8_MAX, IntegerWeight
 
 # with uint8 features, so many levels a side are what processors without VNNI add without saturating
@@ -11,56 +12,54 @@ LEVELS = PAIR_SAFE_PRODUCT // UINT8_MAX
 DAMPING = 0.01
 
 
-def rounded_weight(weight: np.ndarray, copies: int = 1) -> IntegerWeight:
+def rounded_weight(weight: np.ndarray, reads: Layout | None = None, makes: Layout | None = None) -> IntegerWeight:
     """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, each value rounded by itself.
 
-    With `copies` > 1 on a grid as many times finer, for an input that is repeated so often: [O, copies * I, kh, kw].
+    reads, makes: the layouts of input and output, if any. The grid is finer by the copies of both; the result is
+    [O, places, kh, kw], and `makes.made_by` shares it out.
     """
-    step = _steps(weight) / copies
-    levels = np.rint(weight / step[:, None, None, None]).astype(np.int64)
-    return IntegerWeight(_split(levels, copies), step)
+    reads, makes = _layouts(weight, reads, makes)
+    step, _ = _grid(weight, reads, makes)
+    return IntegerWeight(reads.shared_out(np.rint(weight / step[:, None, None, None]).astype(np.int64)), step)
 
 
-def _split(levels, copies):
-    """Levels as the sum of `copies` smaller ones, one behind the other along the input channels."""
-    return np.concatenate([(levels + i) // copies for i in range(copies)], 1)
-
-
-def compensated_weight(weight: np.ndarray, covariance: Tensor, factors: np.ndarray | None = None,
-                       copies: int = 1) -> IntegerWeight:
+def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | None = None,
+                       makes: Layout | None = None) -> IntegerWeight:
     """The same grid, rounded so that each value makes up for the errors of those before it, as GPTQ does.
 
     covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w that the convolution sees. What
-    is small then is not the weight's error but the output's. Values whose inputs are large go first. factors: [I], by
-    which the input's channels come divided. copies: as for `rounded_weight`.
+    is small then is not the weight's error but the output's. Values whose inputs are large go first.
     """
-    if factors is not None:
-        weight = weight * factors[:, None, None]
-        each = torch.from_numpy(factors).repeat_interleave(weight[0, 0].size)
-        covariance = covariance / each / each.unsqueeze(1)
-    step = torch.from_numpy(_steps(weight) / copies)
+    reads, makes = _layouts(weight, reads, makes)
+    weight = weight * reads.channel_factors[:, None, None]
+    each = torch.from_numpy(reads.channel_factors).repeat_interleave(weight[0, 0].size)
+    covariance = covariance / each / each.unsqueeze(1)
+    step, most = (torch.from_numpy(one) for one in _grid(weight, reads, makes))
     rest = torch.from_numpy(weight.astype(np.float64)).flatten(1)
     order = covariance.diagonal().argsort(descending=True)
-    rest, covariance = rest[:, order].clone(), covariance[order][:, order]
+    rest, covariance, most = rest[:, order].clone(), covariance[order][:, order], most[:, order]
     damped = covariance + DAMPING * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
     levels = torch.zeros_like(rest)
     for i in range(rest.shape[1]):
-        levels[:, i] = torch.round(rest[:, i] / step).clamp_(-LEVELS * copies, LEVELS * copies)
+        levels[:, i] = torch.round(rest[:, i] / step).clamp(-most[:, i], most[:, i])
         error = (rest[:, i] - levels[:, i] * step) / spread[i, i]
         rest[:, i:] -= error.unsqueeze(1) * spread[i, i:]
     original = torch.empty_like(levels)
     original[:, order] = levels
-    return IntegerWeight(_split(original.view(weight.shape).numpy().astype(np.int64), copies), step.numpy())
+    return IntegerWeight(reads.shared_out(original.view(weight.shape).numpy().astype(np.int64)), step.numpy())
 
 
-def _steps(weight):
-    return np.maximum(np.abs(weight.astype(np.float64)).max((1, 2, 3)), 1e-12) / LEVELS
+def _layouts(weight, reads, makes):
+    out_channels, in_channels = weight.shape[:2]
+    return reads or Layout.repeated(in_channels, 1), makes or Layout.repeated(out_channels, 1)
 
 
-def shuffle_order(channels: int, factor: int) -> np.ndarray:
-    """Where each output channel of `pixel_shuffle`'s order, (row, column, channel), stands in torch's order."""
-    return np.arange(channels * factor**2).reshape(channels, factor, factor).transpose(1, 2, 0).reshape(-1)
+def _grid(weight, reads, makes):
+    """(step [O], the largest level [O, I*kh*kw]) for a weight [O, I, kh, kw]."""
+    parts = np.abs(weight.astype(np.float64)) / reads.copies[:, None, None]
+    most = LEVELS * np.outer(makes.copies, np.repeat(reads.copies, weight[0, 0].size))
+    return np.maximum(parts.max((1, 2, 3)), 1e-12) / LEVELS / makes.copies, most
 
 
 def fold_shuffle(weight: np.ndarray, factor: int) -> np.ndarray:

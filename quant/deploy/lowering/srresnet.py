@@ -3,7 +3,8 @@
 from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
 from quant.deploy.lowering.blocks import Blocks
-from quant.deploy.lowering.int8 import Int8, Operators
+from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
+from quant.deploy.lowering.layout import Layout
 
 
 def network(graph: Operators, network: SRResNet, blocks: Blocks) -> str:
@@ -44,11 +45,14 @@ def _exact_inner(graph, block, codes):
 
 def int8_network(int8: Int8, network: SRResNet) -> str:
     """SRResNet from `lr` to sr in integers."""
-    grids = int8.graph.term_grids(int8.seen.range(network.bn_mid), int8.seen.range(network.relu))
-    head = int8.head_prelu(int8.image(network.conv_input.in_channels), network.conv_input, network.relu, grids[1])
-    x = _int8_body(int8, list(network.residual), head)
-    feature = int8.conv_sum(x, network.conv_mid, grids, head, norm=network.bn_mid)
-    return int8.upsample(feature, [*network.upscale], network.conv_output)
+    first, act = network.conv_input, network.relu
+    layout, grids = int8.sum_layout(network.upscale[0], network.bn_mid, act)
+    image = int8.graph.concat([int8.image(first.in_channels)] * HEAD_COPIES)
+    head = int8.conv_prelu(image, first, act, grids[1], reads=Layout.repeated(first.in_channels, HEAD_COPIES),
+                           makes=layout)
+    x = _int8_body(int8, list(network.residual), int8.restored(head, layout, int8.grid(act)))
+    feature = int8.conv_sum(x, network.conv_mid, grids, head, norm=network.bn_mid, makes=layout)
+    return int8.upsample(feature, [*network.upscale], network.conv_output, layout)
 
 
 def _int8_body(int8, blocks, head):

@@ -5,7 +5,16 @@ import torch
 from torch.nn import functional as F
 
 from quant import export
-from quant.deploy.lowering.calibration import WINDOW_VALUES, Calibration, Feature, _windows, calibrate
+from quant.deploy.lowering.calibration import (
+    MORE_CHANNELS,
+    POWERS,
+    WINDOW_VALUES,
+    Calibration,
+    Feature,
+    _windows,
+    calibrate,
+)
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.onnx_backend import OnnxRuntimeSession
 
 
@@ -62,16 +71,28 @@ def test_channels_are_divided_by_what_they_are_and_do(small_network, smooth_imag
     network = small_network("edsr")
     first, last, up = network.head[0], network.body[-1], network.tail[0][0]
     seen = calibrate(network, [smooth_image(8, 8)])
-    ranges = [torch.maximum(-seen.features[conv].low, seen.features[conv].high) for conv in (first, last)]
-    weights = up.weight.detach().abs().amax((0, 2, 3))
-    expected = ((ranges[0] + ranges[1]) / weights**0.5) ** 0.5
-    np.testing.assert_allclose(seen.channel_factors(up, first, last), expected, 1e-6)
-    behind = seen.channel_factors(network.tail[1], up)  # a shuffle makes four channels one
-    assert len(behind) == network.tail[1].in_channels == up.out_channels // 4
+    ranges = sum(torch.maximum(-seen.features[conv].low, seen.features[conv].high) for conv in (first, last)).double()
+    weights = up.weight.detach().abs().amax((0, 2, 3)).double()
+    expected = [(ranges**power / weights**other).numpy() for power, other in POWERS]
+    factors = seen.layout(up, first, last).channel_factors
+    assert any(np.allclose(factors, one, 1e-6) for one in expected)
+    behind = seen.layout(network.tail[1], up)  # a shuffle makes four channels one
+    assert len(behind.copies) == network.tail[1].in_channels == up.out_channels // 4
     for empty in (1, slice(None)):
         with torch.no_grad():
             up.weight[:, empty] = 0
-        assert np.isfinite(seen.channel_factors(up, first, last)).all()
+        assert np.isfinite(seen.layout(up, first, last).factors).all()
+
+
+def test_channels_whose_weights_stand_out_are_repeated(small_network, smooth_image):
+    network = small_network("edsr")
+    first, last, up = network.head[0], network.body[-1], network.tail[0][0]
+    seen = calibrate(network, [smooth_image(8, 8)])
+    with torch.no_grad():
+        up.weight[:, 2] *= 100
+    copies = seen.layout(up, first, last).copies
+    assert copies[2] == copies.max() > 1 and copies.sum() == len(copies) + int(MORE_CHANNELS * len(copies))
+    assert seen.layout(up, first, last, repeat=False).copies.max() == 1
 
 
 def test_channels_of_unlike_size_cost_no_precision(small_network, smooth_image, monkeypatch):
@@ -92,5 +113,5 @@ def test_channels_of_unlike_size_cost_no_precision(small_network, smooth_image, 
         return (torch.from_numpy(sr) - expected).square().mean().sqrt().item()
 
     divided = error()
-    monkeypatch.setattr(Calibration, "channel_factors", lambda self, following, *_: np.ones(following.in_channels))
+    monkeypatch.setattr(Calibration, "layout", lambda self, conv, *_, **__: Layout.repeated(conv.in_channels, 1))
     assert divided < 0.7 * error()

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.rounding import LEVELS, compensated_weight, rounded_weight
 
 
@@ -34,7 +35,7 @@ def test_channels_that_come_divided(layer):
     weight, inputs = layer
     windows = F.unfold(inputs, 3, padding=1)[0].T
     factors = np.geomspace(0.5, 2, 8)
-    made = compensated_weight(weight.numpy(), windows.T @ windows / len(windows), factors)
+    made = compensated_weight(weight.numpy(), windows.T @ windows / len(windows), Layout.of(factors, np.ones(8, int)))
     expected = F.conv2d(inputs, weight, padding=1)
     found = F.conv2d(inputs / torch.from_numpy(factors)[:, None, None], real(made), padding=1)
     assert (found - expected).square().mean() < 1e-2 * expected.square().mean()
@@ -63,7 +64,7 @@ def test_an_input_repeated_makes_the_weight_finer(layer):
     expected = F.conv2d(inputs, weight, padding=1)
 
     def error(copies):
-        made = rounded_weight(weight.numpy(), copies)
+        made = rounded_weight(weight.numpy(), Layout.repeated(8, copies))
         assert np.abs(made.levels).max() == LEVELS
         return (F.conv2d(inputs.repeat(1, copies, 1, 1), real(made), padding=1) - expected).square().mean().sqrt()
 

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from quant.deploy.lowering.rounding import fold_shuffle, shuffle_order
+from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.rounding import fold_shuffle
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -18,8 +20,13 @@ def test_folded_convolution_equals_shuffle_and_convolution(factor, size):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_shuffle_order():
-    x = torch.arange(2 * 9).view(1, 18, 1, 1)
-    expected = F.pixel_shuffle(x.float(), 3)
-    ordered = x[0, shuffle_order(2, 3), 0, 0].view(3, 3, 2).permute(2, 0, 1)
-    assert torch.equal(ordered.float(), expected[0])
+@pytest.mark.parametrize("woven", [False, True])
+def test_a_layout_before_a_pixel_shuffle(woven):
+    layout = Layout.of(np.array([2.0, 3.0]), np.array([1, 2]))
+    x = torch.arange(2 * 9).view(1, 18, 1, 1).float()
+    before = layout.before_shuffle(3, woven=woven)
+    places = x[0, before.channels, 0, 0]
+    found = places.view(3, 3, 3).permute(2, 0, 1) if woven else F.pixel_shuffle(places.view(1, 27, 1, 1), 3)[0]
+    assert torch.equal(found, F.pixel_shuffle(x, 3)[0, [0, 1, 1]])
+    assert before.copies.tolist() == [1] * 9 + [2] * 9
+    assert before.channel_factors.tolist() == [2] * 9 + [3] * 9
