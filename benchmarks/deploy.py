@@ -3,12 +3,14 @@
 python benchmarks/deploy.py [--model edsr] [--k_bits 4 --scale 4] [--sizes 120x120 320x180] [--threads 2] [--json]
 
 Medians of runs in which the candidates take turns, and their speed against full precision in ONNX Runtime. int8 is
-`--rest int8`: integer operators in ONNX Runtime, --format qdq in OpenVINO; folded is --gates fold. Weights are random,
-bounds start from a photograph as in training, and the published share of quantizers has gates: none of that changes the
-speed. The limit is what a runtime reaches on a 64->64 3x3 convolution alone, sixteen of them in a row at the same size;
-`reach` is a network's own rate as a share of it.
+`--rest int8`: integer operators in ONNX Runtime, --format qdq in OpenVINO; folded is --gates fold. Weights are those of
+pretrained/ where it has the network, since they decide how many channels an int8 export repeats, else random; bounds
+start from a photograph as in training, and the published share of quantizers has gates. The limit is what a runtime
+reaches on a 64->64 3x3 convolution alone, sixteen of them in a row at the same size; `reach` is a network's own rate as
+a share of it.
 """
 
+import copy
 import os
 import sys
 from importlib.util import find_spec
@@ -34,7 +36,10 @@ from quant.deploy.lowering.qdq import Qdq  # noqa: E402
 from quant.deploy.lowering.qlinear import QLinear  # noqa: E402
 from quant.deploy.onnx_backend import SESSIONS  # noqa: E402
 from quant.export import export  # noqa: E402
+from quant.open import load_weights  # noqa: E402
+from quant.swap import quantize  # noqa: E402
 
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 BASE = "float, ONNX Runtime"
 CANDIDATES = ("float, PyTorch", BASE, "float, OpenVINO", "fake quantization, PyTorch", "rest fp32, ONNX Runtime",
               "int8, ONNX Runtime", "int8 folded, ONNX Runtime", "int8, OpenVINO", "int8 folded, OpenVINO")
@@ -52,6 +57,10 @@ def photograph(scale):
 def networks(name, args):
     """(full precision, quantized with bounds from a photograph and its gates on), in evaluation mode."""
     _, full, low = built(name, args)
+    shipped = PRETRAINED / f"{name}_baseline_x{args.scale}.pt"
+    if shipped.is_file():
+        load_weights(full, shipped, "--model")
+        low = quantize(copy.deepcopy(full), low.quant_config)
     lr = photograph(args.scale)
     with torch.no_grad():
         low.train()(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))
