@@ -19,6 +19,7 @@ from loss.supervised import Supervised
 from option import parse_options
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation, parameter_groups
+from quant.open import load_weights
 from quant.schedule import FIRST_STAGE_EPOCH
 from trainer import Trainer
 
@@ -66,13 +67,18 @@ def models(args):
     return list(RATIOS) if args.model == "all" else [args.model]
 
 
-def built(name, args, *flags):
-    """(options, full precision, quantized) as the programs build a network by its flags, with random weights."""
+def built(name, args, *flags, weights=None):
+    """(options, full precision, quantized) as the programs build a network by its flags.
+
+    weights: a full-precision file whose weights both get; random ones where it is None or not there.
+    """
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     options = parse_options(["--model", name, "--scale", str(args.scale), "--k_bits", str(args.k_bits), *flags],
                             quantized=True)
     full = model.build(options)
+    if weights is not None and weights.is_file():
+        load_weights(full, weights, "weights")
     return options, full, quantize(copy.deepcopy(full), QuantConfig(options.k_bits))
 
 

@@ -10,7 +10,6 @@ reaches on a 64->64 3x3 convolution alone, sixteen of them in a row at the same 
 a share of it.
 """
 
-import copy
 import os
 import sys
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
 from data.patches import to_planes, to_values  # noqa: E402
 from examples.budgets import RATIOS  # noqa: E402
+from examples.stages import full_precision  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates  # noqa: E402
@@ -36,10 +36,7 @@ from quant.deploy.lowering.qdq import Qdq  # noqa: E402
 from quant.deploy.lowering.qlinear import QLinear  # noqa: E402
 from quant.deploy.onnx_backend import SESSIONS  # noqa: E402
 from quant.export import export  # noqa: E402
-from quant.open import load_weights  # noqa: E402
-from quant.swap import quantize  # noqa: E402
 
-PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 BASE = "float, ONNX Runtime"
 CANDIDATES = ("float, PyTorch", BASE, "float, OpenVINO", "fake quantization, PyTorch", "rest fp32, ONNX Runtime",
               "int8, ONNX Runtime", "int8 folded, ONNX Runtime", "int8, OpenVINO", "int8 folded, OpenVINO")
@@ -56,11 +53,7 @@ def photograph(scale):
 
 def networks(name, args):
     """(full precision, quantized with bounds from a photograph and its gates on), in evaluation mode."""
-    _, full, low = built(name, args)
-    shipped = PRETRAINED / f"{name}_baseline_x{args.scale}.pt"
-    if shipped.is_file():
-        load_weights(full, shipped, "--model")
-        low = quantize(copy.deepcopy(full), low.quant_config)
+    _, full, low = built(name, args, weights=full_precision(f"{name}_x{args.scale}"))
     lr = photograph(args.scale)
     with torch.no_grad():
         low.train()(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))

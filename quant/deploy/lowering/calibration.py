@@ -77,13 +77,15 @@ class Calibration:
     def range(self, module: nn.Module, factors: np.ndarray | None = None) -> tuple[float, float]:
         """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
 
-        factors: [C], by which its channels are divided before. Of one of SRResNet's blocks: of what the blocks have
-        added up to its end, its output minus the first's input.
+        factors: [C], by which its channels are divided before; of a feature before a pixel shuffle those behind it. Of
+        one of SRResNet's blocks: of what the blocks have added up to its end, its output minus the first's input.
         """
         feature = self.features[module]
         if isinstance(module, DualBoundQuantizer):
             return feature.extremes()
-        return feature.range(1.0 if factors is None else torch.from_numpy(factors).float())
+        if factors is None:
+            return feature.range()
+        return feature.range(torch.from_numpy(np.repeat(factors, len(feature.low) // len(factors))).float())
 
     def layout(self, following: nn.Conv2d, *modules: nn.Module, repeat: bool = True) -> Layout:
         """How the channels of the sum of modules' outputs lie before the convolution `following`.
@@ -102,24 +104,19 @@ class Calibration:
         tried = []
         for power, weight_power in POWERS:
             factors = sizes**power / weight_sizes**weight_power
-            copies = _copies(weight_sizes * factors) if repeat else np.ones(len(factors), np.int64)
-            tried.append(Layout.of(factors, copies))
+            more = int(MORE_CHANNELS * len(factors)) if repeat else 0
+            tried.append(Layout.of(factors, _copies(weight_sizes * factors, more)))
         return min(tried, key=lambda layout: self._lost(layout, following, modules))
 
     def _lost(self, layout, following, modules):
         """What `following`'s output loses by rounded values and weights: mean square, summed over its channels."""
         weight, factors = following.weight.detach().double().numpy(), layout.channel_factors
-        step = sum(self._width(module, factors) for module in modules) / (CODES - 1)
+        step = sum(high - low for low, high in (self.range(one, factors) for one in modules)) / (CODES - 1)
         noise = len(modules) * step**2 / 12 * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2
         rounded = compensated_weight(weight, self.covariances[following], layout)
         levels = layout.joined(rounded.levels) / factors[:, None, None]
         error = (levels * rounded.step[:, None, None, None] - weight).reshape(len(weight), -1)
         return noise.sum() + (error @ self.covariances[following].numpy() * error).sum()
-
-    def _width(self, module, factors):
-        before_shuffle = len(self.features[module].low) // len(factors)
-        low, high = self.range(module, np.repeat(factors, before_shuffle))
-        return high - low
 
     def see_output(self, module: nn.Module, output: Tensor) -> None:
         self.features.setdefault(module, Feature()).see(output, self._generator)
@@ -129,10 +126,13 @@ class Calibration:
         self.covariances[conv] = self.covariances.get(conv, 0) + windows.T @ windows / len(windows)
 
 
-def _copies(weights):
-    """How often to have each channel, [C], by the largest weight that it has: the steps become finer by as much."""
+def _copies(weights, more):
+    """How often to have each channel, [C], at most `more` in addition, by the largest weight that it has.
+
+    The steps become finer by as much.
+    """
     copies = np.ones(len(weights), np.int64)
-    for _ in range(int(MORE_CHANNELS * len(weights))):
+    for _ in range(more):
         if (weights / copies).max() < STANDS_OUT * np.median(weights):
             break
         copies[(weights / copies).argmax()] += 1

@@ -62,29 +62,30 @@ class Int8:
 
         reads, makes: the layouts of input and output, where they are in full precision.
         """
-        weight, bias = self._integers_of(module, norm, reads, makes, grid)
+        weight, bias = self.integers_of(module, norm, reads, makes, grid)
         with self.graph.within(module):
             return self.graph.code_conv(codes, replace(weight, step=weight.step * factor), bias * factor, grid)
 
     def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *, reads: Layout | None,
                    makes: Layout) -> Codes:
         """prelu(conv) with one slope, on `grid`, an 8-bit grid; reads, makes: as for `conv`."""
-        weight, bias = self._integers_of(module, None, reads, makes, grid)
+        weight, bias = self.integers_of(module, None, reads, makes, grid)
         with self.graph.within(module):
             return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid,
                                          before=self.grid(module, divided=makes.channel_factors))
 
     def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None, reads: Layout | None = None,
-                    makes: Layout | None = None) -> tuple[IntegerWeight, np.ndarray]:
-        """(IntegerWeight, bias float64 [O]) of a convolution with the batch norm behind it, `makes.made_by` not yet."""
-        if not isinstance(module, QuantConv2d):
-            weight = compensated_weight(array(module.weight), self.seen.covariances[module], reads, makes)
-            return with_norm(weight, bias_of(module), norm)
-        weight, bias = self.graph.integers_of(module, norm)
-        return (weight, bias) if makes is None else (weight.finer(makes.copies), bias)
+                    makes: Layout | None = None, grid: AnyGrid | None = None) -> tuple[IntegerWeight, np.ndarray]:
+        """(IntegerWeight, bias float64 [O]) of a convolution with the batch norm behind it.
 
-    def _integers_of(self, module, norm, reads, makes, grid):
-        weight, bias = self.integers_of(module, norm, reads, makes)
+        reads, makes: as for `conv`; grid: the output's, which `makes` needs.
+        """
+        if isinstance(module, QuantConv2d):
+            weight, bias = self.graph.integers_of(module, norm)
+            weight = weight if makes is None else weight.finer(makes.copies)
+        else:
+            weight = compensated_weight(array(module.weight), self.seen.covariances[module], reads, makes)
+            weight, bias = with_norm(weight, bias_of(module), norm)
         return (weight, bias) if makes is None else makes.made_by(weight, bias, grid.step)
 
     def restored(self, codes: Codes, layout: Layout, grid: Grid) -> Codes:
@@ -131,7 +132,7 @@ class Int8:
     def conv_sum(self, codes: Codes, module: nn.Conv2d, grids: Sequence[Grid], other: Codes, *,
                  norm: nn.BatchNorm2d | None = None, makes: Layout | None = None) -> Codes:
         """conv + other, both in codes, in the layout `makes`; grids: the graph's `term_grids` of the two."""
-        weight, bias = self._integers_of(module, norm, None, makes, grids[0])
+        weight, bias = self.integers_of(module, norm, None, makes, grids[0])
         with self.graph.within(module):
             return self.graph.conv_sum(codes, weight, bias, grids, other)
 
@@ -148,10 +149,10 @@ class Int8:
             # a shuffle of its own is slow with copies: they cost a quarter of EDSR x4's time
             shuffled = self.seen.layout(following, prelu or conv, repeat=following is last)
             makes = shuffled.before_shuffle(factor, woven=following is not last)
+            grid = self.grid(prelu or conv, divided=shuffled.channel_factors)
             if prelu is None:
-                x = self.conv(x, conv, self.grid(conv, divided=makes.channel_factors), reads=reads, makes=makes)
+                x = self.conv(x, conv, grid, reads=reads, makes=makes)
             else:
-                grid = self.grid(prelu, divided=shuffled.channel_factors)
                 x = self.conv_prelu(x, conv, prelu, grid, reads=reads, makes=makes)
             reads = shuffled
             if following is not last:

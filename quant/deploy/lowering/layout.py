@@ -13,7 +13,7 @@ class Layout:
     """What each place of a feature with P channels of codes holds, [P] each.
 
     channels: which of the network's C channels. factors: what it is divided by. turns: which copy of the channel it is.
-    Copy i of n is rounded after i / n of a step is added, so that their mean lies on a grid n times finer; the
+    The n copies of a channel are rounded 1 / n of a step apart, so that their mean lies on a grid n times finer; the
     convolutions that make and read them share the channel's weights out among the copies, on grids as much finer.
     """
 
@@ -72,8 +72,8 @@ class Layout:
 
     def joined(self, levels: np.ndarray) -> np.ndarray:
         """`shared_out` undone: the sum of each channel's copies."""
-        whole = levels[:, :len(self.copies)].copy()
-        np.add.at(whole, (slice(None), self.channels[len(self.copies):]), levels[:, len(self.copies):])
+        whole = np.zeros((len(levels), len(self.copies), *levels.shape[2:]), levels.dtype)
+        np.add.at(whole, (slice(None), self.channels), levels)
         return whole
 
     def restored(self) -> IntegerWeight:

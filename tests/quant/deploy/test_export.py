@@ -134,7 +134,7 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
     else:
         gates = sum(quantizer.dynamic for quantizer in quantizers(network).values())
         # EDSR's 2 mean shifts are folded into others, its head is made for blocks and sum apart; the 3 with PReLU
-        # outside SRResNet's blocks are two each
+        # outside SRResNet's blocks are two each, and one gives its blocks the head's own channels
         assert kernels["QLinearConv"] == len(convs) + {"edsr": -1, "rdn": 0, "srresnet": 4}[name]
         assert sum(node.op_type in ("Conv", "FusedConv") for node in nodes) == 2 * gates  # the gates' own
         assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == 1  # image in, image out
