@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +22,7 @@ from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import Folded, fold_gates
-from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, image_model, pack_types
+from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, ModelProto, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
@@ -34,9 +33,6 @@ from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, add_force, atomic_path, check_output, run_main
-
-if TYPE_CHECKING:
-    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +102,9 @@ def _folded(network, images, options):
     """(network, Folded) with --gates fold, said on standard output, else (network, None)."""
     if options.gates == "run":
         return network, None
+    if not gated(network):
+        log.info("--gates fold: no gate of this network is in use; the file is the same without it")
+        return network, None
     network, folded = fold_gates(network, images)
     print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
           f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
@@ -148,10 +147,7 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> tuple[list
 
 
 def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) -> Tensor:
-    """The middle of an image uint8 [h, w, 3], at most `side` high and wide, as the network takes it.
-
-    Returns float32 [1, n_colors, h, w] in 0..rgb_range.
-    """
+    """The middle of an image uint8 [h, w, 3], at most `side` a side: float32 [1, n_colors, h, w] in 0..rgb_range."""
     top, left = (max(length - side, 0) // 2 for length in pixels.shape[:2])
     planes = to_planes(pixels[top : top + side, left : left + side])
     return to_values(planes, rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
@@ -159,7 +155,7 @@ def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) 
 
 def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
            opset: int | None = None, source: dict[str, str] | None = None, operators: str = "qlinear",
-           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> "onnx.ModelProto":
+           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> ModelProto:
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
@@ -173,7 +169,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     if rest == "int8":
         sr = lowering.int8_network(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
     else:
-        sr = lowering.network(graph, network, {**lowering.FLOAT_BLOCKS, **lowering.EXACT_BLOCKS})
+        sr = lowering.network(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
@@ -185,10 +181,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
 
 
 def lowering_of(network: SuperResolver) -> ModuleType:
-    """The module that lowers a network: its `network`, FLOAT_BLOCKS, EXACT_BLOCKS and `int8_network`.
-
-    Raises UserError for a network or a quantizer that has no lowering.
-    """
+    """The module that lowers a network, by its `network` and `int8_network`. Raises UserError where there is none."""
     if type(network) not in LOWERINGS:
         raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
                         f"{', '.join(kind.__name__ for kind in LOWERINGS)} can")
@@ -207,14 +200,13 @@ def _levels(graph):
 
 def _graph(network, operators, symmetric, weights, opset):
     """The empty graph of a --format."""
-    if weights is None:
-        weights = "packed" if operators == "qlinear" and (opset is None or opset >= PACKING_OPSET) else "plain"
+    packed = weights == "packed" or weights is None and operators == "qlinear"
     if operators == "qdq":  # OpenVINO reads no INT2
-        return Qdq(network, packed=pack_types(opset, (4,)) if weights == "packed" else None, symmetric=symmetric)
-    return QLinear(network, packed=pack_types(opset) if weights == "packed" else None)
+        return Qdq(network, packed=pack_types(opset, (4,)) if packed else None, symmetric=symmetric)
+    return QLinear(network, packed=pack_types(opset) if packed else None)
 
 
-def summary(exported: "onnx.ModelProto") -> str:
+def summary(exported: ModelProto) -> str:
     """How many convolutions became integers, in words."""
     nodes = [node for node in all_nodes(exported.graph) if GATE not in node.name]
     counts = Counter(node.op_type for node in nodes)

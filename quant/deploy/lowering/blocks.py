@@ -3,7 +3,8 @@
 A network is lowered by walking it as its `forward` does, in `--rest fp32` with float features between its blocks.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,42 +12,28 @@ from torch import Tensor, nn
 
 from quant.deploy.lowering.gate import runtime_bounds
 from quant.deploy.lowering.graph import Graph
-from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, RuntimeGrid, quantized_weight, static_grid
+from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, quantized_weight, static_grid
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
-Blocks = Mapping[type, Callable[..., str]]  # for each class of block the function that adds it to a graph
-
 
 class LayerGraph(Graph):
-    """A graph to which layers of torch are added; QLinear and Qdq say what integers become of them."""
+    """A graph to which layers of torch are added; QLinear and Qdq say what integers become of them.
+
+    They define `runtime_grid`, `quantize`, `conv_to_float`, `exact_code_conv` and `exact_conv_prelu`.
+    """
 
     def check(self, name: str, grid: Grid) -> None:
         """Raise UserError where the format does not hold a quantizer's grid; uint8 codes, as in QLinear, hold any."""
 
-    def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> AnyGrid:
-        """The grid of a quantizer whose gate gives `bounds`."""
-        raise NotImplementedError
-
-    def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
-        """A float feature to its codes."""
-        raise NotImplementedError
-
-    def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """A convolution of codes to a float feature; weight: its step one number or [O]; bias: real [O]."""
-        raise NotImplementedError
-
-    def conv(self, x: str, module: nn.Conv2d) -> str:
-        """A torch convolution."""
+    def conv(self, x: str, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> str:
+        """A torch convolution, the batch norm behind it, if any, folded in."""
+        weight, bias = array(module.weight), array(module.bias)
+        if norm is not None:
+            factor, offset = norm_factors(norm)
+            weight, bias = weight * factor[:, None, None, None], bias_of(module) * factor + offset
         with self.within(module):
-            return self.float_conv(x, array(module.weight), array(module.bias))
-
-    def folded_conv(self, x: str, module: nn.Conv2d, norm: nn.BatchNorm2d) -> str:
-        """A convolution with the batch norm behind it folded in."""
-        factor, offset = norm_factors(norm)
-        with self.within(module):
-            return self.float_conv(x, array(module.weight) * factor[:, None, None, None],
-                                   bias_of(module) * factor + offset)
+            return self.float_conv(x, weight, bias)
 
     def prelu(self, x: str, module: nn.PReLU) -> str:
         """PReLU; one slope for all channels, or one a channel."""
@@ -73,9 +60,7 @@ class LayerGraph(Graph):
                 self.check(self.place, grid)
                 return grid
         with self.within(quantizer.gate):
-            means = pooled()
-        with self.within(quantizer):
-            return self.runtime_grid(quantizer, runtime_bounds(self, quantizer, means))
+            return self.runtime_grid(quantizer, runtime_bounds(self, quantizer, pooled()))
 
     def activate(self, quantizer: DualBoundQuantizer, x: str) -> Codes:
         """A float feature to the codes of its quantizer."""
@@ -85,8 +70,7 @@ class LayerGraph(Graph):
 
     def integers_of(self, conv: QuantConv2d, norm: nn.BatchNorm2d | None = None) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a QuantConv2d, the batch norm behind it folded in."""
-        with self.within(conv):
-            return with_norm(quantized_weight(self.place, conv), bias_of(conv), norm)
+        return with_norm(quantized_weight(self._places[conv], conv), bias_of(conv), norm)
 
     def on_float(self, conv: QuantConv2d, x: str) -> str:
         """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
@@ -99,6 +83,19 @@ class LayerGraph(Graph):
         weight, bias = self.integers_of(conv, norm)
         with self.within(conv):
             return self.conv_to_float(codes, weight, bias)
+
+    def exact(self, quantizer: DualBoundQuantizer, conv: QuantConv2d, codes: Codes,
+              norm: nn.BatchNorm2d | None = None, *, factor: float = 1.0, slope: float | None = None) -> Codes | None:
+        """quantizer(factor * conv), a PReLU of one slope between if given, from codes; None where it can't be exact."""
+        if quantizer.gated:
+            return None
+        grid = self.grid_of(quantizer)
+        weight, bias = self.integers_of(conv, norm)
+        exactly = (codes, replace(weight, step=weight.step * factor), bias * factor)
+        with self.within(conv):
+            made = self.exact_code_conv(*exactly, grid) if slope is None else \
+                self.exact_conv_prelu(*exactly, slope, grid)
+        return None if made is None else self.note(quantizer, made)
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -122,8 +119,7 @@ def bias_of(conv: nn.Conv2d) -> np.ndarray:
     return np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
 
 
-def with_norm(weight: IntegerWeight, bias: np.ndarray,
-              norm: nn.BatchNorm2d | None) -> tuple[IntegerWeight, np.ndarray]:
+def with_norm(weight: IntegerWeight, bias: np.ndarray, norm: nn.BatchNorm2d | None) -> tuple[IntegerWeight, np.ndarray]:
     """IntegerWeight and bias with the batch norm behind them, if any, folded in."""
     if norm is None:
         return weight, bias

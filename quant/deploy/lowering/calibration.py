@@ -1,6 +1,7 @@
 """What post-training int8 learns from real images: ranges of features, and how the inputs of a convolution vary."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from model.srresnet import SRResNet
 from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.levels import Range
 from quant.deploy.lowering.rounding import compensated_weight
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
@@ -66,38 +68,40 @@ class Feature:
 
 
 class Calibration:
-    """Made by `calibrate`. range(module): of its output. covariances: {convolution outside the quantized blocks:
-    mean of w w^T over its input windows w, float64 [I*k*k, I*k*k]}."""
+    """Made by `calibrate`.
+
+    range(module): of its output; input_range(conv), means, covariances: of the input of a convolution outside the
+    quantized blocks, the means of w and w w^T over its windows w, float64 [I*k*k] and [I*k*k, I*k*k].
+    """
 
     def __init__(self) -> None:
-        self.features = {}
-        self.covariances = {}
+        self.features, self.inputs = {}, {}
+        self.means, self.covariances = {}, {}
+        self._images = Counter()
         self._generator = torch.Generator().manual_seed(0)
 
-    def range(self, module: nn.Module, factors: np.ndarray | None = None) -> tuple[float, float]:
+    def range(self, module: nn.Module, factors: np.ndarray | None = None) -> Range:
         """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
 
-        factors: [C], by which its channels are divided before; of a feature before a pixel shuffle those behind it. Of
-        one of SRResNet's blocks: of what the blocks have added up to its end, its output minus the first's input.
+        factors: [C], by which its channels are divided before. Of one of SRResNet's blocks: the range of what the
+        blocks have added up to its end, its output minus the first block's input.
         """
         feature = self.features[module]
-        if isinstance(module, DualBoundQuantizer):
-            return feature.extremes()
-        if factors is None:
-            return feature.range()
-        return feature.range(torch.from_numpy(np.repeat(factors, len(feature.low) // len(factors))).float())
+        return feature.extremes() if isinstance(module, DualBoundQuantizer) else _divided_range(feature, factors)
 
-    def layout(self, following: nn.Conv2d, *modules: nn.Module, repeat: bool = True) -> Layout:
-        """How the channels of the sum of modules' outputs lie before the convolution `following`.
+    def input_range(self, conv: nn.Conv2d, factors: np.ndarray) -> Range:
+        """(low, high) of what a convolution outside the blocks reads, its channels divided by factors [C]."""
+        return _divided_range(self.inputs[conv], factors)
+
+    def layout(self, following: nn.Conv2d, *terms: nn.Module, repeat: bool = True) -> Layout:
+        """How the channels that the convolution `following` reads lie, if `terms` are the modules that they sum up.
 
         Divided values and multiplied weights fill their grids better (cross-layer equalization, Nagel et al., ICCV
         2019, arXiv 1906.04721), and copies of the channels with the largest weights make both grids finer; of several
-        layouts the one with which `following` loses least. Nothing is added to the graph but the copies; not `repeat`:
-        nothing at all. Where a pixel shuffle lies between, the channels are those behind it.
+        layouts the one with which `following` loses least. Only copies add work to the graph; without `repeat` there
+        are none.
         """
-        features = [self.features[module] for module in modules]
-        values = torch.stack([torch.maximum(-feature.low, feature.high) for feature in features]).sum(0)
-        values = values.view(following.in_channels, -1).amax(1)
+        values = torch.maximum(-self.inputs[following].low, self.inputs[following].high)
         weights = following.weight.detach().abs().amax((0, 2, 3))
         sizes, weight_sizes = (one.double().clamp_min(LEAST_SHARE * one.max().item() or 1.0).numpy()
                                for one in (values, weights))
@@ -106,24 +110,46 @@ class Calibration:
             factors = sizes**power / weight_sizes**weight_power
             more = int(MORE_CHANNELS * len(factors)) if repeat else 0
             tried.append(Layout.of(factors, _copies(weight_sizes * factors, more)))
-        return min(tried, key=lambda layout: self._lost(layout, following, modules))
+        return min(tried, key=lambda layout: self._lost(layout, following, terms))
 
-    def _lost(self, layout, following, modules):
+    def _lost(self, layout, following, terms):
         """What `following`'s output loses by rounded values and weights: mean square, summed over its channels."""
         weight, factors = following.weight.detach().double().numpy(), layout.channel_factors
-        step = sum(high - low for low, high in (self.range(one, factors) for one in modules)) / (CODES - 1)
-        noise = len(modules) * step**2 / 12 * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2
+        ranges = [self.input_range(following, factors), *(self.range(term, factors) for term in terms)]
+        square = sum(((high - low) / (CODES - 1)) ** 2 for low, high in ranges) / 12
+        noise = square * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2
         rounded = compensated_weight(weight, self.covariances[following], layout)
         levels = layout.joined(rounded.levels) / factors[:, None, None]
         error = (levels * rounded.step[:, None, None, None] - weight).reshape(len(weight), -1)
         return noise.sum() + (error @ self.covariances[following].numpy() * error).sum()
 
+    def covariance_before_shift(self, conv: nn.Conv2d, shift: np.ndarray, one: float) -> Tensor:
+        """`covariances` of a convolution as it would be before `shift` [C] was added to its input, float64.
+
+        A further channel is there, `one` everywhere, which carries the shift: [(C+1)*k*k, (C+1)*k*k].
+        """
+        taps = conv.weight[0, 0].numel()
+        moved = torch.from_numpy(np.repeat(shift, taps)).double()
+        mean, ones = self.means[conv] - moved, torch.full((taps,), one, dtype=torch.float64)
+        # E[(w - m)(w - m)^T] for windows w and the shift m
+        own = self.covariances[conv] - torch.outer(self.means[conv], moved) - torch.outer(moved, mean)
+        across = torch.outer(mean, ones)
+        return torch.cat((torch.cat((own, across), 1), torch.cat((across.T, torch.outer(ones, ones)), 1)))
+
     def see_output(self, module: nn.Module, output: Tensor) -> None:
         self.features.setdefault(module, Feature()).see(output, self._generator)
 
     def see_input(self, conv: nn.Conv2d, x: Tensor) -> None:
+        self.inputs.setdefault(conv, Feature()).see(x, self._generator)
         windows = _windows(x, conv.kernel_size[0], self._generator).double()
-        self.covariances[conv] = self.covariances.get(conv, 0) + windows.T @ windows / len(windows)
+        self._images[conv] += 1
+        for means, of_image in ((self.means, windows.mean(0)), (self.covariances, windows.T @ windows / len(windows))):
+            before = means.get(conv, 0)
+            means[conv] = before + (of_image - before) / self._images[conv]
+
+
+def _divided_range(feature, factors):
+    return feature.range() if factors is None else feature.range(torch.from_numpy(factors).float())
 
 
 def _copies(weights, more):

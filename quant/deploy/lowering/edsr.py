@@ -1,33 +1,41 @@
 """EDSR as a graph: the network and its block in float, with exact levels, and in int8."""
 
-from dataclasses import replace
-
 import numpy as np
+import torch
 
 from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
-from quant.deploy.lowering.blocks import Blocks, array
+from quant.deploy.lowering.blocks import array
 from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
 from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.levels import Codes
-from quant.deploy.lowering.rounding import rounded_weight
+from quant.deploy.lowering.rounding import compensated_weight
+from utility import UserError
 
 
-def network(graph: Operators, network: EDSR, blocks: Blocks) -> str:
-    """EDSR from `lr` to sr, its blocks by the functions of `blocks`."""
+def network(graph: Operators, network: EDSR) -> str:
+    """EDSR from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.conv(shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
     for block in network.body[:-1]:
         with graph.within(block):
-            x = blocks[type(block)](graph, block, x)
+            x = BLOCKS[type(block)](graph, block, x)
     feature = graph.op("Add", graph.conv(x, network.body[-1]), head)
     return shift(graph, graph.upsample(feature, [*network.tail[0], network.tail[1]]), network.add_mean)
 
 
 def shift(graph: Operators, image: str, module: MeanShift) -> str:
     """A MeanShift, whose 1x1 convolution is an addition."""
-    return graph.op("Add", image, graph.constant(array(module.bias).reshape(-1, 1, 1)))
+    return graph.op("Add", image, graph.constant(mean_of(module).reshape(-1, 1, 1)))
+
+
+def mean_of(module: MeanShift) -> np.ndarray:
+    """What a MeanShift adds, [n_colors]. Raises UserError where it multiplies, too."""
+    if not torch.equal(module.weight[:, :, 0, 0], torch.eye(module.out_channels)):
+        raise UserError("its sub_mean or add_mean divides by a standard deviation (--rgb_std): such a network can be "
+                        "trained, tested and packed, not exported")
+    return array(module.bias)
 
 
 def float_block(graph: Operators, block: ResBlock, x: str) -> str:
@@ -47,21 +55,9 @@ def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
     conv1, _, conv2 = block.body
     skip = graph.activate(block.act1, x)
     inner = graph.activate(block.act2, graph.op("Relu", graph.on_float(conv1, x)))
-    residual = _exact_residual(graph, block, conv2, inner)
+    residual = graph.exact(block.act3, conv2, inner, factor=block.res_scale) or \
+        graph.activate(block.act3, _scaled(graph, block, graph.on_codes(conv2, inner)))
     return graph.op("Add", graph.dequantize(residual), graph.dequantize(skip))
-
-
-def _exact_residual(graph, block, conv, inner):
-    """act3(res_scale * conv(inner)) as codes."""
-    if not block.act3.gated:
-        weight, bias = graph.integers_of(conv)
-        weight = replace(weight, step=weight.step * block.res_scale)
-        grid = graph.grid_of(block.act3)
-        with graph.within(conv):
-            codes = graph.exact_code_conv(inner, weight, bias * block.res_scale, grid)
-        if codes is not None:
-            return graph.note(block.act3, codes)
-    return graph.activate(block.act3, _scaled(graph, block, graph.on_codes(conv, inner)))
 
 
 def int8_network(int8: Int8, network: EDSR) -> str:
@@ -74,8 +70,8 @@ def int8_network(int8: Int8, network: EDSR) -> str:
     for block in network.body[:-1]:
         with int8.graph.within(block):
             x = int8_block(int8, block, x)
-    feature = int8.conv_sum(x, last, grids, head, makes=layout)
-    return int8.upsample(feature, [*network.tail[0]], network.tail[1], layout, array(network.add_mean.bias))
+    feature = int8.conv_sum(x, last, head, layout, grids)
+    return int8.upsample(feature, [*network.tail[0]], network.tail[1], layout, mean_of(network.add_mean))
 
 
 def _heads_without_mean(int8, network, *places):
@@ -84,14 +80,15 @@ def _heads_without_mean(int8, network, *places):
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
     graph, conv = int8.graph, network.head[0]
-    image = graph.with_ones(int8.image(conv.in_channels), HEAD_COPIES)
+    image = graph.with_ones(graph.image(int8.image_grid, conv.in_channels), HEAD_COPIES)
     weight = array(conv.weight).astype(np.float64)
-    shift = array(network.sub_mean.bias) / int8.image_grid.bounds[1]
+    shift = mean_of(network.sub_mean) / int8.image_grid.bounds[1]
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     reads = Layout.repeated(weight.shape[1], HEAD_COPIES)
+    covariance = int8.seen.covariance_before_shift(conv, mean_of(network.sub_mean), int8.image_grid.bounds[1])
     with graph.within(conv):
-        return [graph.code_conv(image, *layout.made_by(rounded_weight(weight, reads, layout), array(conv.bias),
-                                                       grid.step), grid) for grid, layout in places]
+        return [graph.code_conv(image, *layout.made_by(compensated_weight(weight, covariance, reads, layout),
+                                                       array(conv.bias), grid.step), grid) for grid, layout in places]
 
 
 def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:
@@ -103,5 +100,4 @@ def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:
     return int8.sum_of(residual, skip, block.act3, block.act1)
 
 
-FLOAT_BLOCKS = {ResBlock: float_block}
-EXACT_BLOCKS = {QuantResBlock: exact_block}
+BLOCKS = {ResBlock: float_block, QuantResBlock: exact_block}

@@ -49,8 +49,7 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
     set_bounds(folded, bounds)
     agreement = [decibels(network, folded(image), network(image)) for image in images]
     costs = [cost for image in images for cost in _costs(network, folded, image)]
-    return folded, Folded(bounds, statistics.fmean(agreement),
-                          statistics.fmean(costs) if costs else math.nan)
+    return folded, Folded(bounds, statistics.fmean(agreement), statistics.fmean(costs) if costs else math.nan)
 
 
 def set_bounds(network: nn.Module, bounds: dict[str, tuple[float, float]]) -> None:

@@ -16,11 +16,27 @@ from utility import UserError
 
 
 def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
-    """The RuntimeGrid of a quantizer whose gate is applied; pooled: float [N, C, 1, 1], its input's channels' means."""
-    with graph.within(quantizer.gate):
-        upper, lower = _bounds(graph, quantizer, pooled)
-        upper = _with_minimal_width(graph, lower, upper)
-        return RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, quantizer.k_bits))
+    """The RuntimeGrid of a quantizer whose gate is applied: beta = 2*sigmoid(logits) times the trained bounds.
+
+    pooled: float [N, C, 1, 1], its input's channels' means.
+    """
+    gate = quantizer.gate
+    norm = gate.norm
+    hidden = _conv1x1(graph, _quantize(graph, pooled), quantize_symmetric(gate.reduce.weight, GATE_BITS))
+    parameters = (graph.constant(value.detach().numpy(), np.float32)
+                  for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    hidden = graph.op("BatchNormalization", hidden, *parameters, epsilon=norm.eps)
+    hidden = _quantize(graph, graph.op("Relu", hidden))
+    logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
+    lower, upper = (bound.item() for bound in quantizer.static_bounds())
+    alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
+    beta = graph.op("Mul", graph.number(2), graph.op("Sigmoid", logits))
+    if graph.beta_steps:
+        steps = graph.number(graph.beta_steps)
+        beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
+    both = graph.op("Mul", beta, graph.constant(alpha))
+    high, low = graph.op("Split", both, graph.integers(1, 1), outputs=2, axis=1)
+    return _grid(graph, low, high, quantizer.k_bits)
 
 
 def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
@@ -33,9 +49,8 @@ def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGr
     if 2 * zero + 1 > UINT8_MAX:
         raise UserError(f"--format qlinear: holds no {quantizer.k_bits}-bit feature behind a gate; give --format qdq "
                         "or --gates fold")
-    with graph.within(quantizer.gate):
-        low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
-        step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
+    low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
+    step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
     return Grid(step, zero, low, high)
 
 
@@ -54,48 +69,26 @@ def _as_scalar(graph, x):
     return graph.op("Reshape", x, graph.constant(np.zeros(0), np.int64))
 
 
-def _bounds(graph, quantizer, pooled):
-    """beta = 2*sigmoid(logits), times the trained bounds: (upper, lower), [1, 1, 1, 1] each."""
-    gate = quantizer.gate
-    norm = gate.norm
-    hidden = _conv1x1(graph, _quantize(graph, pooled), quantize_symmetric(gate.reduce.weight, GATE_BITS))
-    parameters = (graph.constant(value.detach().numpy(), np.float32)
-                  for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
-    hidden = graph.op("BatchNormalization", hidden, *parameters, epsilon=norm.eps)
-    hidden = _quantize(graph, graph.op("Relu", hidden))
-    logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
-    lower, upper = (bound.item() for bound in quantizer.static_bounds())
-    alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
-    beta = graph.op("Mul", graph.number(2), graph.op("Sigmoid", logits))
-    if graph.beta_steps:
-        steps = graph.number(graph.beta_steps)
-        beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
-    return graph.op("Split", graph.op("Mul", beta, graph.constant(alpha)), graph.integers(1, 1), outputs=2, axis=1)
-
-
 def _conv1x1(graph, x, weight):
     return graph.op("Conv", x, graph.constant(weight.detach().numpy() + 0.0), kernel_shape=[1, 1])  # -0.0 becomes 0.0
 
 
 def _quantize(graph, x):
-    """2-bit values between the least and the largest of x, in float32 and in the order of `functional`."""
+    """2-bit values between the least and the largest of x."""
     lower, upper = (graph.op(kind, x, graph.integers(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
-    upper = _with_minimal_width(graph, lower, upper)
-    return on_levels(graph, x, RuntimeGrid(lower, upper, *_scale_and_zero(graph, lower, upper, GATE_BITS)))
+    return on_levels(graph, x, _grid(graph, lower, upper, GATE_BITS))
 
 
-def _with_minimal_width(graph, lower, upper):
+def _grid(graph, lower, upper, k_bits):
+    """The levels between two bounds, kept a minimal width apart, in float32 and in the order of `functional`."""
     floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
                      graph.number(RELATIVE_WIDTH_FLOOR))
     floor = graph.op("Add", floor, graph.number(ABSOLUTE_WIDTH_FLOOR))
     too_close = graph.op("Less", graph.op("Sub", upper, lower), floor)
-    return graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
-
-
-def _scale_and_zero(graph, lower, upper, k_bits):
+    upper = graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
     scale = graph.op("Div", graph.number(2**k_bits - 1), graph.op("Sub", upper, lower))
     offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), graph.number(2 ** (k_bits - 1)))
-    return scale, offset
+    return RuntimeGrid(lower, upper, scale, offset)
 
 
 def _code(graph, level, zero):

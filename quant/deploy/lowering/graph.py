@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from quant.deploy.bitpack import pack_bits
@@ -54,6 +54,17 @@ class Graph:
         stem = f"{self.place}/{stem}" if self.place else stem
         self._counts[stem] = count = self._counts.get(stem, 0) + 1
         return stem if count == 1 else f"{stem}_{count}"
+
+    def drop_unread(self, result: str) -> None:
+        """Take out what does not lead to a result: what was tried, as an exact form that another part ruled out."""
+        read, nodes = {result}, []
+        for node in reversed(self.nodes):
+            if read.intersection(node.output):
+                read.update(node.input)
+                nodes.append(node)
+        self.nodes = nodes[::-1]
+        self.initializers = [constant for constant in self.initializers if constant.name in read]
+        self._constants = {key: name for key, name in self._constants.items() if name in read}
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of a constant tensor; value: anything that numpy.asarray takes."""
@@ -158,15 +169,8 @@ def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[
             if one in bits and opset <= largest and hasattr(TensorProto, name)}
 
 
-def needed_opset(graph: Graph) -> int:
-    """The least operator set for what a graph's constants are stored in; 18 where nothing asks for a newer one."""
-    used = {constant.data_type for constant in graph.initializers}
-    return max((opset for name, opset in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
-               default=DEFAULT_OPSET)
-
-
 def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: bool, metadata: dict[str, str],
-                opset: int | None = None) -> onnx.ModelProto:
+                opset: int | None = None) -> ModelProto:
     """The ONNX model that maps `lr` to `sr`, checked.
 
     graph: made from the input `lr`; sr: the name of its result. Both are float32 [batch, channels, height, width], any
@@ -174,10 +178,14 @@ def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: 
     becomes the body of a Scan over the batch. metadata: {key: text}. opset: the least possible where not given. Raises
     UserError for an unknown one.
     """
-    opset = needed_opset(graph) if opset is None else opset
+    if opset is None:  # the least that knows what the constants are stored in
+        used = {constant.data_type for constant in graph.initializers}
+        opset = max((least for name, least in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
+                    default=DEFAULT_OPSET)
     if opset not in OPSETS:
         raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
     graph.rename(sr, "sr")
+    graph.drop_unread("sr")
     nodes, constants = graph.nodes, graph.initializers
     if per_image:
         nodes, constants = [_scan_over_batch(graph, channels)], []

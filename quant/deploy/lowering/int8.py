@@ -23,7 +23,7 @@ from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
 # how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
-HEAD_COPIES = 4
+HEAD_COPIES = 8
 Operators = QLinear | Qdq
 
 
@@ -34,12 +34,8 @@ class Int8:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
         self.seen = seen
-        # the 256 levels of an 8-bit image
+        # the 256 levels of an 8-bit image, which represent it exactly
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)
-
-    def image(self, channels: int) -> Codes:
-        """The input `lr`: an 8-bit image is represented exactly."""
-        return self.graph.image(self.image_grid, channels)
 
     def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0,
              divided: np.ndarray | None = None) -> Grid:
@@ -48,29 +44,31 @@ class Int8:
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
     def sum_layout(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[Layout, list[Grid]]:
-        """(layout of a sum before the convolution `following`, a grid for each term)."""
+        """(layout of a sum before the convolution `following`, a grid for each of the two terms and one for it)."""
         layout = self.seen.layout(following, *terms)
-        return layout, self.graph.term_grids(*(self.seen.range(term, layout.channel_factors) for term in terms))
+        ranges = (self.seen.range(term, layout.channel_factors) for term in terms)
+        return layout, [*self.graph.sum_grids(*ranges), self.input_grid(following, layout)]
+
+    def input_grid(self, conv: nn.Conv2d, layout: Layout) -> Grid:
+        """The 8-bit grid of what a convolution outside the blocks reads, in a layout."""
+        return self.graph.affine_grid(*self.seen.input_range(conv, layout.channel_factors))
 
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
         return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
 
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
-             factor: float = 1.0, reads: Layout | None = None, makes: Layout | None = None) -> Codes:
+             factor: float = 1.0, prelu: nn.PReLU | None = None, reads: Layout | None = None,
+             makes: Layout | None = None) -> Codes:
         """A convolution, the batch norm behind it folded in, times `factor`: codes to codes on `grid`.
 
-        reads, makes: the layouts of input and output, where they are in full precision.
+        prelu: behind it too, of one slope, in the layout `makes` and on an 8-bit grid. reads, makes: the layouts of
+        input and output, where they are in full precision.
         """
         weight, bias = self.integers_of(module, norm, reads, makes, grid)
         with self.graph.within(module):
-            return self.graph.code_conv(codes, replace(weight, step=weight.step * factor), bias * factor, grid)
-
-    def conv_prelu(self, codes: Codes, module: nn.Conv2d, prelu: nn.PReLU, grid: Grid, *, reads: Layout | None,
-                   makes: Layout) -> Codes:
-        """prelu(conv) with one slope, on `grid`, an 8-bit grid; reads, makes: as for `conv`."""
-        weight, bias = self.integers_of(module, None, reads, makes, grid)
-        with self.graph.within(module):
+            if prelu is None:
+                return self.graph.code_conv(codes, replace(weight, step=weight.step * factor), bias * factor, grid)
             return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid,
                                          before=self.grid(module, divided=makes.channel_factors))
 
@@ -92,11 +90,14 @@ class Int8:
         """The network's own channels, on `grid`, of codes in a layout."""
         return self.graph.code_conv(codes, layout.restored(), np.zeros(len(layout.copies)), grid)
 
-    def activate(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
-        """Codes on the grid of a quantizer."""
+    def activate(self, quantizer: DualBoundQuantizer, codes: Codes, other: Codes | None = None) -> Codes:
+        """Codes, plus others if given, on the grid of a quantizer. A gate has to see the 8-bit sum first."""
+        if other is not None and quantizer.gated:
+            codes, other = self.sum_of(codes, other), None
         grid = self.graph.grid_of(quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
-            return self.settled(quantizer, self.graph.requantize(codes, grid))
+            made = self.graph.requantize(codes, grid) if other is None else self.sum_of(codes, other, grid=grid)
+            return self.settled(quantizer, made)
 
     def settled(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
         """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
@@ -114,27 +115,19 @@ class Int8:
         made = self.conv(codes, module, self.graph.grid_of(quantizer, after_relu=relu), factor=factor)
         return self.graph.note(quantizer, made)
 
-    def sum_of(self, first: Codes, second: Codes, *modules: nn.Module) -> Codes:
-        """The sum of codes on any two grids; modules: as for `range_of`, of each."""
-        return self.graph.sum_of(first, second, self._ranges(first, second, modules))
+    def sum_of(self, first: Codes, second: Codes, *modules: nn.Module, grid: AnyGrid | None = None) -> Codes:
+        """The sum of codes on any two grids, on `grid` if one is given; modules: as for `range_of`, of each."""
+        ranges = [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
+        return self.graph.sum_of(first, second, ranges, grid)
 
-    def activated_sum(self, quantizer: DualBoundQuantizer, first: Codes, second: Codes) -> Codes:
-        """quantizer(first + second)."""
-        if quantizer.gated:
-            return self.activate(quantizer, self.sum_of(first, second))
-        grid = self.graph.grid_of(quantizer)
-        with self.graph.within(quantizer):
-            return self.graph.note(quantizer, self.graph.sum_on(first, second, self._ranges(first, second, ()), grid))
-
-    def _ranges(self, first, second, modules):
-        return [self.range_of(*pair) for pair in zip((first, second), modules or (None, None), strict=True)]
-
-    def conv_sum(self, codes: Codes, module: nn.Conv2d, grids: Sequence[Grid], other: Codes, *,
-                 norm: nn.BatchNorm2d | None = None, makes: Layout | None = None) -> Codes:
-        """conv + other, both in codes, in the layout `makes`; grids: the graph's `term_grids` of the two."""
-        weight, bias = self.integers_of(module, norm, None, makes, grids[0])
+    def conv_sum(self, codes: Codes, module: nn.Conv2d, other: Codes, layout: Layout, grids: Sequence[Grid], *,
+                 norm: nn.BatchNorm2d | None = None) -> Codes:
+        """conv + other, both in a layout; layout, grids: from `sum_layout`, `other` is on the second grid."""
+        weight, bias = self.integers_of(module, norm, None, layout, grids[0])
+        # each term has moved its copies on its own grid, the sum moves them on its own
+        moved = layout.offsets * (grids[2].step - grids[0].step - grids[1].step)
         with self.graph.within(module):
-            return self.graph.conv_sum(codes, weight, bias, grids, other)
+            return self.graph.conv_sum(codes, weight, bias, other, grids, moved)
 
     def upsample(self, x: Codes, modules: Sequence[nn.Module], last: nn.Conv2d, reads: Layout,
                  offset: Any = 0.0) -> str:
@@ -147,13 +140,10 @@ class Int8:
         for (conv, shuffle, prelu), following in zip(stages, [*(stage[0] for stage in stages[1:]), last], strict=True):
             factor = shuffle.upscale_factor
             # a shuffle of its own is slow with copies: they cost a quarter of EDSR x4's time
-            shuffled = self.seen.layout(following, prelu or conv, repeat=following is last)
+            shuffled = self.seen.layout(following, repeat=following is last)
             makes = shuffled.before_shuffle(factor, woven=following is not last)
-            grid = self.grid(prelu or conv, divided=shuffled.channel_factors)
-            if prelu is None:
-                x = self.conv(x, conv, grid, reads=reads, makes=makes)
-            else:
-                x = self.conv_prelu(x, conv, prelu, grid, reads=reads, makes=makes)
+            grid = self.input_grid(following, shuffled)
+            x = self.conv(x, conv, grid, prelu=prelu, reads=reads, makes=makes)
             reads = shuffled
             if following is not last:
                 x = self.graph.pixel_shuffle(x, factor, len(shuffled.channels))

@@ -43,6 +43,11 @@ class Layout:
         """What each channel is divided by, [C]."""
         return self.factors[np.unique(self.channels, return_index=True)[1]]
 
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """How far from a grid's own values each place is rounded, in its steps, [P]; a channel's copies sum to 0."""
+        return (self.turns + 0.5) / self.copies[self.channels] - 0.5
+
     def before_shuffle(self, factor: int, *, woven: bool) -> "Layout":
         """The layout before a pixel shuffle that gives this one; woven: as `pixel_shuffle` reads it, else torch's."""
         parts = np.arange(factor**2)
@@ -61,9 +66,8 @@ class Layout:
         # what does not go evenly falls to another copy from value to value, or one copy's output would lie too low
         levels = (whole + (turns + np.arange(whole.shape[1])) % copies[:, None]) // copies[:, None]
         steps = np.broadcast_to(weight.step, bias.shape)[self.channels] * copies / self.factors
-        offsets = (self.turns + 0.5) / copies - 0.5
         shared = IntegerWeight(levels.reshape(-1, *weight.levels.shape[1:]), steps)
-        return shared, bias[self.channels] / self.factors + offsets * step
+        return shared, bias[self.channels] / self.factors + self.offsets * step
 
     def shared_out(self, levels: np.ndarray) -> np.ndarray:
         """Whole levels [O, C, k, k] of a convolution that reads this, as [O, P, k, k]: a channel's copies sum to it."""

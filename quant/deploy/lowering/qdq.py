@@ -11,22 +11,10 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from quant.deploy.lowering import levels
 from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.gate import on_levels
-from quant.deploy.lowering.levels import (
-    INT8_MAX,
-    UINT8_MAX,
-    AnyGrid,
-    Codes,
-    Grid,
-    IntegerWeight,
-    Range,
-    RuntimeGrid,
-    affine_grid,
-    exact_conv,
-    is_few,
-    rounded_bias,
-)
+from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
 from quant.methods.ddtb import DualBoundQuantizer
 from utility import UserError
 
@@ -46,12 +34,8 @@ class Qdq(LayerGraph):
     def affine_grid(self, low: float, high: float) -> Grid:
         """The 8-bit grid that spans low..high and has an exact zero; symmetric: -127..127 times its step."""
         if not self.symmetric:
-            return affine_grid(low, high)
+            return levels.affine_grid(low, high)
         return Grid((max(-low, high, 0.0) or 1.0) / INT8_MAX, INT8_ZERO, 1, UINT8_MAX)
-
-    def term_grids(self, *ranges: Range) -> list[Grid]:
-        """A grid for each term of a sum: in float each has its own."""
-        return [self.affine_grid(*one) for one in ranges]
 
     def check(self, name: str, grid: Grid) -> None:
         """Raise UserError where int8 without a zero point does not hold a quantizer's grid."""
@@ -111,15 +95,14 @@ class Qdq(LayerGraph):
         The bias is int32 in units of the sums where the input's grid is static, as kernels add it.
         """
         if not codes.grid.is_static:
-            weight = weight.spread(UINT8_MAX)
-            return self._conv(codes, weight.levels, weight.step, self.constant(bias, np.float32))
+            return self._conv(codes, weight.spread(UINT8_MAX), self.constant(bias, np.float32))
         weight = weight.spread(codes.grid.largest_code)
         unit = codes.grid.step * np.broadcast_to(weight.step, bias.shape)
-        return self._conv(codes, weight.levels, weight.step, self._bias(rounded_bias(bias, unit), unit))
+        return self._conv(codes, weight, self._bias(levels.rounded_bias(bias, unit), unit))
 
-    def _conv(self, codes, levels, step, bias):
-        steps, size = np.broadcast_to(step, len(levels)), levels.shape[-1]
-        kernel = self.op("DequantizeLinear", self.weight(levels), self.constant(steps, np.float32),
+    def _conv(self, codes, weight, bias):
+        steps, size = np.broadcast_to(weight.step, len(weight.levels)), weight.levels.shape[-1]
+        kernel = self.op("DequantizeLinear", self.weight(weight.levels), self.constant(steps, np.float32),
                          self.constant(np.zeros(len(steps)), np.int8), axis=0)
         return self.op("Conv", codes.name, kernel, bias, kernel_shape=[size, size], pads=[size // 2] * 4)
 
@@ -129,12 +112,12 @@ class Qdq(LayerGraph):
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
         """A convolution on a grid; exact where a bias and scales are found with which each sum lands on its level."""
-        exact = exact_conv(weight, bias, codes.grid, grid) if is_few(grid) else None
+        exact = levels.exact_conv(weight, bias, codes.grid, grid) if levels.is_few(grid) else None
         if exact is None:
             return self.quantize(self.conv_to_float(codes, weight, bias), grid, len(bias))
         weight, whole = exact
         bias = self._bias(whole, codes.grid.step * weight.step)
-        return self.quantize(self._conv(codes, weight.levels, weight.step, bias), grid, len(whole))
+        return self.quantize(self._conv(codes, weight, bias), grid, len(whole))
 
     exact_code_conv = code_conv
 
@@ -144,19 +127,25 @@ class Qdq(LayerGraph):
 
     conv_prelu = conv_prelu_levels = exact_conv_prelu
 
-    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range]) -> Codes:
-        return self.sum_on(first, second, ranges, self._range_of_sum(ranges))
-
-    def sum_on(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid) -> Codes:
-        return self.quantize(self.op("Add", first.name, second.name), grid, first.channels)
+    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid | None = None) -> Codes:
+        total = self.op("Add", first.name, second.name)
+        return self.quantize(total, grid or self._range_of_sum(ranges), first.channels)
 
     def _range_of_sum(self, ranges):
         return self.affine_grid(*(sum(ends) for ends in zip(*ranges, strict=True)))
 
-    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grids: Sequence[Grid],
-                 other: Codes) -> Codes:
+    def sum_grids(self, *terms: Range) -> list[Grid]:
+        return [self.affine_grid(*term) for term in terms]
+
+    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes, grids: Sequence[Grid],
+                 offset: np.ndarray) -> Codes:
+        total = self.op("Add", self.conv_to_float(codes, weight, bias + offset), other.name)
+        return self.quantize(total, grids[2], len(bias))
+
+    def conv_add(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes,
+                 ranges: Sequence[Range]) -> Codes:
         total = self.op("Add", self.conv_to_float(codes, weight, bias), other.name)
-        return self.quantize(total, self._range_of_sum([grid.bounds for grid in grids]), len(bias))
+        return self.quantize(total, self._range_of_sum(ranges), len(bias))
 
     def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         return self.affine_grid(*whole), self.affine_grid(*part)

@@ -10,25 +10,11 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
+from quant.deploy.lowering import levels
 from quant.deploy.lowering.blocks import LayerGraph
 from quant.deploy.lowering.gate import runtime_codes
-from quant.deploy.lowering.levels import (
-    TO_FIRST,
-    TO_LAST,
-    UINT8_MAX,
-    AnyGrid,
-    Codes,
-    Grid,
-    IntegerWeight,
-    Range,
-    RuntimeGrid,
-    affine_grid,
-    exact_conv,
-    is_few,
-    rounded_bias,
-    stays_within,
-    term_grids,
-)
+from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
+from quant.deploy.lowering.rounding import LEVELS
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
@@ -42,8 +28,7 @@ class QLinear(LayerGraph):
     # kernels for fewer output channels are up to ten times slower than those for 16
     least_channels = 16
 
-    affine_grid = staticmethod(affine_grid)
-    term_grids = staticmethod(term_grids)
+    affine_grid = staticmethod(levels.affine_grid)
 
     def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
         """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
@@ -82,20 +67,21 @@ class QLinear(LayerGraph):
         if codes.grid == grid and slope == 1:
             return codes
         changed = self.op("LeakyRelu", self.dequantize(codes), alpha=float(slope))
-        return self.quantize(changed, grid, codes.channels, held=stays_within(codes.grid, grid, slope))
+        return self.quantize(changed, grid, codes.channels, held=levels.stays_within(codes.grid, grid, slope))
 
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
         """Codes on any grids, joined on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
         joined = self.op("Concat", *(self.dequantize(part) for part in parts), axis=1)
         return self.quantize(joined, grid, sum(part.channels for part in parts),
-                             held=all(stays_within(part.grid, grid, 1.0) for part in parts))
+                             held=all(levels.stays_within(part.grid, grid, 1.0) for part in parts))
 
     def mean_of(self, codes: Codes) -> str:
         """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
 
         A product with a row of ones sums in integers, without a float copy of the feature.
         """
-        rows = self.op("Reshape", self.op("Transpose", codes.name, perm=TO_LAST), self.integers(-1, codes.channels))
+        pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
+        rows = self.op("Reshape", pixels, self.integers(-1, codes.channels))
         count = self.op("Slice", self.op("Shape", rows), self.integers(0), self.integers(1))
         ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.integers(1), count, axis=0))
         sums = self.op("MatMulInteger", ones, rows, self.byte(0), self.byte(codes.grid.zero))
@@ -108,11 +94,11 @@ class QLinear(LayerGraph):
 
         weight: IntegerWeight, its step including whatever the output is multiplied by; bias: real [O], likewise.
         """
-        exact = exact_conv(weight, bias, codes.grid, grid)
+        exact = levels.exact_conv(weight, bias, codes.grid, grid)
         if exact is None:
             return None
         weight, bias = exact
-        return self._qlinear_conv(codes, weight.levels, weight.step, self.constant(bias), grid)
+        return self._qlinear_conv(codes, weight, self.constant(bias), grid)
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float,
                          grid: AnyGrid) -> Codes | None:
@@ -138,16 +124,16 @@ class QLinear(LayerGraph):
 
         weight, bias: as for `exact_code_conv`. The steps of both grids may be runtime scalars.
         """
-        exact = self.exact_code_conv(codes, weight, bias, grid) if is_few(grid) else None
+        exact = self.exact_code_conv(codes, weight, bias, grid) if levels.is_few(grid) else None
         if exact is not None:
             return exact
         weight = weight.spread(codes.grid.largest_code)
         if codes.grid.is_static:
-            whole = self.constant(rounded_bias(bias, codes.grid.step * weight.step))
+            whole = self.constant(levels.rounded_bias(bias, codes.grid.step * weight.step))
         else:
             units = self.op("Div", self.constant(bias / weight.step, np.float32), codes.grid.step)
             whole = self.op("Cast", self.op("Round", units), to=TensorProto.INT32)
-        return self._qlinear_conv(codes, weight.levels, weight.step, whole, grid)
+        return self._qlinear_conv(codes, weight, whole, grid)
 
     def conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                    before: Grid) -> Codes:
@@ -165,16 +151,16 @@ class QLinear(LayerGraph):
         """prelu(conv) on `grid`, a quantizer's: conv on an 8-bit grid, then one table look-up a value."""
         return self.requantize(self.code_conv(codes, weight, bias, before), grid, slope=slope)
 
-    def _qlinear_conv(self, codes, levels, step, bias, grid):
+    def _qlinear_conv(self, codes, weight, bias, grid):
         """QLinearConv: ONNX Runtime's fastest integer kernel, if features are uint8 with a constant zero point and
-        weights int8 without one. bias: its name; step: [O] or one number."""
-        size = levels.shape[-1]
-        weight = (self.weight(levels), self.constant(step, np.float32),
-                  self.constant(np.zeros(np.shape(step)), np.int8))
-        result = self.op("QLinearConv", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero), *weight,
+        weights int8 without one. bias: its name."""
+        size = weight.levels.shape[-1]
+        kernel = (self.weight(weight.levels), self.constant(weight.step, np.float32),
+                  self.constant(np.zeros(np.shape(weight.step)), np.int8))
+        result = self.op("QLinearConv", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero), *kernel,
                          self.number(grid.step), self.byte(grid.zero), bias,
                          kernel_shape=[size, size], pads=[size // 2] * 4)
-        return Codes(self._limit(result, grid), grid, len(levels))
+        return Codes(self._limit(result, grid), grid, len(weight.levels))
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
         """Codes to a float feature, the sums exact integers; weight: IntegerWeight; bias: real [O]."""
@@ -185,23 +171,42 @@ class QLinear(LayerGraph):
         grid = Grid(first.grid.step, first.grid.zero + second.grid.zero, 0, first.grid.high + second.grid.high)
         return Codes(self.op("Add", first.name, second.name), grid, first.channels)
 
-    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range]) -> Codes:
-        """The sum of codes on any two grids; ranges: of each."""
-        grids = term_grids(*ranges)
-        return self.add(*(self.requantize(term, grid) for term, grid in zip((first, second), grids, strict=True)))
+    def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid | None = None) -> Codes:
+        """The sum of codes on any two grids, on `grid` if one is given; ranges: of each."""
+        grids = levels.term_grids(*ranges)
+        total = self.add(*(self.requantize(term, one) for term, one in zip((first, second), grids, strict=True)))
+        return total if grid is None else self.requantize(total, grid)
 
-    def sum_on(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid) -> Codes:
-        """The sum of codes on any two grids, on `grid`."""
-        return self.requantize(self.sum_of(first, second, ranges), grid)
+    def sum_grids(self, *terms: Range) -> list[Grid]:
+        """The grids of the two terms of a `conv_sum`: 8-bit ones, their steps whole multiples of one unit."""
+        grids = [levels.affine_grid(*term) for term in terms]
+        unit = _unit(grids)
+        steps = [unit * np.ceil(grid.step / unit) for grid in grids]
+        return [replace(grid, step=step, zero=round(grid.zero * grid.step / step))
+                for grid, step in zip(grids, steps, strict=True)]
 
-    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grids: Sequence[Grid],
-                 other: Codes) -> Codes:
-        """conv + other, codes too; grids: `term_grids` of both, and `other` is brought to its own."""
+    def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes, grids: Sequence[Grid],
+                 offset: np.ndarray) -> Codes:
+        """conv + other + offset; grids: of conv, of other (`sum_grids`) and of the sum. offset: real [O].
+
+        A 1x1 convolution adds codes of unlike steps exactly and rounds once.
+        """
+        terms = [self.code_conv(codes, weight, bias, grids[0]), other]
+        unit, ones = _unit(grids[:2]), np.eye(len(bias), dtype=np.int64)
+        whole = np.concatenate([ones * round(term.grid.step / unit) for term in terms], 1)[:, :, None, None]
+        zeros = sum(term.grid.zero * term.grid.step for term in terms)
+        both = replace(self.concat(terms), grid=Grid(1.0, 0, 0, UINT8_MAX))
+        return self.code_conv(both, IntegerWeight(whole, unit), offset - zeros, grids[2])
+
+    def conv_add(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes,
+                 ranges: Sequence[Range]) -> Codes:
+        """conv + other as a sum of codes, both of one step; ranges: of each."""
+        grids = levels.term_grids(*ranges)
         return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
 
     def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         """(grid of a sum of many terms, grid of one), from their ranges: of one step, no code of both overflows."""
-        total, one = term_grids(whole, part)
+        total, one = levels.term_grids(whole, part)
         return replace(total, zero=total.zero + one.zero, low=one.zero, high=total.high + one.zero), one
 
     def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
@@ -215,11 +220,11 @@ class QLinear(LayerGraph):
                       channels: int) -> str:
         """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
         unused = max(self.least_channels - len(weight.levels), 0)
-        levels, bias = np.pad(weight.levels, ((0, unused), (0, 0), (0, 0), (0, 0))), np.pad(bias, (0, unused))
-        weight = replace(weight, levels=levels, step=np.pad(weight.step, (0, unused), constant_values=1.0))
-        image = self.code_conv(codes, weight, bias, grid)
+        padded = IntegerWeight(np.pad(weight.levels, ((0, unused), (0, 0), (0, 0), (0, 0))),
+                               np.pad(weight.step, (0, unused), constant_values=1.0))
+        image = self.code_conv(codes, padded, np.pad(bias, (0, unused)), grid)
         if unused:
-            kept = (self.integers(0), self.integers(len(levels) - unused), self.integers(1))
+            kept = (self.integers(0), self.integers(len(bias)), self.integers(1))
             image = replace(image, name=self.op("Slice", image.name, *kept))
         return self.dequantize(self.pixel_shuffle(image, factor, channels))
 
@@ -228,10 +233,15 @@ class QLinear(LayerGraph):
 
         In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
         """
-        pixels = self.op("Transpose", codes.name, perm=TO_LAST)
+        pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
         size = self.op("Mul", self.op("Slice", self.op("Shape", pixels), self.integers(0), self.integers(3)),
                        self.integers(1, factor, factor))
         split = self.op("Reshape", pixels, self.integers(0, 0, 0, factor, factor * channels))
         woven = self.op("Transpose", split, perm=(0, 1, 3, 2, 4))
         whole = self.op("Reshape", woven, self.op("Concat", size, self.integers(channels), axis=0))
-        return Codes(self.op("Transpose", whole, perm=TO_FIRST), codes.grid, channels)
+        return Codes(self.op("Transpose", whole, perm=levels.TO_FIRST), codes.grid, channels)
+
+
+def _unit(grids):
+    """What the steps of grids are multiples of, in a convolution that adds codes."""
+    return max(grid.step for grid in grids) / LEVELS

@@ -5,22 +5,21 @@ from dataclasses import replace
 
 from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
-from quant.deploy.lowering.blocks import Blocks
 from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.levels import Codes
 
 
-def network(graph: Operators, network: RDN, blocks: Blocks) -> str:
-    """RDN from `lr` to sr, its blocks by the functions of `blocks`."""
+def network(graph: Operators, network: RDN) -> str:
+    """RDN from `lr` to sr, its blocks in float or with exact levels."""
     shallow = graph.conv("lr", network.SFENet1)
     x = graph.conv(shallow, network.SFENet2)
     features = []
     for block in network.RDBs:
         with graph.within(block):
-            x = blocks[type(block)](graph, block, x)
+            x = BLOCKS[type(block)](graph, block, x)
         features.append(x)
     with graph.within(network.GFF):
-        fused = blocks[type(network.GFF)](graph, network.GFF, features)
+        fused = BLOCKS[type(network.GFF)](graph, network.GFF, features)
     return graph.upsample(graph.op("Add", fused, shallow), network.UPNet)
 
 
@@ -82,16 +81,20 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
 
 def int8_network(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
-    last, first = network.GFF[1], network.SFENet1
-    layout, grids = int8.sum_layout(network.UPNet[0], last, first)
-    shallow = int8.conv(int8.image(first.in_channels), first, grids[1], makes=layout)
+    graph, fusion, first = int8.graph, network.GFF, network.SFENet1
+    layout, grids = int8.sum_layout(network.UPNet[0], fusion[1], first)
+    shallow = int8.conv(graph.image(int8.image_grid, first.in_channels), first, grids[1], makes=layout)
     x = int8.conv(shallow, network.SFENet2, int8.grid(network.SFENet2), reads=layout)
     features = []
     for block in network.RDBs:
-        with int8.graph.within(block):
+        with graph.within(block):
             x = int8_block(int8, block, x)
         features.append(x)
-    feature = int8.conv_sum(_int8_fused(int8, network.GFF, features), last, grids, shallow, makes=layout)
+    grid = graph.grid_of(fusion.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
+    with graph.within(fusion.act):
+        codes = int8.settled(fusion.act, graph.requantized_concat(features, grid))
+    fused = int8.conv(codes, fusion[0], int8.grid(fusion[0]))
+    feature = int8.conv_sum(fused, fusion[1], shallow, layout, grids)
     return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1], layout)
 
 
@@ -102,7 +105,8 @@ def int8_block(int8: Int8, block: QuantDenseBlock, x: Codes) -> Codes:
         dense = _int8_growth(int8, module, quantizer, dense)
     skip = first if block.skip is None else int8.activate(block.skip, x)
     kept = int8.range_of(skip, block.skip or block.act1)
-    return int8.conv_sum(dense, block.LFF, int8.graph.term_grids(int8.seen.range(block.LFF), kept), skip)
+    with int8.graph.within(block.LFF):
+        return int8.graph.conv_add(dense, *int8.integers_of(block.LFF), skip, (int8.seen.range(block.LFF), kept))
 
 
 def _int8_growth(int8, conv, quantizer, dense):
@@ -125,14 +129,5 @@ def _int8_growth(int8, conv, quantizer, dense):
         return graph.note(quantizer, graph.requantized_concat(levels, graph.affine_grid(*int8.seen.range(quantizer))))
 
 
-def _int8_fused(int8, block, features):
-    """All block outputs through the fusion's 1x1 convolution."""
-    graph = int8.graph
-    grid = graph.grid_of(block.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
-    with graph.within(block.act):
-        codes = int8.settled(block.act, graph.requantized_concat(features, grid))
-    return int8.conv(codes, block[0], int8.grid(block[0]))
-
-
-FLOAT_BLOCKS = {DenseBlock: float_block, GlobalFusion: float_fusion}
-EXACT_BLOCKS = {QuantDenseBlock: exact_block, QuantGlobalFusion: exact_fusion}
+BLOCKS = {DenseBlock: float_block, GlobalFusion: float_fusion,
+          QuantDenseBlock: exact_block, QuantGlobalFusion: exact_fusion}

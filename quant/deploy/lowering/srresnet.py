@@ -2,56 +2,44 @@
 
 from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
-from quant.deploy.lowering.blocks import Blocks
 from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
 from quant.deploy.lowering.layout import Layout
 
 
-def network(graph: Operators, network: SRResNet, blocks: Blocks) -> str:
-    """SRResNet from `lr` to sr, its blocks by the functions of `blocks`."""
+def network(graph: Operators, network: SRResNet) -> str:
+    """SRResNet from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.prelu(graph.conv("lr", network.conv_input), network.relu)
     x = head
     for block in network.residual:
         with graph.within(block):
-            x = blocks[type(block)](graph, block, x)
-    feature = graph.op("Add", graph.folded_conv(x, network.conv_mid, network.bn_mid), head)
+            x = BLOCKS[type(block)](graph, block, x)
+    feature = graph.op("Add", graph.conv(x, network.conv_mid, network.bn_mid), head)
     return graph.upsample(feature, [*network.upscale, network.conv_output])
 
 
 def float_block(graph: Operators, block: BNResBlock, x: str) -> str:
     """The block in full precision."""
-    hidden = graph.prelu(graph.folded_conv(x, block.conv1, block.in1), block.relu)
-    return graph.op("Add", graph.folded_conv(hidden, block.conv2, block.in2), x)
+    hidden = graph.prelu(graph.conv(x, block.conv1, block.in1), block.relu)
+    return graph.op("Add", graph.conv(hidden, block.conv2, block.in2), x)
 
 
 def exact_block(graph: Operators, block: QuantBNResBlock, x: str) -> str:
     """The quantized block."""
-    inner = _exact_inner(graph, block, graph.activate(block.act1, x))
+    codes = graph.activate(block.act1, x)
+    inner = graph.exact(block.act2, block.conv1, codes, block.in1, slope=block.relu.weight.item()) or \
+        graph.activate(block.act2, graph.prelu(graph.on_codes(block.conv1, codes, block.in1), block.relu))
     return graph.op("Add", graph.on_codes(block.conv2, inner, block.in2), x)
-
-
-def _exact_inner(graph, block, codes):
-    """act2(relu(in1(conv1(codes)))) as codes; relu is a PReLU."""
-    if not block.act2.gated and block.relu.weight.numel() == 1:
-        grid = graph.grid_of(block.act2)
-        weight, bias = graph.integers_of(block.conv1, block.in1)
-        with graph.within(block.conv1):
-            inner = graph.exact_conv_prelu(codes, weight, bias, block.relu.weight.item(), grid)
-        if inner is not None:
-            return graph.note(block.act2, inner)
-    hidden = graph.prelu(graph.on_codes(block.conv1, codes, block.in1), block.relu)
-    return graph.activate(block.act2, hidden)
 
 
 def int8_network(int8: Int8, network: SRResNet) -> str:
     """SRResNet from `lr` to sr in integers."""
     first, act = network.conv_input, network.relu
     layout, grids = int8.sum_layout(network.upscale[0], network.bn_mid, act)
-    image = int8.graph.concat([int8.image(first.in_channels)] * HEAD_COPIES)
-    head = int8.conv_prelu(image, first, act, grids[1], reads=Layout.repeated(first.in_channels, HEAD_COPIES),
-                           makes=layout)
+    image = int8.graph.concat([int8.graph.image(int8.image_grid, first.in_channels)] * HEAD_COPIES)
+    reads = Layout.repeated(first.in_channels, HEAD_COPIES)
+    head = int8.conv(image, first, grids[1], prelu=act, reads=reads, makes=layout)
     x = _int8_body(int8, list(network.residual), int8.restored(head, layout, int8.grid(act)))
-    feature = int8.conv_sum(x, network.conv_mid, grids, head, norm=network.bn_mid, makes=layout)
+    feature = int8.conv_sum(x, network.conv_mid, head, layout, grids, norm=network.bn_mid)
     return int8.upsample(feature, [*network.upscale], network.conv_output, layout)
 
 
@@ -66,11 +54,7 @@ def _int8_body(int8, blocks, head):
     whole, part = int8.graph.gathering_grids(*ranges)
     for block in blocks:
         with int8.graph.within(block):
-            if gathered is None:
-                levels = int8.activate(block.act1, head)
-            else:
-                levels = int8.activated_sum(block.act1, head, gathered)
-            inner = _int8_inner(int8, block, levels)
+            inner = _int8_inner(int8, block, int8.activate(block.act1, head, gathered))
             if gathered is None:
                 gathered = int8.conv(inner, block.conv2, whole, norm=block.in2)
                 continue
@@ -105,5 +89,4 @@ def _int8_inner(int8, block, levels):
     return graph.note(block.act2, inner)
 
 
-FLOAT_BLOCKS = {BNResBlock: float_block}
-EXACT_BLOCKS = {QuantBNResBlock: exact_block}
+BLOCKS = {BNResBlock: float_block, QuantBNResBlock: exact_block}

@@ -134,8 +134,8 @@ def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_
     else:
         gates = sum(quantizer.dynamic for quantizer in quantizers(network).values())
         # EDSR's 2 mean shifts are folded into others, its head is made for blocks and sum apart; the 3 with PReLU
-        # outside SRResNet's blocks are two each, and one gives its blocks the head's own channels
-        assert kernels["QLinearConv"] == len(convs) + {"edsr": -1, "rdn": 0, "srresnet": 4}[name]
+        # outside SRResNet's blocks are two each, and one gives its blocks the head's own channels; one more adds
+        assert kernels["QLinearConv"] == len(convs) + {"edsr": -1, "rdn": 0, "srresnet": 4}[name] + 1
         assert sum(node.op_type in ("Conv", "FusedConv") for node in nodes) == 2 * gates  # the gates' own
         assert kernels["QuantizeLinear"] == kernels["DequantizeLinear"] == 1  # image in, image out
 
@@ -236,7 +236,7 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     write_png(tmp_path / "calib" / "a.png", smooth_image(20, 20)[0].permute(1, 2, 0).byte().numpy())
     flags = command(network, tmp_path, "--rest", "int8", "--calib", str(tmp_path / "calib"))
     assert run_main(lambda: export.main(flags)) == 0
-    assert "9 convolutions in integers, 0 in float" in capsys.readouterr().out
+    assert "10 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
     (tmp_path / "calib" / "b.png").write_text("no picture")
@@ -261,6 +261,33 @@ def test_what_cannot_be_done_is_one_line(small_network, tmp_path, capsys, flags,
     assert run_main(lambda: export.main(command(small_network("edsr"), tmp_path, *flags))) == 2
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
+
+
+def test_a_network_without_gates_in_use_has_none_to_fold(small_network, smooth_image, tmp_path):
+    write_png(tmp_path / "calib" / "a.png", smooth_image(20, 20)[0].permute(1, 2, 0).byte().numpy())
+    flags = ["--calib", str(tmp_path / "calib"), "--rest", "int8"]
+    network = small_network("edsr", dynamic=0)
+    for gates in ("run", "fold"):
+        assert export.main(command(network, tmp_path, *flags, "--gates", gates, "--force")) == 0
+        made = onnx.load(tmp_path / "x.onnx")
+        assert {one.key: one.value for one in made.metadata_props}["gates"] == '"none"'
+
+
+def test_a_mean_shift_that_divides_is_not_exported(small_network):
+    network = small_network("edsr")
+    network.sub_mean.weight.data[0] /= 2
+    for settings in ({}, {"rest": "int8", "images": [torch.rand(1, 3, 8, 8) * 255]}):
+        with pytest.raises(UserError, match="divides by a standard deviation"):
+            export.export(network, **settings)
+
+
+def test_what_was_tried_and_not_used_is_not_in_the_file(small_network):
+    """An exact half whose other half has no exact form."""
+    for k_bits in (4, 5, 6):
+        graph = export.export(small_network("srresnet", k_bits=k_bits, dynamic=0)).graph
+        read = {name for node in graph.node for name in node.input} | {"sr"}
+        assert all(read.intersection(node.output) for node in graph.node)
+        assert all(constant.name in read for constant in graph.initializer)
 
 
 def test_exports_are_reproducible(small_network):

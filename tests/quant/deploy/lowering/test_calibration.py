@@ -63,20 +63,44 @@ def test_every_feature_is_seen_and_nothing_left_behind(small_network, smooth_ima
     last = seen.features[network.residual[-1]]
     lows, highs = zip(*(torch.aminmax(one) for one in added), strict=True)
     assert last.extremes() == (min(0, *map(float, lows)), max(0, *map(float, highs)))
-    whole, doubled = (seen.range(network.residual[-1], np.full(12, factor)) for factor in (1, 0.5))
+    whole, doubled = (seen.range(network.residual[-1], np.full(len(last.low), factor)) for factor in (1, 0.5))
     np.testing.assert_allclose(doubled, np.multiply(whole, 2), 1e-6)
+
+
+def test_what_convolutions_read_is_averaged_over_the_images(small_network, smooth_image):
+    network = small_network("edsr")
+    conv = network.head[0]
+    images = [smooth_image(8, 8), smooth_image(6, 9, seed=1) / 2]
+    seen, alone = calibrate(network, images), [calibrate(network, [image]) for image in images]
+    for name in ("means", "covariances"):
+        expected = sum(getattr(one, name)[conv] for one in alone) / 2
+        torch.testing.assert_close(getattr(seen, name)[conv], expected, rtol=0.05, atol=0.05 * expected.abs().max())
+    low, high = seen.input_range(conv, np.ones(3))
+    inputs = [network.sub_mean(image) for image in images]
+    assert low >= min(one.min() for one in inputs) and high <= max(one.max() for one in inputs)
+
+
+def test_a_shift_goes_into_a_channel_of_ones(small_network):
+    """What calibration sees behind sub_mean says what it would have seen before it."""
+    conv = small_network("edsr").head[0]
+    windows = torch.randn(500, 27, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shift, seen = np.array([3.0, -1.0, 2.0]), Calibration()
+    moved = windows + torch.from_numpy(shift.repeat(9))
+    seen.means[conv], seen.covariances[conv] = moved.mean(0), moved.T @ moved / 500
+    before = torch.cat((windows, torch.full((500, 9), 7.0, dtype=torch.float64)), 1)
+    torch.testing.assert_close(seen.covariance_before_shift(conv, shift, 7.0), before.T @ before / 500)
 
 
 def test_channels_are_divided_by_what_they_are_and_do(small_network, smooth_image):
     network = small_network("edsr")
     first, last, up = network.head[0], network.body[-1], network.tail[0][0]
     seen = calibrate(network, [smooth_image(8, 8)])
-    ranges = sum(torch.maximum(-seen.features[conv].low, seen.features[conv].high) for conv in (first, last)).double()
+    ranges = torch.maximum(-seen.inputs[up].low, seen.inputs[up].high).double()
     weights = up.weight.detach().abs().amax((0, 2, 3)).double()
     expected = [(ranges**power / weights**other).numpy() for power, other in POWERS]
     factors = seen.layout(up, first, last).channel_factors
     assert any(np.allclose(factors, one, 1e-6) for one in expected)
-    behind = seen.layout(network.tail[1], up)  # a shuffle makes four channels one
+    behind = seen.layout(network.tail[1])  # a shuffle makes four channels one
     assert len(behind.copies) == network.tail[1].in_channels == up.out_channels // 4
     for empty in (1, slice(None)):
         with torch.no_grad():
