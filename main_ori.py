@@ -91,9 +91,10 @@ def build_evaluator(options, test_sets, folder, device):
 def weights_to_test(options, folder):
     """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
 
-    In full precision --pre_train counts too, as in EDSR-PyTorch. Raises UserError when there is nothing to test.
+    In full precision --pre_train counts too, as in EDSR-PyTorch, if no run is named with --load. Raises UserError when
+    there is nothing to test.
     """
-    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 else [])):
+    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 and not options.load else [])):
         if getattr(options, flag):
             return getattr(options, flag), f"--{flag}"
     return trained_file(folder.path), "--load" if options.load else "--save"

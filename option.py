@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.ranges import parse_ranges
+from data.image_sets import parse_ranges
 from engine.run_folder import RunFolder
 from engine.run_options import read_options
 from loss import parse as parse_loss
@@ -37,15 +37,13 @@ COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups":
               "nesterov": "False", "threshld_ratio": 1.0, "debug": False, "dilation": False, "kl": False}
 # what a call decides for itself; a run's checkpoint knows the other options
 CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs"}
-# with the settings of its record and its quantizer, what makes a trained network: another value, another network
-NETWORK = {"model", "scale", "n_colors", "rgb_range", "k_bits", "skip_bits", "quantizer"}
 # what can't change during training; what matters only before it; what is tested, and how
 TRAINING = {"optimizer", "seed"}
 START = {"pre_train", "refine", "init"}
 IMAGES = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 BESIDES = ("given", "notes")  # what the Namespace holds besides flags
 UNGIVEN = object()
-LIGHTER = "lower --batch_size or --patch_size, test with --chop or a smaller --chop_size"  # where memory is used up
+LIGHTER = "lower --batch_size or --patch_size, test with --chop and a small --chop_size"  # where memory is used up
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -62,7 +60,7 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     defaults = vars(parser.parse_args([]))
     parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, UNGIVEN)))
     given = {name: value for name, value in vars(parsed).items() if value is not UNGIVEN}
-    given = {**_template(given.get("template", ".")), **given}
+    given = {**TEMPLATES.get(given.get("template", "."), {}), **given}
     typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
     options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
@@ -72,7 +70,6 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _idle(options)
                       if name in given and str(given[name]).lower() != str(defaults[name]).lower()]
-    parse_loss(options.loss)
     check(options, quantized=quantized)
     return options
 
@@ -84,7 +81,7 @@ def _name_the_run(options):
         options.load, options.resume = options.load or options.save, ""
     elif options.resume == "0":
         options.resume = ""
-    elif options.resume.isdecimal():
+    elif whole_number(options.resume) is not None:
         options.load = options.load or options.save
         options.resume = str(_kept_epoch(experiment_folder(options.load, flag="load"), options.resume))
     elif options.resume and not options.test_only:
@@ -127,27 +124,27 @@ def _stored_options(options, parser, *, quantized):
 
 
 def _network_options():
-    settings = {name for name, setting in method_settings().items() if not setting.for_start}
-    return NETWORK | settings | _record_settings()
-
-
-def _record_settings():
-    return {name for record in registry.NETWORKS.values() for name in record.settings}
+    """What makes a trained network: another value, another network."""
+    return set(known_flags()) - {name for name, setting in method_settings().items() if setting.for_start}
 
 
 def _idle(o):
     """The flags that change nothing in what the options ask for. A test's file says which ones of the network's do."""
     idle = COMPATIBLE.keys() - _network_options()
+    idle |= {"save_gt"} if not o.save_results else set()
+    idle |= {"chop_size"} if not o.chop else set()
     if o.test_only:
-        return sorted(idle | {"reset"})
-    idle |= _record_settings() - set(registry.NETWORKS[o.model].settings)
+        idle |= {"pre_train"} if o.refine or o.resume or o.load else set()
+        return sorted(idle | {"reset"} | ({"precision"} if o.backend != "torch" else set()))
+    idle |= {name for record in registry.NETWORKS.values() for name in record.settings} - set(
+        registry.NETWORKS[o.model].settings)
     idle |= QUANTIZED | method_settings().keys() if o.k_bits == 32 else UNQUANTIZED
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
     idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}[o.optimizer]
     if o.refine and o.k_bits == 32:
         idle |= {"pre_train"}
-    return sorted(idle if o.save_results else {*idle, "save_gt"})
+    return sorted(idle)
 
 
 def _call_options():
@@ -161,7 +158,6 @@ def _check_stored(stored, actions, defaults):
     if wrong:
         raise UserError(f"{stored.source}: its options can't be used ({', '.join(wrong)}); give another checkpoint")
     try:
-        parse_loss(values.get("loss", defaults.loss))
         check(argparse.Namespace(**{**vars(defaults), **values}), quantized=True)
     except UserError as error:
         raise UserError(f"{stored.source}: its options can't be used ({error})") from error
@@ -284,7 +280,7 @@ def _model(add):
              "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     for name, setting in SETTINGS.items():
-        kind = _scale if name == "scale" else number if setting.kind is float else setting.kind
+        kind: Any = _scale if name == "scale" else number if setting.kind is float else setting.kind
         add(f"--{name}", type=kind, default=setting.default, help=setting.help)
     add("--precision", default="single", choices=("single", "half"),
         help="arithmetic of tests; half: 16-bit convolutions")
@@ -298,8 +294,8 @@ def _quantization(add):
     add("--dynamic_ratio", type=float, default=0.1, help="share of quantizers whose gate is used, 0 to 1")
     add("--quantizer", default="ddtb", choices=tuple(METHODS),
         help="the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max")
-    for name, setting in method_settings().items():
-        add(f"--{name}", default=setting.values[0], choices=setting.values, help=setting.help)
+    for name, own in method_settings().items():
+        add(f"--{name}", default=own.values[0], choices=own.values, help=own.help)
     add("--dynamic_choice", default="variance", choices=("variance", "random"),
         help="ddtb: which gates are used: those of the most varying ranges; random: drawn by --seed, an ablation")
     add("--first_stage_epoch", type=int, default=FIRST_STAGE_EPOCH,
@@ -323,8 +319,8 @@ def _training(add):
     for flag, default in COMPATIBLE.items():
         if flag in SETTINGS:  # a network that somebody added has it
             continue
-        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
-        add(f"--{flag}", help=COMPATIBILITY, **kind)
+        how: Any = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        add(f"--{flag}", help=COMPATIBILITY, **how)
 
 
 def _optimization(add):
@@ -380,12 +376,6 @@ def _pair(text):
     return first, second
 
 
-def _template(text):
-    if text not in TEMPLATES:
-        raise UserError(f"--template {text}: unknown; choose EDSR_paper, or give the flags it stands for")
-    return TEMPLATES[text]
-
-
 def _decay(text):
     epochs = [whole_number(part) for part in text.split("-")]
     if None in epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
@@ -399,10 +389,12 @@ def check(options: Namespace, *, quantized: bool) -> None:
         if wrong:
             raise UserError(f"{_flag(flag, getattr(options, flag))}: {remedy}")
     parse_ranges(options.data_range)
+    parse_loss(options.loss)
 
 
 def _rules(o, quantized):
     """(flag, whether it is wrong, what to do), in the order of reporting."""
+    yield "template", o.template not in TEMPLATES, "unknown; choose EDSR_paper, or give the flags it stands for"
     for name, setting in SETTINGS.items():
         problem = setting.problem(getattr(o, name))
         yield name, problem, problem

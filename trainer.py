@@ -152,7 +152,7 @@ class Trainer:
         parallel.wait_for_all()
         step_scheduler(self.scheduler)
         self.position, self.sums = (epoch + 1, 0), {}
-        self.save(best=is_best, keep=epoch if self.save_models and self.objective.can_be_tested(epoch) else None)
+        self.save(best=is_best, keep=self.save_models and self.objective.can_be_tested(epoch))
 
     def _test(self, epoch, means):
         """Test, record the epoch's curves; returns whether its network is the best so far."""
@@ -171,8 +171,8 @@ class Trainer:
     def _best_text(self):
         return f"PSNR {self.best['psnr']:.3f} @epoch {self.best['epoch']}" if self.best["epoch"] else "none counted"
 
-    def save(self, *, best: bool = False, keep: int | None = None) -> None:
-        """Write the checkpoint; best: as model_best too; keep: an epoch whose network is kept under its own name.
+    def save(self, *, best: bool = False, keep: bool = False) -> None:
+        """Write the checkpoint; best: as model_best too; keep: under the name of the epoch that it ends too.
 
         The checkpoint comes last: until it is there, a resumed run makes the others again.
         """
@@ -180,8 +180,8 @@ class Trainer:
         if not parallel.is_first():
             return
         state = self.state_dict()
-        if keep is not None:
-            save_torch_file(state, self.run.checkpoint.with_name(f"model_{keep}.pth.tar"))
+        if keep:
+            save_torch_file(state, self.run.checkpoint.with_name(f"model_{state['epoch']}.pth.tar"))
         if best:
             save_torch_file(state, self.run.best)
         save_torch_file(state, self.run.checkpoint)

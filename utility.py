@@ -96,9 +96,8 @@ def _finish_stdout():
     try:
         sys.stdout.flush()
     except OSError as error:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return error
     return None
 
@@ -116,9 +115,9 @@ def _what_lacks(error, lighter):
     return ""
 
 
-def summary(doc: str | None) -> str:
-    """The first line of a module's docstring, for --help; empty under python -OO, which drops docstrings."""
-    return (doc or "").partition("\n")[0]
+def first_line(text: str | None) -> str:
+    """The first line of a text; empty for the docstrings that python -OO drops."""
+    return (text or "").partition("\n")[0]
 
 
 def whole_number(text: str) -> int | None:

@@ -95,8 +95,7 @@ def prepare(name, args):
     teacher = copy.deepcopy(full).eval()
     supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device),
                             compiler=options.compiler)
-    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]),
-                                compiler=options.compiler)
+    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]), compiler=options.compiler)
     supervised.start_epoch(full, 1)
     distillation.start_epoch(low, 1)
     size = args.patch_size // args.scale

@@ -82,7 +82,7 @@ def measure(args, folder):
     peaks = {name: peak_bytes(one, keys) for name, one in sets.items()}
     loaders = {name: TrainLoader(one, sampler, n_threads=1) for name, one in sets.items()}
     ways = {"patch": {name: lambda one=one: load_one_by_one(one, keys) for name, one in sets.items()},
-            "worker": {name: lambda one=one: load_epoch(one) for name, one in loaders.items()}}
+            "worker": {name: lambda one=one: sum(1 for _ in one) for name, one in loaders.items()}}
     for way, candidates in ways.items():
         ms = {name: value / len(keys) for name, value in milliseconds(candidates, repeats=args.runs).items()}
         yield {"bench": f"data_loading_{way}", "model": None, "device": "cpu",
@@ -94,11 +94,6 @@ def load_one_by_one(candidate, keys):
     for key in keys:
         for patch in candidate[key][:2]:
             to_values(torch.from_numpy(np.array(patch, order="C")))
-
-
-def load_epoch(loader):
-    for _ in loader:
-        pass
 
 
 def main(argv=None):

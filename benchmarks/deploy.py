@@ -36,6 +36,7 @@ from quant.deploy.lowering.qdq import Qdq  # noqa: E402
 from quant.deploy.lowering.qlinear import QLinear  # noqa: E402
 from quant.deploy.onnx_backend import SESSIONS  # noqa: E402
 from quant.export import export  # noqa: E402
+from utility import UserError, run_main, whole_number  # noqa: E402
 
 BASE = "float, ONNX Runtime"
 CANDIDATES = ("float, PyTorch", BASE, "float, OpenVINO", "fake quantization, PyTorch", "rest fp32, ONNX Runtime",
@@ -163,12 +164,15 @@ def main(argv=None):
     parser.add_argument("--sizes", nargs="+", default=["120x120", "320x180"],
                         help="LR images, WIDTHxHEIGHT (default: %(default)s)")
     args = parser.parse_args(argv)
-    sizes = [tuple(int(side) for side in size.split("x")) for size in args.sizes]
+    sizes = [tuple(map(whole_number, size.split("x"))) for size in args.sizes]
+    if wrong := [text for text, size in zip(args.sizes, sizes, strict=True) if len(size) != 2 or not all(size)]:
+        raise UserError(f"--sizes {wrong[0]}: give WIDTHxHEIGHT, as 120x120")
     for name in models(args):
         runs, macs = runners(name, args)
         for width, height in sizes:
             show(measure(name, runs, macs, height, width, args), args.json, lines)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -22,30 +22,19 @@ from benchmarks.common import argument_parser, show  # noqa: E402
 from data import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from option import parse_options  # noqa: E402
-from quant.deploy.lowering.fold import fold_gates  # noqa: E402
+from quant.deploy.lowering.blocks import gated  # noqa: E402
+from quant.deploy.lowering.fold import fold_gates, in_8_bits  # noqa: E402
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import FORMATS, calibration_images, export  # noqa: E402
 from quant.open import open_network  # noqa: E402
-from utility import run_main  # noqa: E402
+from utility import UserError, run_main  # noqa: E402
 
 FORMS = ("PyTorch", "packed", "fp32", "int8")
 
 
 def main(argv=None):
     """Measure every network, print a row each. Raises UserError for a user's mistake."""
-    args = parse(argv)
-    torch.set_num_threads(args.threads)
-    if not args.json:
-        print("| network | bits | PyTorch dB | fp32 | int8 | equal: packed | fp32 | int8 | MB: packed | fp32 | int8 |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    for path in args.networks:
-        show(measure(path, args), args.json, row)
-    return 0
-
-
-def parse(argv):
-    """The command line."""
     parser = argument_parser(__doc__, threads=1)
     add = parser.add_argument
     add("networks", nargs="+", type=Path, help="quantized networks: runs' folders or files")
@@ -55,7 +44,14 @@ def parse(argv):
     add("--format", default="qlinear", choices=FORMATS, help="as quant.export has it (default: %(default)s)")
     add("--gates", default="run", choices=("run", "fold"), help="as quant.export has it (default: %(default)s)")
     add("--backend", default="onnx", choices=tuple(SESSIONS), help="what runs the files (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    if not args.json:
+        print("| network | bits | PyTorch dB | fp32 | int8 | equal: packed | fp32 | int8 | MB: packed | fp32 | int8 |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for path in args.networks:
+        show(measure(path, args), args.json, row)
+    return 0
 
 
 def forms(path, args, folder):
@@ -65,7 +61,7 @@ def forms(path, args, folder):
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
     write_packed(network, files["packed"], source=network.source.path)
     images, _ = calibration_images(args.calib, network)
-    lowered, folded = fold_gates(network, images) if args.gates == "fold" else (network, None)
+    lowered, folded = fold_gates(network, images) if args.gates == "fold" and gated(network) else (network, None)
     exported = {form: files[form] for form in ("fp32", "int8")}
     for form, file in exported.items():
         onnx.save(export(lowered, rest=form, images=images, operators=args.format, folded=folded), file)
@@ -79,26 +75,25 @@ def measure(path, args):
     with tempfile.TemporaryDirectory() as folder:
         made, sizes = forms(path, args, Path(folder))
     network = made["PyTorch"]
-    test_set = _test_set(network, args)
+    flags = ["--scale", str(network.scale), "--data_test", args.data_test, "--dir_data", args.dir_data, "--test_only",
+             "--n_colors", str(network.n_colors), "--rgb_range", str(network.rgb_range)]
+    if len(test_sets := build_test_sets(parse_options(flags, quantized=True))) != 1:
+        raise UserError(f"--data_test {args.data_test}: give one set a run")
+    test_set = test_sets[0]
     decibels, equal = {form: [] for form in FORMS}, {form: [] for form in FORMS}
     for index in range(len(test_set)):
         lr, hr, _ = test_set[index]
         with torch.inference_mode():
-            images = {form: run(lr[None])[0].round().clamp(0, 255) for form, run in made.items()}
+            images = {form: in_8_bits(run(lr[None])[0], network.rgb_range) for form, run in made.items()}
         for form, image in images.items():
-            decibels[form].append(psnr(image, hr, border=network.scale))
+            decibels[form].append(psnr(image, in_8_bits(hr, network.rgb_range), border=test_set.border,
+                                       luma=test_set.luma))
             equal[form].append((image == images["PyTorch"]).float().mean().item())
     return {"bench": "deploy_quality", "model": model.name_of(network), "scale": network.scale,
             "k_bits": network.quant_config.k_bits, "set": test_set.name,
             "psnr": {form: round(fmean(values), 4) for form, values in decibels.items()},
             "equal": {form: round(fmean(values), 4) for form, values in equal.items()},
             "bytes": sizes}
-
-
-def _test_set(network, args):
-    flags = ["--scale", str(network.scale), "--data_test", args.data_test, "--dir_data", args.dir_data, "--test_only",
-             "--n_colors", str(network.n_colors), "--rgb_range", str(network.rgb_range)]
-    return build_test_sets(parse_options(flags, quantized=True))[0]
 
 
 def row(one):

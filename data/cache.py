@@ -62,11 +62,9 @@ class DecodedCache:
     def read(self, image: Path) -> np.ndarray:
         """The pixels of an image file, uint8 [h, w, 3]: mapped and read-only when there is a copy, else decoded."""
         if image not in self._mapped:
-            if image not in self._copies:
-                return read_image(image)
             try:
                 pixels = _map(*self._copies[image])
-            except (OSError, RuntimeError):  # the copy has gone or is another by now
+            except (KeyError, OSError, RuntimeError):  # there is no copy, or it has gone or is another by now
                 return read_image(image)
             if len(self._mapped) >= MAPPED_AT_MOST:
                 self._mapped.clear()

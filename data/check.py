@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.image_sets import numbered_layouts, valid_layout
 from data.images import image_shape
 from data.layout import LAYOUTS, Layout, folders_in, images_in, scale_folders
 from data.pair_check import size_text, too_small_to_test
 from data.twins import find_twins, pictures_in
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
 DIV2K_COUNTS = (800, 900)
@@ -42,7 +43,7 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data.check", description=summary(__doc__))
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=first_line(__doc__))
     parser.add_argument("--dir_data", type=Path, help="root of the data sets, such as datasets")
     parser.add_argument("--against", metavar="SETS", help="look for training pictures that these test pictures show "
                         "too: names of sets joined with +, or a folder")
@@ -110,8 +111,8 @@ def check(dir_data: Path) -> list[Row]:
     dir_data = Path(dir_data)
     rows = []
     for root in folders_in(dir_data):
-        if any(os.path.isdir(root / part) for part in (LAYOUTS["div2k"].hr, LAYOUTS["div2k"].lr)):
-            rows += check_set(root, LAYOUTS["div2k"])
+        for layout in _training_layouts(root):
+            rows += check_set(root, layout)
     for root in folders_in(dir_data / "benchmark"):
         rows += check_set(root, LAYOUTS["benchmark"])
     if not rows:
@@ -120,23 +121,36 @@ def check(dir_data: Path) -> list[Row]:
     return rows + [Row(name, note="not here") for name in ("DIV2K", *BENCHMARKS) if name not in here]
 
 
+def _training_layouts(root):
+    """The layouts in which a folder beside `benchmark` holds images to train with, and DIV2K's last hundred."""
+    div2k = LAYOUTS["div2k"]
+    there = numbered_layouts(root.parent, root.name)[:1] if root.name != "benchmark" else []
+    if os.path.isdir(root / div2k.lr) and div2k.hr not in (layout.hr for layout in there):
+        there.append(div2k)  # LR images alone, which training would refuse
+    valid = valid_layout(there[0]) if there else None
+    return [*there, valid] if valid and os.path.isdir(valid.hr_folder(root)) else there
+
+
 def check_set(root: Path, layout: Layout) -> list[Row]:
     """The rows of one data set, HR first, then each scale; DIV2K's JPEG inputs count as sets of their own."""
+    valid = layout.name == "valid"
+    own = f"{root.name}-valid" if valid else root.name
     hr_shapes, problems = _shapes(layout.hr_folder(root), suffix="")
-    rows = [Row(root.name, "HR", len(hr_shapes), problems)]
+    rows = [Row(own, "HR", len(hr_shapes), problems)]
     if not hr_shapes:
         problems.append("no HR images")
     elif len(hr_shapes) != BENCHMARKS.get(root.name, len(hr_shapes)):
         problems.append(f"{root.name} has {BENCHMARKS[root.name]} images")
-    elif root.name == "DIV2K" and len(hr_shapes) not in DIV2K_COUNTS:
+    elif own == "DIV2K" and len(hr_shapes) not in DIV2K_COUNTS:
         rows[0].note = "ok, but DIV2K itself has 800 images to train with, and 100 more"
 
-    for kind in (layout.lr, *sorted(folder.name for folder in root.glob("DIV2K_Q*"))):
-        name = root.name if kind == layout.lr else kind.replace("_", "-", 1)
+    jpeg = [] if valid else sorted(folder.name for folder in root.glob("DIV2K_Q*"))
+    for kind in (layout.lr, *jpeg):
+        name = own if kind == layout.lr else kind.replace("_", "-", 1)
         for scale, folder in scale_folders(root / kind).items():
             rows.append(check_scale(name, folder, scale, hr_shapes, tested=layout.name == "benchmark"))
     if len(rows) == 1:
-        rows.append(Row(root.name, "LR", 0, ["no LR images: make them with python -m data.prepare"]))
+        rows.append(Row(own, "LR", 0, ["no LR images: make them with python -m data.prepare"]))
     return rows
 
 

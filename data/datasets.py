@@ -25,12 +25,8 @@ class TrainSet:
 
     def __init__(self, sources: Sequence[tuple[Pair, Reader]], *, scale: int, lr_patch: int, seed: int,
                  augmented: bool = True) -> None:
-        self.sources = sources
-        self.scale = scale
-        self.lr_patch = lr_patch
-        self.hr_patch = scale * lr_patch
-        self.seed = seed
-        self.augmented = augmented
+        self.sources, self.scale, self.seed, self.augmented = sources, scale, seed, augmented
+        self.lr_patch, self.hr_patch = lr_patch, scale * lr_patch
 
     def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, str]:
         pair, read = self.sources[key.image]
@@ -51,13 +47,9 @@ class EvalSet:
 
     def __init__(self, image_set: ImageSet, read: Reader, *, scale: int, rgb_range: float = 255,
                  n_colors: int = 3) -> None:
-        self.name = image_set.name
-        self.luma = image_set.luma
-        self.border = image_set.border(scale)
-        self.has_hr = image_set.pairs[0].hr is not None
-        self.pairs = image_set.pairs
-        self.read = read
-        self.scale = scale
+        self.name, self.luma, self.border = image_set.name, image_set.luma, image_set.border(scale)
+        self.pairs, self.has_hr = image_set.pairs, image_set.pairs[0].hr is not None
+        self.read, self.scale = read, scale
         self.colours = {"rgb_range": rgb_range, "n_colors": n_colors}
 
     def __len__(self) -> int:

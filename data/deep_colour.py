@@ -71,12 +71,11 @@ def _read_tiff(path):
         if colours is None or page.samplesperpixel not in (colours, colours + 1) or page.dtype != np.uint16:
             raise ValueError("16-bit pixels that are neither grey nor RGB; save it with 8 bits")
         try:
-            values = page.asarray()
+            values = page.asarray(squeeze=False)[:, 0].transpose(1, 2, 0, 3)  # of planes or of pixels together
         except (ValueError, ImportError) as error:
             raise ValueError(f"16-bit TIFF with {page.compression.name} compression needs the package imagecodecs; "
                              "install it, or save it as PNG") from error
-    values = values.reshape(page.imagelength, page.imagewidth, -1) if page.planarconfig == 1 else \
-        values.reshape(-1, page.imagelength, page.imagewidth).transpose(1, 2, 0)
+    values = values.reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric.name == "MINISWHITE":
         values = np.concatenate([65535 - values[..., :1], values[..., 1:]], axis=2)
     if page.extrasamples[:1] == (ASSOCIATED_ALPHA,):  # the colours are multiplied by it

@@ -13,7 +13,7 @@ import skimage
 
 from data import prepare
 from data.images import read_image, write_png
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 TRAIN = ("motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
          "brick.png", "grass.png", "gravel.png", "camera.png", "coins.png")
@@ -22,7 +22,7 @@ TEST = ("astronaut.png", "chelsea.png", "coffee.png")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the set in --out, or verify what is there. Returns the exit code of `data.prepare`."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", type=Path, default=Path("datasets/demo"), help="data root (default: %(default)s)")
     parser.add_argument("--scales", type=int, nargs="+", default=[4], help="magnifications (default: 4)")
     options = parser.parse_args(argv)

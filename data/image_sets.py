@@ -8,12 +8,14 @@ from pathlib import Path
 
 from data.images import images_by_name
 from data.layout import LAYOUTS, Layout, folders_in
-from data.ranges import parse_ranges, share_out
 from utility import UserError
 
 DIV2K_EXTRA_BORDER = 6
 DIV2K, BENCHMARK = LAYOUTS["div2k"], LAYOUTS["benchmark"]
 SEE = "see datasets/README.md"
+NUMBERS = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
+MAIN_SET = "DIV2K"  # as in EDSR-PyTorch, a range that stands alone is DIV2K's
+EXAMPLES = "as 1-800/801-810, or for two training sets 1-800+1-2650/801-810"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,35 @@ class ImageSet:
     def border(self, scale: int) -> int:
         """Pixels on each side that tests leave out: as published, more of DIV2K than of the benchmark sets."""
         return scale if self.luma else scale + DIV2K_EXTRA_BORDER
+
+
+def parse_ranges(data_range: str) -> list[list[tuple[int, int]]]:
+    """'1-800+1-2650/801-810' -> [[(1, 800), (1, 2650)], [(801, 810)]]: training, then testing where it is given.
+
+    Numbers count the sorted images from 1, both ends included. Raises UserError.
+    """
+    parts = [[NUMBERS.fullmatch(text) for text in part.split("+")] for part in data_range.split("/")]
+    if len(parts) > 2 or not all(match for part in parts for match in part):
+        raise UserError(f"--data_range {data_range}: expected first-last/first-last, {EXAMPLES}")
+    ranges = [[(int(match[1]), int(match[2])) for match in part if match] for part in parts]
+    if not all(1 <= first <= last for part in ranges for first, last in part):
+        raise UserError(f"--data_range {data_range}: expected first-last with 1 <= first <= last, {EXAMPLES}")
+    return ranges
+
+
+def share_out(ranges: list[tuple[int, int]], names: list[str], data_range: str) -> list[tuple[int, int] | None]:
+    """The range of each set in `names`, None for all its images. Raises UserError for more ranges than sets.
+
+    Several ranges belong to the sets in their order. One for several sets is DIV2K's (also of its JPEG inputs), or the
+    first set's.
+    """
+    if len(ranges) > max(1, len(names)):
+        raise UserError(f"--data_range {data_range}: {len(ranges)} ranges for {'+'.join(names)}; give one a set")
+    if len(ranges) == 1:
+        main = [name.partition("-Q")[0] == MAIN_SET for name in names]
+        owners = main if any(main) else [index == 0 for index in range(len(names))]
+        return [ranges[0] if owner else None for owner in owners]
+    return [*ranges, *[None] * (len(names) - len(ranges))]
 
 
 def find_training_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
@@ -86,9 +117,15 @@ def _benchmark_folder(dir_data, name):
 def numbered_layouts(dir_data: str | Path, name: str) -> list[Layout]:
     """The layouts in which <dir_data>/<name> has an HR folder, first choice first; `<Name>-Q<q>` has JPEG inputs."""
     base, quality = _base_and_quality(name)
-    layouts = [Layout(hr, hr, f"{base}_Q{quality}" if quality else f"{hr.removesuffix('HR')}LR_bicubic", numbered=True)
+    layouts = [Layout(hr, hr, f"{base}_Q{quality}" if quality else f"{hr.removesuffix('HR')}LR_bicubic")
                for hr in dict.fromkeys((f"{base}_train_HR", DIV2K.hr, f"{base}_HR", BENCHMARK.hr))]
     return [layout for layout in layouts if os.path.isdir(layout.hr_folder(Path(dir_data) / base))]
+
+
+def valid_layout(layout: Layout) -> Layout | None:
+    """Where the images lie that a set publishes to validate with, as DIV2K's 801-900; None for other layouts."""
+    valid = Layout("valid", *(part.replace("_train_", "_valid_") for part in (layout.hr, layout.lr)))
+    return valid if valid.hr != layout.hr else None
 
 
 def _numbered_set(flag, dir_data, name, scale, wanted):
@@ -111,8 +148,8 @@ def _numbered_set(flag, dir_data, name, scale, wanted):
 def _numbered_images(root, layout):
     """(name, HR path, layout) of all images: those to train with, then DIV2K's 801-900 if they lie as published."""
     images = {name: (name, path, layout) for name, path in _some_images(layout.hr_folder(root)).items()}
-    valid = Layout("valid", *(part.replace("_train_", "_valid_") for part in (layout.hr, layout.lr)), numbered=True)
-    if valid.hr != layout.hr and os.path.isdir(valid.hr_folder(root)):
+    valid = valid_layout(layout)
+    if valid and os.path.isdir(valid.hr_folder(root)):
         for name, path in images_by_name(valid.hr_folder(root)).items():
             images.setdefault(name, (name, path, valid))
     return list(images.values())

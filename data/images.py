@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -17,12 +17,8 @@ from utility import UserError, atomic_path, check_file
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
-
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".tga")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".avif")
-)
+SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .dib .tif .tiff .webp .gif .jp2 .j2k .tga .ppm .pgm .pbm .pnm .pcx "
+                     ".avif".split())
 MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
 LARGEST_PROFILE = 2**26  # bytes
 ORIENTATION = 0x0112  # EXIF's tag, and how a picture that it describes is turned upright
@@ -152,8 +148,8 @@ def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Made], *,
-                at_most: int = 10**9) -> tuple[list[Made], int]:
+def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Any], *,
+                at_most: int = 10**9) -> tuple[list[Any], int]:
     """`use` of every image in a folder as `read_image` gives it, and how many can't be read: stderr lists these.
 
     at_most: of more images only so many, spread over the folder. Raises UserError, naming `flag`, where none is left.

@@ -10,15 +10,11 @@ from utility import UserError, whole_number
 
 @dataclass(frozen=True)
 class Layout:
-    """Folder names below the data set's root; LR images lie in X2, X3, X4 ... and end in x2, x3, x4 ...
-
-    numbered: images are called 0001, 0002 ... and are chosen by --data_range.
-    """
+    """Folder names below the data set's root; LR images lie in X2, X3, X4 ... and end in x2, x3, x4 ..."""
 
     name: str
     hr: str
     lr: str
-    numbered: bool
 
     def hr_folder(self, root: str | Path) -> Path:
         return Path(root) / self.hr
@@ -38,8 +34,8 @@ class Layout:
 
 
 LAYOUTS = {
-    "div2k": Layout("div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic", numbered=True),
-    "benchmark": Layout("benchmark", hr="HR", lr="LR_bicubic", numbered=False),
+    "div2k": Layout("div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic"),  # 0001, 0002 ..., by --data_range
+    "benchmark": Layout("benchmark", hr="HR", lr="LR_bicubic"),
 }
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_convert
 from data.datasets import TrainSet
 from data.patches import to_values
 from data.sampler import SampleKey, TrainSampler
-from utility import UserError
+from utility import UserError, first_line
 
 SPARE_QUEUES = 4  # besides one a worker
 PREFETCH = 2  # batches under way for each worker
@@ -98,7 +98,7 @@ def _workers_or_one_line(n_threads):
     except (OSError, RuntimeError) as error:
         if n_threads == 0:
             raise
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(str(error))
         raise UserError(f"--n_threads {n_threads}: workers can't be had ({reason}); make /dev/shm larger and writable "
                         "(docker run --shm-size), allow more processes, or lower it: 0 needs neither") from error
 

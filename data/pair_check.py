@@ -3,9 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from data.image_sets import ImageSet, Pair
+from data.image_sets import EXAMPLES, ImageSet, Pair
 from data.images import image_shape
-from data.ranges import EXAMPLES
 from metrics.functional import WINDOW
 from utility import UserError, check_file
 

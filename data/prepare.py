@@ -27,7 +27,7 @@ from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Job, Outcome, make, verify
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, add_force, check_output, remove_unfinished, run_main, summary, whole_number
+from utility import UserError, add_force, check_output, first_line, remove_unfinished, run_main, whole_number
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
@@ -35,7 +35,7 @@ SHOWN = 10
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=summary(__doc__))
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=first_line(__doc__))
     parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
     parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
     parser.add_argument("--scales", type=partial(_whole, least=2, most=1000), nargs="+", default=[2, 3, 4],

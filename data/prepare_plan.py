@@ -35,7 +35,7 @@ def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
         if others := [path.name for path in sources if path.suffix != ".png"]:
             raise UserError(f"--hr {hr}: {others[0]} is no .png; move the folder away and give it from there")
         names = {path.stem: path for path in sources}
-    elif layout.numbered and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
+    elif layout.name == "div2k" and (numbers or not all(NUMBER.fullmatch(path.stem) for path in sources)):
         numbers = _numbers(sources, numbers, layout.hr_folder(out))
         number_of = {file_name: number for number, file_name in numbers.items()}
         names = {number_of[path.name]: path for path in sources}

@@ -41,12 +41,8 @@ class TrainSampler:
                  world_size: int = 1) -> None:
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
-        self.n_images = n_images
-        self.seed = seed
-        self.batch_size = batch_size
-        self.n_batches = n_batches
-        self.share = batch_size // world_size
-        self.rank = rank
+        self.n_images, self.seed, self.rank = n_images, seed, rank
+        self.batch_size, self.n_batches, self.share = batch_size, n_batches, batch_size // world_size
         self.set_position(epoch=1)
 
     def set_position(self, epoch: int, batch: int = 0) -> None:

@@ -114,8 +114,6 @@ def check_same_network(state: dict, path: str | Path, network: SuperResolver, qu
     skeleton = model.skeleton(state["network"], f"{path}: its network record")
     found = {"network": {"name": model.name_of(skeleton), **skeleton.settings}, "quant": state["quant"]}
     for part, own in (("network", {"name": model.name_of(network), **network.settings}), ("quant", quant)):
-        same = found[part] == own
-        if found[part] and own:
-            same = all(found[part].get(name, value) == value for name, value in own.items())
-        if not same:
-            raise UserError(f"{path}: was trained as {part} {found[part]}, this run is {own}; give its flags")
+        there = found[part]
+        if there != own and not (there and own and all(there.get(name, one) == one for name, one in own.items())):
+            raise UserError(f"{path}: was trained as {part} {there}, this run is {own}; give its flags")

@@ -16,7 +16,6 @@ from data.datasets import EvalSet
 from data.pictures import plain
 from engine.device import wait_for
 from engine.run_folder import RunFolder
-from engine.text import append_text
 from metrics.functional import psnr, ssim
 from model.inference import constant_weights, super_resolve
 from utility import UserError
@@ -100,14 +99,14 @@ class Evaluator:
                 pictures["HR"] = plain(self._in_8_bits(hr))
         for kind, picture in pictures.items():
             file = f"{self.k_bits}bit_{name}_x{self.scale}_{kind}.png"
-            yield self.run.results(test_set.name) / file, picture
+            yield self.run.path / f"results-{test_set.name}" / file, picture
 
     def _report(self, test_set, epoch, rows, seconds, left_out):
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.model, "scale": self.scale,
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
                   "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {})}
-        append_text(self.run.path / "eval.txt", json.dumps(result) + "\n")
+        self.run.append("eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
         log.info("[%s x%d]\t%s", test_set.name, self.scale, scores)

@@ -13,7 +13,6 @@ import torch
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
 from engine.ranks import Ranks
 from engine.run_folder import RunFolder
-from engine.text import append_text
 from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
     root.setLevel(logging.INFO)
 
     def add(path):
-        append_text(path, "")
         handlers.append(_outlived(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")))
         kept.setTarget(handlers[-1])
         kept.flush()
@@ -87,6 +85,7 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
                     if not test_only:
                         stack.enter_context(folder.claimed())
                 folder.describe(config_text())
+                folder.append("log.txt", "")  # ends a half line
                 log_to_file(folder.path / "log.txt")
 
             folder.prepare = prepare

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.text import append_text
 from model.torch_file import read_torch_file
 from quant.open import BEST, LAST
-from utility import UNFINISHED, UserError
+from utility import UNFINISHED, UserError, check_file
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +84,8 @@ class RunFolder:
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
-        names = {path: path.name.removeprefix("model_").removesuffix(".pth.tar") for path in
-                 self._found("model/model_[0-9]*.pth.tar")}
-        return {int(name): path for path, name in names.items() if name.isdecimal()}
+        return {int(name): path for path in self._found("model/model_[0-9]*.pth.tar")
+                if (name := path.name.removeprefix("model_").removesuffix(".pth.tar")).isdecimal()}
 
     def start(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
@@ -104,8 +102,21 @@ class RunFolder:
 
     def describe(self, config_text: str) -> None:
         """Add the time and the options of this start to config.txt. Raises UserError."""
-        with self._writable():
-            append_text(self.path / "config.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{config_text}\n\n")
+        self.append("config.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{config_text}\n\n")
+
+    def append(self, name: str, text: str) -> None:
+        """Add lines to a text file; a half line that a killed process left there is ended first. Raises UserError."""
+        path = self.path / name
+        if os.path.exists(path):
+            check_file(path)
+        try:
+            with open(path, "a+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                whole = file.read(1) in (b"", b"\n")
+                file.write((("" if whole else "\n") + text).encode(errors="backslashreplace"))
+        except OSError as error:
+            raise UserError(f"{path}: can't be written ({error.strerror})") from error
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -209,15 +220,11 @@ class RunFolder:
                 return True
         return best["epoch"] == 0
 
-    def results(self, set_name: str) -> Path:
-        """The folder for a test set's images."""
-        return self.path / f"results-{set_name}"
-
 
 def _best_of(file):
     """What a file holds as the best network: {"psnr", "epoch"}; None where it is no best network, or is not there."""
     try:
-        state = read_torch_file(file) if file.is_file() else {}
+        state = read_torch_file(file)
         return state["best"] if state["best"]["epoch"] == state["epoch"] else None
     except (KeyError, TypeError, UserError):
         return None
@@ -237,8 +244,6 @@ def _lock(file):
         import fcntl
 
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader workers don't inherit this kind
-    except (BlockingIOError, PermissionError):
-        return False
-    except (ImportError, OSError):
-        return True
+    except (ImportError, OSError) as error:
+        return not isinstance(error, (BlockingIOError, PermissionError))
     return True

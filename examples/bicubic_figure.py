@@ -14,14 +14,14 @@ from PIL import Image
 
 from data.imresize import imresize
 from metrics.figure import save_figure
-from utility import MAKER, add_force, check_output, run_main, summary
+from utility import MAKER, add_force, check_output, first_line, run_main
 
 SCALE = 4
 
 
 def main():
     """Write the figure and print each share."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", default="examples/figures/bicubic.png", help="picture to write (%(default)s)")
     add_force(parser)
     options = parser.parse_args()

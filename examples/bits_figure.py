@@ -11,7 +11,7 @@ from examples.results import read_shipped
 from metrics.figure import save_figure
 from metrics.report import FULL_PRECISION, published_results
 from model.registry import NETWORKS
-from utility import MAKER, add_force, check_output, run_main, summary
+from utility import MAKER, add_force, check_output, first_line, run_main
 
 SETS = ("Set5", "Urban100")
 WIDTHS = (2, 3, 4, FULL_PRECISION)
@@ -21,7 +21,7 @@ OURS = ("", "calibrated bounds")  # the variants that are DDTB alone
 
 def main(argv=None):
     """Write the figure and print its path. Raises UserError where models.json can't be read."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", type=Path, default=ROOT / "examples" / "figures" / "bits.png",
                         help="picture to write (default: %(default)s)")
     parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")

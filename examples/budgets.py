@@ -57,11 +57,6 @@ class Full(Stage):
         return f"{self.model}_baseline_x{self.scale}"
 
     @property
-    def needs(self):
-        """The network that has to be there first, or ''."""
-        return self.start
-
-    @property
     def duration(self):
         """Seconds on one core, tests apart; arithmetic grows with the patch's area."""
         return sum(part.steps * self.seconds * (part.patch / self.parts[0].patch) ** 2 for part in self.parts)
@@ -104,11 +99,6 @@ class Low(Stage):
         return ", ".join(filter(None, marks))
 
     @property
-    def needs(self):
-        """The full-precision network that it starts from."""
-        return self.network
-
-    @property
     def duration(self):
         """Seconds on one core, tests apart."""
         return self.seconds * self.steps
@@ -121,14 +111,14 @@ RDN = Part(4_000, 24, 2e-4), Part(300, 32, 5e-5)
 WIDTHS = (4, 3, 2)
 
 
-def _widths(network, steps, seconds, **settings):
-    return [Low(network, k_bits, steps, seconds, **settings) for k_bits in WIDTHS]
+def _widths(network, steps, seconds, widths=WIDTHS, **settings):
+    return [Low(network, k_bits, steps, seconds, **settings) for k_bits in widths]
 
 
 def _others(network, seconds):
     """The compared methods at 4 and 2 bits."""
-    return [Low(network, k_bits, 3_000, seconds, quantizer=name, shipped=False)
-            for name in ("pams", "pact", "dorefa", "minmax") for k_bits in (4, 2)]
+    return [stage for name in ("pams", "pact", "dorefa", "minmax")
+            for stage in _widths(network, 3_000, seconds, (4, 2), quantizer=name, shipped=False)]
 
 
 # in the order of work: what is cheapest and what others start from first
@@ -142,12 +132,9 @@ SHORT = [
     *_widths("edsr_x4", 3_000, 0.5, skip_bits=8),
     Full("srresnet_x4", SRRESNET, 0.98, start="srresnet_x2", init="interpolation"),
     *_widths("srresnet_x4", 3_000, 0.7),
-    Low("edsr_x4", 2, 3_000, 0.5, init_bounds="percentile"),
-    Low("edsr_x4", 4, 3_000, 0.5, init_bounds="percentile"),
-    Low("edsr_x4", 3, 3_000, 0.5, init_bounds="percentile"),
+    *_widths("edsr_x4", 3_000, 0.5, (2, 4, 3), init_bounds="percentile"),
     *_others("edsr_x4", 0.5),
-    Low("edsr_x4", 2, 3_000, 0.5, seed=2, shipped=False),
-    Low("edsr_x4", 4, 3_000, 0.5, seed=2, shipped=False),
+    *_widths("edsr_x4", 3_000, 0.5, (2, 4), seed=2, shipped=False),
     Full("rdn_x2", RDN, 3.2, batch=8, init="interpolation"),
     Full("rdn_x4", RDN, 3.2, batch=8, start="rdn_x2", init="interpolation"),
     *_widths("rdn_x4", 1_000, 4.5),

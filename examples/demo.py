@@ -19,7 +19,7 @@ from metrics.pairs import crop_to
 from metrics.report import result_lines
 from option import EXPERIMENT_ROOT
 from quant import cost, open_network
-from utility import run_main, summary
+from utility import first_line, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
@@ -44,7 +44,7 @@ def main(argv=None):
 
 def parse(argv):
     """The demo's own few flags."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets/demo"), help="data root, made where missing")
     parser.add_argument("--pre_train", type=Path, default=SHIPPED, help="full-precision EDSR x4 to start from")
     parser.add_argument("--n_resblocks", type=int, default=16, help="its residual blocks")

@@ -20,7 +20,7 @@ from data.images import image_files
 from examples import stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, Full
 from option import EXPERIMENT_ROOT
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 PAPER = [f"{model}_x{scale}" for model in RATIOS for scale in (2, 4)]
 
@@ -30,6 +30,10 @@ def main(argv=None):
     options = parse(argv)
     if options.budget == "paper":
         return paper(options)
+    if unknown := set(options.only) - {stage.network for stage in SHORT}:
+        raise UserError(f"--only {sorted(unknown)[0]}: choose {', '.join(sorted({stage.network for stage in SHORT}))}")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: give 1 or more")
     chosen = [stage for stage in SHORT if not options.only or stage.network in options.only]
     if options.list:
         print(overview(chosen))
@@ -47,7 +51,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--budget", choices=("short", "paper"), default="short",
                         help="short: examples/budgets.py; paper: baseline.sh and run.sh, on DIV2K (default: short)")
     parser.add_argument("--photos", type=Path, help="folder of folders of photographs to make the training set of")
@@ -68,6 +72,9 @@ def prepare(photos, dir_data):
     for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
         files = image_files(folder)
         kept = HELD_OUT.get(folder.name, 0)
+        if len(files) <= kept:
+            raise UserError(f"--photos {folder}: {kept} of its images are kept from training, it has {len(files)}; "
+                            "give the whole folder, or change HELD_OUT in examples/budgets.py")
         train += files[: len(files) - kept]
         held += files[len(files) - kept:]
     for number, path in enumerate(train + held, 1):
@@ -126,9 +133,10 @@ class Queue:
 
     def ready(self, stage):
         """Whether what the stage starts from is there."""
+        needed = stage.start if isinstance(stage, Full) else stage.network
         at_work = [*self.waiting, *(running[0] for running in self.running.values())]
-        return not stage.needs or stages.full_precision(stage.needs).is_file() and not any(
-            isinstance(other, Full) and other.network == stage.needs for other in at_work)
+        return not needed or stages.full_precision(needed).is_file() and not any(
+            isinstance(other, Full) and other.network == needed for other in at_work)
 
     def next(self, stage, rest, began, code):
         """Run a stage's next command, or note its end."""
@@ -145,13 +153,12 @@ class Queue:
         with open(self.folder / f"{stage.name}.log", "a") as file:
             file.write(f"$ {' '.join(command)}\n")
             file.flush()
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=self.environment(),
+            # one thread a stage, unless OMP_NUM_THREADS says otherwise
+            environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ,
+                           "PYTHONPATH": str(stages.ROOT)}
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment,
                                        start_new_session=True)
         self.running[process] = (stage, rest, began)
-
-    def environment(self):
-        """One thread a stage, unless OMP_NUM_THREADS says otherwise."""
-        return {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": str(stages.ROOT)}
 
     def stop(self):
         """Let what runs save and end."""

@@ -20,7 +20,7 @@ from metrics.pairs import crop_to
 from metrics.report import result_lines, run_folder
 from quant import open_network
 from quant.activation import gated_quantizers
-from utility import MAKER, UserError, add_force, check_output, run_main, summary, whole_number
+from utility import MAKER, UserError, add_force, check_output, first_line, run_main, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALE = 4
@@ -31,7 +31,11 @@ DYNAMIC, STATIC = "#c2321f", "#d5dde6"
 def main(argv=None):
     """Write the figures, print their paths. Raises UserError for runs that lack what a figure needs."""
     options = parse(argv)
-    figures = {f"crops_{image.partition('/')[2]}.png": draw_crops(image, options) for image in options.images}
+    names = [image.partition("/")[2] for image in options.images]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--images: two are called {twice[0]}, their figures would share a file; draw one at a time")
+    figures = {f"crops_{name}.png": draw_crops(image, options)
+               for name, image in zip(names, options.images, strict=True)}
     figures["psnr_over_epochs.png"] = draw_psnr(options.runs, options.curve)
     figures["bounds_over_training.png"] = draw_bounds(options.bounds_of or options.runs[0])
     gates = {run: read_gates(run_folder(run)) for run in options.runs}
@@ -46,7 +50,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     add = parser.add_argument
     add("--full", required=True, help="full-precision run, for the crops")
     add("--runs", nargs="+", required=True, help="quantized runs, for the curves and the gates")

@@ -18,7 +18,7 @@ from examples.demo import ROOT, run
 from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 SETS = ("Set5", "Set14", "B100", "Urban100")
 METHOD_NAMES = {"ddtb": "DDTB", "pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
@@ -91,7 +91,7 @@ def main(argv=None):
 
 def parse(argv):
     """The command line."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
     parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")
     parser.add_argument("--runs", nargs="*", default=[], help="runs of your own to list beside, tested before")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loss import adversarial, vgg
-from loss.adversarial import Adversarial
-from loss.discriminator import MIN_PATCH
+from loss.adversarial import MIN_PATCH, Adversarial
 from utility import UserError
 
 PARTS = ("L1", "MSE", *vgg.DEPTHS, *adversarial.KINDS)
@@ -28,7 +27,11 @@ def build(spec: str, *, rgb_range: float, patch_size: int, gan_k: int = 1, vgg_w
     """
     weights = parse(spec)
     for name in weights:
-        _check_part(name, patch_size, gan_k)
+        least = MIN_PATCH if name in adversarial.KINDS else vgg.MIN_PATCH.get(name, 1)
+        if patch_size < least:
+            raise UserError(f"--patch_size {patch_size}: too small for {name} in --loss; give {least} or more")
+        if name in adversarial.KINDS and gan_k < 1:
+            raise UserError(f"--gan_k {gan_k}: the discriminator of {name} would not train; give 1 or more")
     terms = {name: _build_part(name, rgb_range, patch_size, gan_k, vgg_weights) for name in weights}
     return Loss(weights, terms).to(device)
 
@@ -60,14 +63,6 @@ def parse(spec: str) -> dict[str, float]:
 
 def _mistake(spec, reason):
     return UserError(f"--loss {spec}: {reason}; give a sum such as 1*L1+0.001*GAN of the parts {', '.join(PARTS)}")
-
-
-def _check_part(name, patch_size, gan_k):
-    least = MIN_PATCH if name in adversarial.KINDS else vgg.MIN_PATCH.get(name, 1)
-    if patch_size < least:
-        raise UserError(f"--patch_size {patch_size}: too small for {name} in --loss; give {least} or more")
-    if name in adversarial.KINDS and gan_k < 1:
-        raise UserError(f"--gan_k {gan_k}: the discriminator of {name} would not train; give 1 or more")
 
 
 def _build_part(name, rgb_range, patch_size, gan_k, vgg_weights):

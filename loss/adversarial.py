@@ -1,17 +1,19 @@
 """Adversarial parts of the loss: a discriminator trains beside the network, which pays where it is found out."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss.discriminator import Discriminator
 from model import parallel
 
 KINDS = ("GAN", "WGAN", "WGAN_GP", "RGAN")
 CLIP = 1.0
 PENALTY = 10.0
+N_FEATS, HIDDEN = 64, 1024  # of the discriminator
+MIN_PATCH = 17  # smaller patches end as one pixel, on which a batch of one has no BatchNorm statistics
 
 
 class Adversarial(nn.Module):
@@ -27,9 +29,7 @@ class Adversarial(nn.Module):
 
     def __init__(self, kind: str, *, patch_size: int, rgb_range: float, gan_k: int = 1) -> None:
         super().__init__()
-        self.kind = kind
-        self.gan_k = gan_k
-        self.rgb_range = rgb_range
+        self.kind, self.gan_k, self.rgb_range = kind, gan_k, rgb_range
         self.discriminator = Discriminator(patch_size=patch_size)
         settings = {"lr": 1e-5, "betas": (0.0, 0.9)} if kind == "WGAN_GP" else {"lr": 1e-4}
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), **settings)
@@ -114,3 +114,27 @@ def gradient_penalty(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Te
     between = torch.lerp(fake, real, share).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return PENALTY * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+class Discriminator(nn.Module):
+    """SRGAN's (figure 4): eight conv3x3-BN-LeakyReLU layers, then two fully connected ones.
+
+    Every other layer halves the side (odd ones rounded up), the ones between double the channels: 512 at the end.
+    patch_size: side in pixels, MIN_PATCH or more.
+    """
+
+    def __init__(self, *, patch_size: int) -> None:
+        super().__init__()
+        channels = [N_FEATS * 2 ** (number // 2) for number in range(8)]
+        self.features = nn.Sequential(*map(_layer, [3, *channels], channels, [1, 2] * 4))
+        values = channels[-1] * math.ceil(patch_size / 16) ** 2
+        self.classifier = nn.Sequential(nn.Linear(values, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: [N, 3, patch_size, patch_size] in 0..1. Returns logits [N, 1], above 0: taken for real."""
+        return self.classifier(self.features(image).flatten(1))
+
+
+def _layer(in_channels, out_channels, stride):
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2, inplace=True))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from model.torch_file import read_torch_file
 from model.weights import check_tensors
-from utility import UserError
+from utility import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def download_vgg19() -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, path, path.stem.rsplit("-", 1)[1], progress=sys.stderr.isatty())
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(str(error)) or type(error).__name__
             raise UserError(f"--loss: VGG19's weights could not be fetched from {url} ({reason}); "
                             "fetch the file elsewhere and give it with --vgg_weights") from error
     return path

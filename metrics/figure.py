@@ -20,7 +20,7 @@ from PIL import Image
 from data.images import read_image
 from metrics import functional
 from metrics.pairs import RESULT_NAME, crop_to
-from utility import MAKER, UserError, add_force, atomic_path, check_output, run_main, summary, whole_number
+from utility import MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main, whole_number
 
 # inches: the text width of a two-column paper, around everything, between pictures, the two lines under each
 WIDTH, MARGIN, GAP, CAPTION = 7.0, 0.02, 0.07, 0.36
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse_options(argv):
-    parser = argparse.ArgumentParser(prog="python -m metrics.figure", description=summary(__doc__))
+    parser = argparse.ArgumentParser(prog="python -m metrics.figure", description=first_line(__doc__))
     parser.add_argument("--gt", required=True, metavar="FILE", help="the original HR image")
     parser.add_argument("--sr", required=True, nargs="+", metavar="FILE", help="super-resolved images")
     parser.add_argument("--labels", nargs="+", help="what to write under each of them (default: from their names)")
@@ -205,7 +205,8 @@ def _draw(figure, place, image, lines, *, interpolation="nearest", frame=None, b
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=frame is not None, edgecolor=frame, linewidth=1.0)
     for number, line in enumerate(lines):
-        line = shown(line)
+        # no formulas between dollar signs, no characters that can't be encoded
+        line = line.encode(errors="backslashreplace").decode().replace("$", r"\$")
         natural = TextPath((0, 0), line, size=FONT_SIZE).get_extents().width if line.strip() else 1.0
         size = FONT_SIZE * min(1.0, max(width * POINTS_PER_INCH / natural, SMALLEST_FONT_SIZE / FONT_SIZE))
         y = bottom - 0.04 - number * 0.145
@@ -213,11 +214,6 @@ def _draw(figure, place, image, lines, *, interpolation="nearest", frame=None, b
         centre = (left + width / 2) / figure_width
         figure.text(centre, y / figure_height, line, ha="center", va="top", fontsize=size, fontweight=weight)
     return axes
-
-
-def shown(text: str) -> str:
-    """Text as matplotlib can draw it: no formulas between dollar signs, no characters that can't be encoded."""
-    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 
 from metrics import functional
 from metrics.pairs import Pairs, find_pairs, read_pair
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> st
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Namespace:
-    parser = argparse.ArgumentParser(description=summary(__doc__), epilog="baby.png in --gt is compared with "
+    parser = argparse.ArgumentParser(description=first_line(__doc__), epilog="baby.png in --gt is compared with "
                                      "4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.")
     parser.add_argument("--gt", required=True, metavar="DIR", help="folder of the original HR images")
     parser.add_argument("--sr", required=True, metavar="DIR", help="folder of the super-resolved images")
@@ -107,6 +107,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--border", type=int, metavar="N", help="pixels to leave out at each side (default: the scale)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
+    if options.border is not None and options.border < 0:
+        raise UserError(f"--border {options.border}: give 0 pixels or more")
     if options.scale < 1:
         raise UserError(f"--scale {options.scale}: no upscaling factor; give 2, 3, 4, ...")
     return options

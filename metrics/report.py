@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model.registry import title
-from utility import UserError, add_force, atomic_path, check_file, check_output, run_main, summary
+from utility import UserError, add_force, atomic_path, check_file, check_output, first_line, run_main
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def csv_table(results: Iterable[Result]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m metrics.report", description=summary(__doc__))
+    parser = argparse.ArgumentParser(prog="python -m metrics.report", description=first_line(__doc__))
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below ../experiment")
     parser.add_argument("--csv", metavar="FILE", help="also write the table, with every digit, to this file")
     add_force(parser)

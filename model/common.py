@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.settings import check_settings
+from model.settings import SETTINGS
 from utility import UserError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -82,7 +82,9 @@ class SuperResolver(nn.Module):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        check_settings(settings)
+        for name, value in settings.items():
+            if name in SETTINGS and (problem := SETTINGS[name].problem(value)):
+                raise ValueError(f"{name} {value!r:.40}: {problem}")
         self.settings = settings
         self.scale = settings["scale"]
         self.n_colors = settings.get("n_colors", 3)

@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.patches import to_planes, to_values
+from data.pictures import Picture, plain
 from model.common import SuperResolver
 from model.tiles import in_tiles
-
-BLACK, WHITE = 16, 235  # of luma, the one colour of networks that have one
 
 
 @contextlib.contextmanager
@@ -68,10 +66,7 @@ def enlarge(network: SuperResolver, image: np.ndarray, *, chop_size: int | None 
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
     if network.training:
         raise ValueError("the network is in training mode; call eval() first")
-    lr = to_values(to_planes(image), rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
+    lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     device = next(network.parameters()).device
     sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
-    sr = sr.float() * (255 / network.rgb_range)
-    if network.n_colors == 1:
-        sr = ((sr - BLACK) * (255 / (WHITE - BLACK))).expand(3, -1, -1)
-    return sr.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    return np.ascontiguousarray(plain(sr.float() * (255 / network.rgb_range)).colours)

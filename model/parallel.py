@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-from utility import UserError
+from utility import UserError, first_line
 
 # The others wait while the first process tests, which can take hours on the CPU. A process that ends closes its
 # connections, so the others notice at once, whatever this value is.
@@ -30,8 +30,8 @@ def together(backend: str) -> Iterator[None]:
         distributed.init_process_group(backend, timeout=PATIENCE)
     except (distributed.DistError, ValueError) as error:
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise UserError(f"the processes of this run can't meet at {place} ({_first_line(error)}); start all of them "
-                        "with torchrun, at an address and port that are free") from error
+        raise UserError(f"the processes of this run can't meet at {place} ({first_line(str(error)):.200}); start all "
+                        "of them with torchrun, at an address and port that are free") from error
     yield
     distributed.destroy_process_group()
 
@@ -45,11 +45,7 @@ def _peers():
         if not isinstance(error, distributed.DistError) and "gloo/transport" not in str(error):
             raise
         raise UserError("another process of this run has ended, its own message says why; start all of them again "
-                        f"with --load to continue ({_first_line(error)})") from error
-
-
-def _first_line(error):
-    return str(error).partition("\n")[0][:200]
+                        f"with --load to continue ({first_line(str(error)):.200})") from error
 
 
 def world_size() -> int:

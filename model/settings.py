@@ -60,13 +60,6 @@ def number(text: str) -> float:
     return int(value) if value.is_integer() else value
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raise ValueError for the first setting whose value can't work. Settings that SETTINGS lacks are not looked at."""
-    for name, value in settings.items():
-        if name in SETTINGS and (problem := SETTINGS[name].problem(value)):
-            raise ValueError(f"{name} {value!r:.40}: {problem}")
-
-
 def is_of(value: Any, kind: Any) -> bool:
     """Whether a value that a file holds is of a type: int, float (whole numbers too), bool, str, list, dict."""
     if kind in (int, float):
@@ -84,22 +77,18 @@ def made_from(record: Any, make: Callable, where: str) -> Any:
     """
     if not isinstance(record, dict):
         raise UserError(f"{where} {_shown(record)}: is no record of names and values; give a whole file")
-    parameters = dict(inspect.signature(make).parameters)
-    others = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
-    rest = parameters.pop(others[0]) if others else None
-    unknown = [name for name in record if name not in parameters]
-    if rest is not None and all(isinstance(name, str) for name in unknown):
-        parameters |= {name: rest for name in unknown}
-    elif unknown:
-        raise UserError(f"{where} has {_shown(unknown[0])}, unknown to this version; use the one that wrote it")
-    for name, parameter in parameters.items():
-        if name not in record:
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-                raise UserError(f"{where} lacks {name}; give a whole file")
-            continue
+    parameters = inspect.signature(make).parameters
+    rest = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
+    for name, value in record.items():
+        parameter = parameters.get(name, rest) if isinstance(name, str) else None
+        if parameter is None:
+            raise UserError(f"{where} has {_shown(name)}, unknown to this version; use the one that wrote it")
         kind = parameter.annotation if parameter.annotation is not parameter.empty else type(parameter.default)
-        if isinstance(kind, type) and kind is not type and not is_of(record[name], kind):
-            raise UserError(f"{where}: {name} {_shown(record[name])} is not of the type {kind.__name__}")
+        if isinstance(kind, type) and kind is not type and not is_of(value, kind):
+            raise UserError(f"{where}: {name} {_shown(value)} is not of the type {kind.__name__}")
+    for name, one in parameters.items():
+        if name not in record and one.default is one.empty and one is not rest:
+            raise UserError(f"{where} lacks {name}; give a whole file")
     try:
         return make(**record)
     except (TypeError, ValueError) as error:  # as constructors are documented to refuse values and names

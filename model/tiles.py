@@ -79,8 +79,8 @@ class Tile:
 
 
 def plan_tiles(height: int, width: int, *, size: int, margin: int) -> list[Tile]:
-    """Tiles of at most size x size pixels whose kept parts cover the image once, margin or more from inner edges."""
-    rows, columns = (_spans(length, size, margin) for length in (height, width))
+    """Tiles of up to size x size whose kept parts cover an image once, margin (at most size // 4) off inner edges."""
+    rows, columns = (_spans(length, size, min(margin, size // 4)) for length in (height, width))
     return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
 
 
@@ -109,7 +109,7 @@ def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Te
     upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
     feature = _body_feature(network, lr, size=_body_size(body, upsampler, scale, size), reach=reach(body))
-    tiles = _plan(feature, size, reach(upsampler))
+    tiles = plan_tiles(*feature.shape[2:], size=size, margin=reach(upsampler))
     return assembled(lambda tile: network.upsample(feature[(..., *tile.window)]), tiles, feature.shape, scale)
 
 
@@ -117,10 +117,6 @@ def _body_size(body, upsampler, scale, size):
     """The tile at which the body's widest feature has as many values as the upsampler's of a tile of `size`."""
     widest = max(conv.in_channels for conv in convolutions(*body))
     return max(size, math.isqrt((size * scale) ** 2 * convolutions(*upsampler)[-1].in_channels // widest))
-
-
-def _plan(x, size, reach):
-    return plan_tiles(*x.shape[2:], size=size, margin=min(reach, size // 4))
 
 
 def assembled(function: Callable[[Tile], Tensor], tiles: Sequence[Tile], shape: Sequence[int],
@@ -139,7 +135,7 @@ def assembled(function: Callable[[Tile], Tensor], tiles: Sequence[Tile], shape: 
 
 def _body_feature(network, lr, *, size, reach):
     """network.body_feature(lr), in as many passes over the tiles as it takes to settle the network's means."""
-    tiles = _plan(lr, size, reach)
+    tiles = plan_tiles(*lr.shape[2:], size=size, margin=reach)
     if len(tiles) == 1:
         return network.body_feature(lr)
     means = {module: TileMeans() for module in network.modules() if isinstance(module, GlobalMean)}

@@ -11,7 +11,7 @@ from torch import nn
 
 from model.common import SuperResolver
 from model.torch_file import read_torch_file
-from utility import UserError, check_file
+from utility import UserError, check_file, first_line
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +163,8 @@ def _read_safetensors(path):
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: is a safetensors file that is damaged or cut short ({reason:.100}); get it again") \
-            from error
+        raise UserError(f"{path}: is a safetensors file that is damaged or cut short ({first_line(str(error)):.100}); "
+                        "get it again") from error
 
 
 def check_fits(network: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -22,22 +22,18 @@ class ActivationQuantizer(nn.Module, Phased):
     dynamic = False
     logits: Tensor | None = None
     gate: Any
-    max_val: Tensor
-    min_val: Tensor
-    initialised: Tensor
 
     def __init__(self, k_bits: int, *, initialised: bool = False) -> None:
         super().__init__()
         check_bits(k_bits)
         self.k_bits = k_bits
         self.gate = None
-        self.register_buffer("max_val", torch.zeros(1))
-        self.register_buffer("min_val", torch.zeros(1))
-        self.register_buffer("initialised", torch.tensor([initialised]))
+        self.max_val, self.min_val = nn.Buffer(torch.zeros(1)), nn.Buffer(torch.zeros(1))
+        self.initialised = nn.Buffer(torch.tensor([initialised]))
         self.observations = []
         self._observing = False
         self._started = initialised
-        self.register_load_state_dict_post_hook(_read_flags)
+        self.register_load_state_dict_post_hook(type(self).read_flags)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the gate's last output: it holds the graph of a forward, which can't be copied."""
@@ -45,17 +41,14 @@ class ActivationQuantizer(nn.Module, Phased):
 
     @classmethod
     def for_feature(cls, channels: int, k_bits: int, *, percentile: float, **settings: str) -> "ActivationQuantizer":
-        """The quantizer of a feature of so many channels; percentile: where the network's DDTB bounds start from.
-
-        settings: the method's own. Most methods need none of these.
-        """
+        """The quantizer of a feature; percentile: where its DDTB bounds start from; settings: the method's."""
         return cls(k_bits)
 
     def bound_parameters(self) -> list[nn.Parameter]:
         """The trained bounds, which learn at a rate of their own: every Parameter that lies in the quantizer itself."""
         return list(self.parameters(recurse=False))
 
-    def read_flags(self) -> None:
+    def read_flags(self, *_: object) -> None:
         """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
         self._started = bool(self.initialised.item())
 
@@ -118,10 +111,6 @@ class ActivationQuantizer(nn.Module, Phased):
 
     def extra_repr(self) -> str:
         return f"k_bits={self.k_bits}"
-
-
-def _read_flags(quantizer, _):
-    quantizer.read_flags()
 
 
 def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:

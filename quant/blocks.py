@@ -136,12 +136,8 @@ class QuantGlobalFusion(nn.Sequential):
         return self[1](self[0](self.act(*features)))
 
 
-BLOCKS = {
-    ResBlock: QuantResBlock,
-    BNResBlock: QuantBNResBlock,
-    DenseBlock: QuantDenseBlock,
-    GlobalFusion: QuantGlobalFusion,
-}
+BLOCKS = {ResBlock: QuantResBlock, BNResBlock: QuantBNResBlock, DenseBlock: QuantDenseBlock,
+          GlobalFusion: QuantGlobalFusion}
 # modules whose own weights stay in full precision; the list makes sure that no convolution is forgotten. Blocks within
 # them are quantized all the same. torch's own modules and the network itself need no entry.
 STAYS_FLOAT = {MeanShift, BatchNorm2d}

@@ -38,8 +38,7 @@ class QuantConfig:
     @classmethod
     def of(cls, options: Namespace) -> "QuantConfig":
         """The configuration that parsed options name."""
-        own = {name: getattr(options, name) for name in METHODS[options.quantizer].settings}
-        return cls(options.k_bits, options.quantizer, options.skip_bits, **own)
+        return cls(**{name: getattr(options, name) for name in quant_flags()})
 
     @property
     def method(self) -> Method:

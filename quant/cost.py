@@ -18,9 +18,11 @@ import json
 import logging
 import math
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +44,14 @@ log = logging.getLogger(__name__)
 FLOAT_BITS = 32
 OUTPUT = (1280, 720)
 FORMULAS = ("product", "accumulated")
+IMAGE_SIDE = 32
+# form: what `quant.export.export` makes of it; gates as the network has them
+EXPORTED: dict[str, dict[str, Any]] = {
+    "qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
+    "qlinear, rest int8, plain weights": {"rest": "int8", "weights": "plain"},
+    "qdq, rest fp32": {"operators": "qdq"}, "qdq, rest int8": {"rest": "int8", "operators": "qdq"},
+    "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"},
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
 
 def gate_costs(network: nn.Module) -> dict[str, int]:
     """What the applied gates add: their number, parameters, bits to store, MACs an image and additions an LR pixel."""
-    live = [quantizer.gate for quantizer in quantizers(network).values() if quantizer.dynamic]
+    live = [quantizer.gate for quantizer in quantizers(network).values() if quantizer.gated]
     weights = sum(gate.reduce.weight.numel() + gate.expand.weight.numel() for gate in live)
     norms = sum(4 * gate.norm.num_features for gate in live)
     return {"gates": len(live), "parameters": weights + norms, "bits": weights * GATE_BITS + norms * FLOAT_BITS,
@@ -145,14 +155,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _files(network):
-    """{form: bytes} of its files; of those that can be made of it."""
+    """{form: bytes} of its files, those that can be made of it. Noise calibrates them: ranges do not change a size."""
+    noise = torch.rand(1, network.n_colors, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0))
+    images = [noise * network.rgb_range]
     try:
-        from quant.deploy.sizes import file_sizes  # needs the packages of deployment
-
-        return file_sizes(network)
-    except (ImportError, UserError) as error:
+        from quant.deploy.packed import write_packed  # these need the packages of deployment
+        from quant.export import export
+    except (ImportError, SystemExit) as error:  # quant.deploy.lowering ends a program that lacks onnx
         log.warning("sizes of its files: %s", error)
         return {}
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "x.safetensors"
+        for form, settings in {"packed": None, **EXPORTED}.items():
+            try:
+                if settings is None:
+                    sizes[form] = write_packed(network, packed, source=network.source.path)
+                else:
+                    sizes[f"ONNX, {form}"] = export(network, images=images, **settings).ByteSize()
+            except UserError as error:
+                log.warning("size of %s: %s", form, error)
+    return sizes
 
 
 def _new(given, dynamic_ratio):

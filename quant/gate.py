@@ -18,7 +18,6 @@ class Gate(nn.Module):
     """A feature [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
 
     The feature comes in parts that would be concatenated over channels, or whole as the only part.
-
     Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
     training; a training batch of one sample is normalised by them, since it has no statistics of its own. Where several
     processes share a training batch, they exchange the pooled channels, a few numbers, and each process computes the

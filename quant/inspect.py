@@ -6,7 +6,6 @@ every gate, how far it moves each bound from image to image.
 
 import math
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +13,10 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import skimage
 import torch
 from matplotlib.figure import Figure
 
+from data.demo_set import photograph
 from data.images import read_folder, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
@@ -26,7 +25,7 @@ from model.common import SuperResolver
 from quant.activation import ActivationQuantizer, quantizers
 from quant.deploy.network import given_flags, network_parser
 from quant.open import open_network
-from utility import MAKER, UserError, add_force, check_output, run_main, summary
+from utility import MAKER, UserError, add_force, check_output, first_line, run_main
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
                "hubble_deep_field.jpg")
@@ -49,7 +48,12 @@ class Record:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line a quantizer and write two pictures; 1 where an image was left out. Raises UserError."""
-    options = parse(argv)
+    parser = network_parser(first_line(__doc__))
+    parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
+    parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
+    parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
+    add_force(parser)
+    options = parser.parse_args(argv)
     out = Path(options.out)
     inputs = [options.checkpoint, *(Path(options.images).glob("*") if options.images else ())]
     for name in ("bounds.png", "gates.png"):
@@ -69,21 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(left_out > 0)
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """The command line."""
-    parser = network_parser(summary(__doc__))
-    parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
-    parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
-    parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
-    add_force(parser)
-    return parser.parse_args(argv)
-
-
 def load_images(folder: str | Path | None, scale: int) -> tuple[list[np.ndarray], int]:
     """LR images as uint8 [h, w, 3], and how many of the folder can't be read. Raises UserError where none can."""
     if folder is None:
-        shipped = Path(skimage.__file__).parent / "data"
-        return [imresize(read_image(shipped / name), 1 / scale) for name in PHOTOGRAPHS], 0
+        return [imresize(read_image(photograph(name)), 1 / scale) for name in PHOTOGRAPHS], 0
     return read_folder(folder, "--images", lambda pixels: pixels)
 
 
@@ -91,7 +84,7 @@ def load_images(folder: str | Path | None, scale: int) -> tuple[list[np.ndarray]
 def record(network: SuperResolver, images: Sequence[np.ndarray]) -> dict[str, Record]:
     """Run the network over the images twice, for ranges and for histograms. Returns {quantizer's name: Record}."""
     members = quantizers(network)
-    records = {name: Record(quantizer.dynamic) for name, quantizer in members.items()}
+    records = {name: Record(quantizer.gated) for name, quantizer in members.items()}
     for observe in (_observe_range, _observe_features):
         hooks = [member.register_forward_pre_hook(partial(observe, records[name])) for name, member in members.items()]
         for image in images:

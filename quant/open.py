@@ -95,8 +95,10 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
         given |= network.quant_config.trained()
     defaults = {}
     if any_scale:
+        file = weights_file(path, flag)
+        _refuse_exported(file, f"{flag} {file}")
         del given["scale"]
-        defaults["scale"] = scale_of(network, read_weights(weights_file(path)).state)
+        defaults["scale"] = scale_of(network, read_weights(file).state)
     opened = _Opened(path, flag, given, defaults)
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")

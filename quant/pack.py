@@ -14,7 +14,13 @@ from utility import UserError, add_force, check_output, run_main
 def main(argv: Sequence[str] | None = None) -> int:
     """Read --refine, write --out, say how large it became. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = _parse(argv)
+    parser = network_parser("Pack the weights of a quantized network as k-bit integers (safetensors).")
+    parser.add_argument("--refine", required=True, help="what to pack: a run's folder or a checkpoint")
+    parser.add_argument("--out", required=True, help=f"file to write, ending in {SUFFIX}")
+    parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
+                        help="how tensors that are not quantized are kept (default: fp32, exact)")
+    add_force(parser)
+    options = parser.parse_args(argv)
     if options.k_bits == 32:
         raise UserError("--k_bits 32: there is nothing to pack in full precision; give the bits of a quantized network")
     if Path(options.out).suffix != SUFFIX:
@@ -29,16 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     full = 4 * sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
     print(f"{options.out}: {size / 1e6:.2f} MB, {full / size:.1f} times smaller than float32 ({full / 1e6:.2f} MB)")
     return 0
-
-
-def _parse(argv):
-    parser = network_parser("Pack the weights of a quantized network as k-bit integers (safetensors).")
-    parser.add_argument("--refine", required=True, help="what to pack: a run's folder or a checkpoint")
-    parser.add_argument("--out", required=True, help=f"file to write, ending in {SUFFIX}")
-    parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
-                        help="how tensors that are not quantized are kept (default: fp32, exact)")
-    add_force(parser)
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our names for a released state dict; scalars become [1]; of two act2 entries the one in the body wins."""
     ours = {}
     for key, value in state.items():
-        if _RELEASED_ONLY.match(key) or _has_twin_in_body(key, state):
+        twin = _FIRST_ACT2.sub(r"\1.body.2.", key)
+        if _RELEASED_ONLY.match(key) or twin != key and twin in state:
             continue
         for pattern, replacement in _FROM_RELEASED:
             key = pattern.sub(replacement, key)
@@ -42,8 +43,3 @@ def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if key.endswith(".alpha_upper"):
             ours[key.replace(".alpha_upper", ".initialised")] = torch.ones(1, dtype=torch.bool)
     return ours
-
-
-def _has_twin_in_body(key, state):
-    twin = _FIRST_ACT2.sub(r"\1.body.2.", key)
-    return twin != key and twin in state

@@ -77,20 +77,17 @@ class Schedule:
 
     def choose_dynamic(self) -> None:
         """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; calibration ends with it."""
-        ranked = self._ranked()
+        scores = self.scores()
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        if self.dynamic_choice == "random":
+            order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(self.seed))
+            ranked = [list(scores)[i] for i in order]
         dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
         for name, quantizer in self._gated.items():
             quantizer.set_dynamic(name in dynamic)
         for quantizer in self._quantizers.values():
             quantizer.end_calibration()
         self.chosen = True
-
-    def _ranked(self):
-        scores = self.scores()
-        if self.dynamic_choice == "random":
-            names = list(scores)
-            return [names[i] for i in torch.randperm(len(names), generator=torch.Generator().manual_seed(self.seed))]
-        return sorted(scores, key=scores.get, reverse=True)
 
     def gate_regulariser(self) -> Tensor | None:
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""

@@ -5,9 +5,11 @@ from typing import Any
 from torch import nn
 
 from model.common import SuperResolver
+from quant.activation import quantizers
 from quant.blocks import BLOCKS, STAYS_FLOAT
 from quant.config import QuantConfig
 from quant.phase import Phased
+from utility import UserError
 
 
 def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
@@ -16,7 +18,7 @@ def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
     the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
     block; its `quant_config` is `config`. Copy a teacher before. Raises ValueError for a network that is quantized
-    already, holds a block with no quantized form, or holds nothing to quantize.
+    already, holds a block with no quantized form, or holds nothing to quantize; UserError for skip_bits without skips.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")
@@ -31,6 +33,9 @@ def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
         for parent, name, block in found:
             setattr(parent, name, _quantized(block, config))
         quantized = network
+        if config.skip_bits and config.skip_bits not in {one.k_bits for one in quantizers(network).values()}:
+            raise UserError(f"--skip_bits {config.skip_bits}: the skips of {type(network).__name__} are not quantized; "
+                            "leave the flag out")
     quantized.quant_config = config
     return quantized
 
@@ -38,9 +43,7 @@ def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
 def _quantized(block, config):
     reference = next(block.parameters())
     quantized = BLOCKS[type(block)](block, config).to(device=reference.device, dtype=reference.dtype)
-    for module in quantized.modules():
-        module.training = block.training
-    return quantized
+    return quantized.train(block.training)
 
 
 def _refuse_unknown(module):

@@ -1,7 +1,4 @@
-"""Enlarge pictures with an exported network: `python -m quant.upscale --help`.
-
-Needs no PyTorch checkpoint; the file itself says what it is.
-"""
+"""Enlarge pictures with an exported network, which needs no checkpoint beside it: `python -m quant.upscale --help`."""
 
 import argparse
 import logging

@@ -26,10 +26,7 @@ SIDE = 96
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison; 0 when the file keeps what its metadata promises, else 1, and where an image was left out.
-
-    Raises UserError.
-    """
+    """Print the comparison; 1 where the file breaks its promise or an image was left out, else 0. Raises UserError."""
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
     network = open_network(args.against, flag="--against")

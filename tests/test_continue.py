@@ -51,6 +51,18 @@ def last_config(experiments, run):
     return dict(line.split(": ", 1) for line in block.splitlines()[1:] if ": " in line)
 
 
+def test_a_run_that_is_named_is_what_is_tested(bare, launch, experiments, capfd):
+    """--pre_train, which EDSR-PyTorch tests, does not come before it."""
+    assert launch("--epochs 1 --save base") == 0
+    assert launch("--epochs 2 --save run", quantized=True) == 0
+    before = (experiments / "run" / "eval.txt").read_text().splitlines()
+    capfd.readouterr()
+    assert bare(f"--load run --cpu --test_only --pre_train {experiments / 'base'}", quantized=True) == 0
+    assert f"warning: --pre_train {experiments / 'base'} has no effect here" in capfd.readouterr().out
+    added = (experiments / "run" / "eval.txt").read_text().splitlines()[len(before):]
+    assert [json.loads(row)["k_bits"] for row in added] == [4]
+
+
 def test_a_run_continues_and_is_tested_with_its_name_alone(launch, bare, experiments, capfd):
     flags = "--lr 3e-4 --betas 0.8,0.99 --dynamic_ratio 0.4 --first_stage_epoch 2 --w_at 7 --decay 1-3 --no_augment"
     assert launch(f"--save whole --epochs 3 {flags}", quantized=True) == 0

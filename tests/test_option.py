@@ -138,7 +138,10 @@ def test_flags_without_effect_are_said_to_have_none(flags):
     ("--k_bits 32 --w_at 3", "--w_at 3.0"), ("--k_bits 32 --init_bounds calibrated", "--init_bounds calibrated"),
     ("--k_bits 32 --first_stage_epoch 3", "--first_stage_epoch 3"), ("--test_only --reset", "--reset"),
     ("--k_bits 32 --refine a.pt --pre_train b.pt", "--pre_train b.pt"),
-    ("--k_bits 4 --model RDN --template EDSR_paper", "--n_feats 256"),
+    ("--k_bits 4 --model RDN --template EDSR_paper", "--n_feats 256"), ("--test_only --save_gt", "--save_gt"),
+    ("--test_only --chop_size 64", "--chop_size 64"), ("--k_bits 4 --chop_size 64", "--chop_size 64"),
+    ("--test_only --backend onnx --refine a.onnx --precision half", "--precision half"),
+    ("--test_only --load a --pre_train b.pt", "--pre_train b.pt"),
 ])
 def test_what_this_training_has_no_use_for_is_told(flags, idle):
     assert f"warning: {idle} has no effect here" in parse(flags).notes

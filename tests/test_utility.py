@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from engine.text import append_text
+from engine.run_folder import RunFolder
 from model.torch_file import read_torch_file, save_torch_file
 from utility import (
     UNFINISHED,
@@ -131,13 +131,13 @@ def test_appended_lines_stand_on_lines_of_their_own(tmp_path, before, after):
     path = tmp_path / "eval.txt"
     if before is not None:
         path.write_text(before, encoding="utf-8")
-    append_text(path, "new\n")
+    RunFolder(tmp_path).append("eval.txt", "new\n")
     assert path.read_text(encoding="utf-8") == after
 
 
 def test_appending_where_one_cannot_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="log.txt: can't be written"):
-        append_text(tmp_path / "nowhere" / "log.txt", "new\n")
+        RunFolder(tmp_path / "nowhere").append("log.txt", "new\n")
 
 
 @pytest.mark.parametrize("text, number", [("0", 0), ("0042", 42), ("9" * 18, 10**18 - 1), ("²", None), ("١٢", None),

@@ -20,7 +20,7 @@ from data.demo_set import TRAIN, photograph
 from data.images import read_image, write_png
 from data.imresize import imresize
 from option import EXPERIMENT_ROOT
-from utility import UserError, run_main, summary
+from utility import UserError, first_line, run_main
 
 PAGE = Path(__file__).parent
 SHIPPED = PAGE.parents[1] / "pretrained" / "edsr_x4_4bit.safetensors"
@@ -38,23 +38,29 @@ HEADERS = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-P
 
 def main(argv=None):
     """Make what is missing, then serve until it is interrupted. Raises UserError."""
-    parser = argparse.ArgumentParser(description=summary(__doc__))
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--onnx", type=Path, default=NETWORK,
                         help="file of quant.export --rest int8 --gates fold (default: the shipped EDSR x4, exported "
-                             "to %(default)s where that is missing)")
+                             "to %(default)s where that is missing or older than what it is made of)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0: to other devices too")
     parser.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     parser.add_argument("--build", action="store_true", help="make the folder, and do not serve it")
     options = parser.parse_args(argv)
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port {options.port}: give 0 to 65535")
-    if options.onnx == NETWORK and not NETWORK.exists():
+    if options.onnx == NETWORK and not _is_fresh(NETWORK):
         export_shipped(NETWORK)
     build(SITE, options.onnx, install_runtime())
     print(f"{SITE}: {sizes(SITE)}")
     if not options.build:
         serve(SITE, options.host, options.port)
     return 0
+
+
+def _is_fresh(path):
+    """Whether a file is newer than the network and the code that it is made of."""
+    made_of = [SHIPPED, *(PAGE.parents[1] / "quant").rglob("*.py")]
+    return path.exists() and path.stat().st_mtime > max(one.stat().st_mtime for one in made_of)
 
 
 def export_shipped(path: Path) -> None:

@@ -15,6 +15,7 @@ import model
 from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
+from quant.open import FULL_PRECISION
 from utility import UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
@@ -74,7 +75,12 @@ class OnnxNetwork:
         self.gated = any(node.op_type == "Scan" or GATE in node.name for node in graph.node)
         self.open_session = functools.partial(SESSIONS[runtime], self.path, threads)
         self.session = self.open_session(self.content)
-        self.described = described = self._described({entry.key: entry.value for entry in exported.metadata_props})
+        metadata = {entry.key: entry.value for entry in exported.metadata_props}
+        if metadata.get("format") != json.dumps(FORMAT):
+            raise UserError(f"{self.path}: is not a file that quant.export made")
+        record = {one.name: read_json(metadata[one.name], f"{self.path}: its {one.name}") for one in fields(Exported)
+                  if one.name in metadata}
+        self.described = described = made_from(record, Exported, f"{self.path}: its metadata")
         skeleton = model.skeleton(described.network, f"{path}: its network record")
         self.name = model.name_of(skeleton)
         self.settings = {"rgb_range": described.rgb_range, **skeleton.settings}
@@ -95,13 +101,6 @@ class OnnxNetwork:
     def flags(self) -> dict[str, Any]:
         """{flag: value} of everything that the file decides."""
         return {"model": self.name, "k_bits": self.k_bits, **self.settings}
-
-    def _described(self, metadata):
-        if metadata.get("format") != json.dumps(FORMAT):
-            raise UserError(f"{self.path}: is not a file that quant.export made")
-        names = [one.name for one in fields(Exported) if one.name in metadata]
-        record = {name: read_json(metadata[name], f"{self.path}: its {name}") for name in names}
-        return made_from(record, Exported, f"{self.path}: its metadata")
 
     def _check_graph(self, graph):
         """Raise UserError unless the graph takes `lr` and makes a finite `sr` of the size that the metadata says."""
@@ -133,7 +132,7 @@ class OnnxNetwork:
         The result is the whole image's, means of gates included, as `model.tiles.in_tiles` says. finish: what becomes
         of a tile's output before tiles are joined. progress: called after each tile, also where means are gathered.
         """
-        tiles = plan_tiles(*lr.shape[2:], size=size, margin=min(self.reach, size // 4))
+        tiles = plan_tiles(*lr.shape[2:], size=size, margin=self.reach)
         run = self._gated_run(lr, tiles, progress) if len(tiles) > 1 and self.gated else \
             lambda tile: self(lr[(..., *tile.window)])
 
@@ -167,6 +166,9 @@ class OnnxNetwork:
 
     def check(self, given: dict[str, Any]) -> "OnnxNetwork":
         """The network itself. Raises UserError where flags that were given ask for another one."""
+        if given.get("k_bits") == FULL_PRECISION != self.flags["k_bits"]:
+            raise UserError(f"{self.path}: is a quantized network at --k_bits {self.flags['k_bits']} (asked for: "
+                            f"--k_bits {FULL_PRECISION}); main_limitrange_incremental.py tests it")
         if different := contradictions(self.flags, given, str(self.path)):
             raise UserError(f"{self.path}: was exported with {different}; leave out the flags that it knows")
         return self

@@ -106,11 +106,7 @@ def _rounded(name, tensor):
 
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def is_packed(metadata: dict[str, str]) -> bool:
@@ -188,12 +184,10 @@ class FixedConv2d(QuantConv2d):
     levels: float32 of the weight's shape, whole numbers. scale: float32 [1].
     """
 
-    scale: Tensor
-
     def __init__(self, conv: QuantConv2d, levels: Tensor, scale: Tensor) -> None:
         super().__init__(conv, conv.k_bits, conv.weight_quantizer, calibrates_quantized=conv.calibrates_quantized)
         self.phase = conv.phase
-        self.register_buffer("scale", scale, persistent=False)
+        self.scale = nn.Buffer(scale, persistent=False)
         with torch.no_grad():
             self.weight.copy_(levels / scale)
         self.weight.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 Each file holds one activation quantizer, its equation and its source. What no paper says, because it did not quantize
 such networks, is said in the class. To add one: write a subclass of `quant.activation.ActivationQuantizer` in a file of
-its own, add its Method to METHODS, and import the file in quant/__init__.py.
+its own, and add its Method to METHODS, here or in that file; quant/__init__.py then imports the file.
 """
 
 from dataclasses import dataclass, field

@@ -12,10 +12,7 @@ from quant.functional import ABSOLUTE_WIDTH_FLOOR, concatenated, extremes
 
 
 class CalibratedQuantizer(ActivationQuantizer):
-    """An activation quantizer that starts from the extremes of the calibration batches.
-
-    Without calibration it starts from those of its first training batch.
-    """
+    """It starts from the extremes of the calibration batches; without calibration, from those of its first batch."""
 
     def start(self, lows: Tensor, highs: Tensor) -> None:
         """Set the bounds from the smallest and the largest value of each batch, [batches] each."""
@@ -49,16 +46,11 @@ class ScaleQuantizer(CalibratedQuantizer):
 
     always_signed = False
     trained = True
-    alpha: Tensor
-    signed: Tensor
 
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
-        self.register_buffer("signed", torch.ones(1))
-        if self.trained:
-            self.alpha = nn.Parameter(torch.ones(1))
-        else:
-            self.register_buffer("alpha", torch.ones(1))
+        self.signed = nn.Buffer(torch.ones(1))
+        self.alpha: Tensor = (nn.Parameter if self.trained else nn.Buffer)(torch.ones(1))
 
     def start(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the batches' mean largest |x|."""

@@ -26,8 +26,6 @@ class DualBoundQuantizer(ActivationQuantizer):
     multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
     """
 
-    is_dynamic: Tensor
-
     def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
                  symmetric: bool = False) -> None:
         super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
@@ -37,7 +35,7 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
         if not symmetric:
             self.alpha_lower = nn.Parameter(torch.tensor([-START_BOUND]))
-        self.register_buffer("is_dynamic", torch.zeros(1))
+        self.is_dynamic = nn.Buffer(torch.zeros(1))
         self.gate = Gate(channels)
 
     @classmethod
@@ -45,7 +43,7 @@ class DualBoundQuantizer(ActivationQuantizer):
         return cls(channels, k_bits, percentile=percentile, init_bounds=settings["init_bounds"],
                    symmetric=settings["bounds"] == "symmetric")
 
-    def read_flags(self) -> None:
+    def read_flags(self, *_: object) -> None:
         """Mirror the buffers `is_dynamic` and `initialised` in Python; to be called when they were changed."""
         super().read_flags()
         self.dynamic = bool(self.is_dynamic.item())

@@ -7,7 +7,7 @@ where l and u are moved a little so that zero is a level. Nothing is trained. We
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quant.functional import concatenated, fake_quantize_parts, scale_and_zero, with_minimal_width
 from quant.methods.clipped import CalibratedQuantizer, batch_extremes
@@ -18,13 +18,9 @@ MOMENTUM = 0.99
 class MovingRangeQuantizer(CalibratedQuantizer):
     """The range follows the training batches by momentum 0.99 and stands still in evaluation."""
 
-    lower: Tensor
-    upper: Tensor
-
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
-        self.register_buffer("lower", torch.zeros(1))
-        self.register_buffer("upper", torch.zeros(1))
+        self.lower, self.upper = nn.Buffer(torch.zeros(1)), nn.Buffer(torch.zeros(1))
 
     def start(self, lows: Tensor, highs: Tensor) -> None:
         """The range becomes the moving averages of the calibration batches."""

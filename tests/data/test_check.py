@@ -97,6 +97,18 @@ def test_a_set_without_lr_images(dir_data, capsys):
     assert code == 1 and table["Mine", "LR"][1].startswith("no LR images")
 
 
+def test_every_layout_that_training_takes(dir_data, capsys):
+    make_set(dir_data / "Flickr2K", "Flickr2K_HR", "Flickr2K_LR_bicubic", names=("000001", "000002"))
+    make_set(dir_data / "DIV2K", "DIV2K_valid_HR", "DIV2K_valid_LR_bicubic", names=("0801", "0802"))
+    code, table = run(dir_data, capsys)
+    assert code == 0 and table["Flickr2K", "X2"] == table["DIV2K-valid", "X3"] == ["2", "ok"]
+    (dir_data / "Flickr2K/Flickr2K_LR_bicubic/X2/000001x2.png").unlink()
+    (dir_data / "DIV2K/DIV2K_valid_LR_bicubic/X3/0802x3.png").unlink()
+    code, table = run(dir_data, capsys)
+    assert code == 1 and table["Flickr2K", "X2"] == ["1", "no LR image for 000001"]
+    assert table["DIV2K-valid", "X3"] == ["1", "no LR image for 0802"]
+
+
 def test_links_that_lead_nowhere_are_named(dir_data, capsys):
     (dir_data / "DIV2K/loop").symlink_to("loop")
     (dir_data / "loop").symlink_to("loop")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import resize_pass
+import data.imresize
 from data.imresize import contributions, imresize
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -94,16 +94,16 @@ def test_images_smaller_than_the_kernel(rng, shape):
 def test_matrix_product_equals_sums_in_order(monkeypatch, rng, scale, dtype):
     image = rng.integers(0, np.iinfo(dtype).max, (53, 70, 3), dtype=dtype, endpoint=True)
     fast = imresize(image, scale)
-    monkeypatch.setattr(resize_pass, "_sum_by_matmul", None)
-    monkeypatch.setattr(resize_pass, "_exact_type", lambda *_: None)
+    monkeypatch.setattr(data.imresize, "_sum_by_matmul", None)
+    monkeypatch.setattr(data.imresize, "_exact_type", lambda *_: None)
     assert np.array_equal(fast, imresize(image, scale))
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.25, np.float32), (0.125, np.float64), (1 / 3, None), (0.7, None)])
 def test_matrix_product_only_where_sums_are_exact(scale, expected):
     weights, _ = contributions(480, ceil(480 * scale), scale)
-    assert resize_pass._exact_type(np.dtype(np.uint8), weights) is expected
-    assert resize_pass._exact_type(np.dtype(np.float32), weights) is None
+    assert data.imresize._exact_type(np.dtype(np.uint8), weights) is expected
+    assert data.imresize._exact_type(np.dtype(np.float32), weights) is None
 
 
 def load_golden():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import prepare, prepare_image
-from data.images import read_image
+from data.images import image_shape, read_image
 from data.imresize import imresize
 from utility import UserError
 
@@ -85,6 +85,25 @@ def test_eight_bit_rgb_png_is_copied_and_others_are_converted(hr, out):
     for name in ("0004.png", "0005.png"):
         assert np.array_equal(np.asarray(Image.open(made / name)), read_image(hr / name))
     assert not prepare_image._is_eight_bit_rgb_png(hr / "0002.jpg")
+
+
+def test_a_turned_png_is_stored_as_it_is_seen(hr, out):
+    """Its orientation may stand behind the pixels, where `image_shape` does not look."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    first = sorted(hr.iterdir())[0]
+    for path in list(hr.iterdir()):
+        path.unlink()
+    path = hr / f"{first.stem}.png"
+    Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)).save(path, exif=exif)
+    content = path.read_bytes()
+    at = content.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(content[at : at + 4], "big")
+    path.write_bytes(content[:at] + content[at + size : -12] + content[at : at + size] + content[-12:])
+    assert read_image(path).shape == (64, 48, 3)
+    assert prepare.main(["--hr", str(hr), "--out", str(out), "--scales", "2"]) == 0
+    (made,) = (out / "DIV2K_train_HR").iterdir()
+    assert image_shape(made) == read_image(made).shape[:2] == (64, 48)
 
 
 def test_benchmark_layout_keeps_names(hr, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from data.ranges import parse_ranges, share_out
+from data.image_sets import parse_ranges, share_out
 from utility import UserError
 
 

@@ -12,6 +12,7 @@ from examples import budgets, networks, stages
 from examples.budgets import SHORT, Full, Low, Part
 from model.torch_file import read_torch_file, save_torch_file
 from option import parse_options
+from utility import UserError
 
 FULL = Full("edsr_x2", (Part(2, 8, 1e-4), Part(1, 8, 1e-5)), 0.1, batch=2)
 LOW = Low("edsr_x2", 4, 6, 0.1, batch=2, patch=8)
@@ -48,6 +49,23 @@ def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
     assert networks.main(flags) == 0
     assert capfd.readouterr().out == ""
     assert len(re.findall(r" done ", networks.overview([LOW, COMPARED, FULL]))) == 3
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--only", "edsr_x5"], "--only edsr_x5: choose edsr_x2"), (["--jobs", "0"], "--jobs 0: give 1 or more"),
+])
+def test_what_the_queue_does_not_know(workplace, flags, message):
+    with pytest.raises(UserError, match=message):
+        networks.main(["--dir_data", str(workplace / "data"), *flags])
+
+
+def test_photographs_too_few_to_keep_some(workplace, monkeypatch):
+    monkeypatch.setattr(networks, "HELD_OUT", {"CID22": 3})
+    (workplace / "photos" / "CID22").mkdir(parents=True)
+    for name in "abc":
+        (workplace / "photos" / "CID22" / f"{name}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="--photos .*CID22: 3 of its images are kept from training, it has 3"):
+        networks.prepare(workplace / "photos", workplace / "data")
 
 
 def test_another_budget_makes_a_network_again(workplace):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import loss
-from loss import discriminator
+from loss import adversarial
 from loss.adversarial import CLIP, KINDS, gradient_penalty, relativistic, taken_for_fake, taken_for_real
 from model.torch_file import read_torch_file, save_torch_file
 from utility import UserError
@@ -16,7 +16,7 @@ PATCH = 17
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """An eighth of the channels: the same steps in a fraction of the time."""
-    monkeypatch.setattr(discriminator, "N_FEATS", 8)
+    monkeypatch.setattr(adversarial, "N_FEATS", 8)
 
 
 def build(kind, *, weight=0.1, gan_k=1, seed=0, rgb_range=255):

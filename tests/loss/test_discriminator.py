@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from loss.discriminator import MIN_PATCH, Discriminator
+from loss.adversarial import MIN_PATCH, Discriminator
 
 
 @pytest.mark.parametrize("patch_size", [MIN_PATCH, 33, 48])

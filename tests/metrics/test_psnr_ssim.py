@@ -155,6 +155,11 @@ def test_two_grey_images_are_compared_as_they_are(folders):
     assert score.psnr == pytest.approx(10 * math.log10(255**2 / np.mean((hr.astype(float) - sr) ** 2)), abs=1e-12)
 
 
+def test_a_border_below_zero_is_refused():
+    with pytest.raises(UserError, match="--border -1: give 0 pixels or more"):
+        psnr_ssim.main(["--gt", "gt", "--sr", "sr", "--scale", "4", "--border", "-1"])
+
+
 @pytest.mark.parametrize(
     ("gt", "sr", "scale", "message"),
     [

@@ -30,7 +30,7 @@ def test_packed_file_gives_the_checkpoints_results(trained, launch, experiments,
     assert first["psnr"] == second["psnr"]
 
 
-def test_exported_file_is_tested_saved_and_written_down(trained, launch, experiments, tmp_path):
+def test_exported_file_is_tested_saved_and_written_down(trained, launch, experiments, tmp_path, capsys):
     file = tmp_path / "q.onnx"
     assert export.main([*NETWORK, "--refine", str(trained), "--out", str(file)]) == 0
     assert launch(f"--test_only --save_results --save a --refine {trained}", quantized=True) == 0
@@ -38,6 +38,8 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
     # sums in another order may put a value of 8 bit beyond .5
     assert abs(image(experiments, "a").astype(int) - image(experiments, "b")).max() <= 1
     assert json.loads((experiments / "b" / "eval.txt").read_text())["k_bits"] == 4
+    assert launch(f"--test_only --save c --refine {file} --backend onnx") == 2
+    assert "q.onnx: is a quantized network at --k_bits 4" in capsys.readouterr().err
 
 
 def test_openvino_tests_a_qdq_file(trained, launch, experiments, tmp_path, capsys):
