@@ -27,7 +27,7 @@ def main(argv=None):
 
 def run(options):
     """Quantize a network and train it by parsed options."""
-    with main_ori.opened(options) as (ranks, folder, device):
+    with main_ori.run_context(options) as (ranks, folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = main_ori.build_evaluator(options, build_test_sets(options), folder, device)

@@ -9,7 +9,7 @@ from data.build import build_test_sets, build_train_loader
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
-from engine.ranks import joined
+from engine.ranks import join_processes
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
@@ -28,7 +28,7 @@ def main(argv=None):
 
 def run(options):
     """Train and test a full-precision network by parsed options."""
-    with opened(options) as (ranks, folder, device):
+    with run_context(options) as (ranks, folder, device):
         if options.test_only:
             return test(options, folder, device)
         network = model.build(options)
@@ -51,10 +51,10 @@ def run(options):
 
 
 @contextlib.contextmanager
-def opened(options):
+def run_context(options):
     """What both programs begin with: (ranks, RunFolder, device)."""
     path = experiment_folder(options.load or options.save)
-    with joined(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu) as ranks, open_run(
+    with join_processes(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu) as ranks, open_run(
             path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
             test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
             seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,

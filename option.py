@@ -51,10 +51,10 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     """Parse `argv` (default: sys.argv) into a Namespace with checked values.
 
     quantized: whether the program is the quantizing one; the other refuses --k_bits. `model` becomes the registry's
-    name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. What is not given comes from the run
-    that the call continues, else from --template, else from the defaults; `notes`, lines for the log, says so. `given`
-    holds the names of the flags that were typed: of a network to test its file says the others. Raises UserError for a
-    value that cannot work; argparse exits with code 2 for a flag that does not parse.
+    name, `data_train` and `data_test` lists, `decay` an int or a list of epochs. What is not given comes from
+    --template, else from the run that the call continues, else from the defaults; `notes`, lines for the log, says so.
+    `given`: the names of the flags that were typed. In a test the network's file gives its other flags. Raises
+    UserError for a value that cannot work; argparse exits with code 2 for a flag that does not parse.
     """
     parser = build_parser(quantized=quantized)
     defaults = vars(parser.parse_args([]))

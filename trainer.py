@@ -18,7 +18,7 @@ from data.loader import TrainLoader
 from engine import checkpoint
 from engine.evaluator import Evaluator
 from engine.optimizer import load_optimizer, step_scheduler
-from engine.precision import Precision
+from engine.precision import MixedPrecision
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder
 from loss.supervised import Supervised
@@ -60,7 +60,7 @@ class Trainer:
         self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
         self.gclip = gclip
         self.run_options = run_options or {}
-        self.precision = Precision(amp, device)
+        self.precision = MixedPrecision(amp, device)
         self.position = (1, 0)
         self.best = NONE_YET
         self.sums = {}
@@ -121,7 +121,7 @@ class Trainer:
 
     def _stop_if_asked(self, number):
         """Save and end when any process got a signal: all of them stop after the same step."""
-        number = int(parallel.highest(torch.tensor(number or 0)))
+        number = int(parallel.all_reduce_max(torch.tensor(number or 0)))
         if number:
             self.save()
             epoch, batch = self.position
@@ -130,7 +130,7 @@ class Trainer:
     def _means(self):
         """{name of a loss: its mean over the epoch's batches so far, over all processes}. Waits for the device."""
         if self.sums:
-            together = parallel.mean(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
+            together = parallel.all_reduce_mean(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
             self.sums = dict(zip(self.sums, together.unbind(), strict=True))
         return {name: float(value) / self.position[1] for name, value in self.sums.items()}
 
@@ -221,7 +221,7 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        positions = parallel.gathered(torch.tensor([self.position]))
+        positions = parallel.all_gather(torch.tensor([self.position]))
         if (positions != positions[0]).any():
             raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)

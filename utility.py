@@ -26,7 +26,7 @@ MAKER = "DDTB reference implementation"  # how pictures say who made them
 class UserError(Exception):
     """A mistake that the person at the command line can mend.
 
-    The message names the flag or file, says what is wrong and what to do. Only `run_main` catches it.
+    The message names the flag or file, says what is wrong and what to do. `run_main` prints it.
     """
 
     def __str__(self) -> str:

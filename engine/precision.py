@@ -9,7 +9,7 @@ from torch import Tensor, nn
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Precision:
+class MixedPrecision:
     """Autocast for the forward pass and, for fp16, a scaled loss whose overflowing steps are left out.
 
     amp: 'off', 'bf16' or 'fp16'. The convolutions of student and teacher run in 16 bit. Weights, bounds and optimizer

@@ -23,7 +23,7 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> Iterator[Ranks]:
+def join_processes(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> Iterator[Ranks]:
     """Meet the other processes of this run, where torchrun started some. Gives the Ranks.
 
     CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, for tests
@@ -42,7 +42,7 @@ def joined(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> It
         return
     if test_only:
         raise UserError("--test_only: tests run in one process; type python instead of torchrun")
-    with parallel.together("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not cpu else "gloo"):
+    with parallel.process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not cpu else "gloo"):
         yield ranks
 
 

@@ -197,7 +197,7 @@ class RunFolder:
         """Bring the models of a run that continues after `epoch` here; returns whether model_best is that of `best`.
 
         best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is moved
-        aside. That of the next epoch stays: a run killed between two writes leaves it, and will write it again.
+        aside. One of the next epoch stays: a run that was killed between two writes left it, and will write it again.
         """
         if self.origin is None:
             return True

@@ -35,7 +35,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         own_var, own_mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
-        means, variances = parallel.gathered(torch.stack((own_mean, own_var))[None]).unbind(1)
+        means, variances = parallel.all_gather(torch.stack((own_mean, own_var))[None]).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)
         factor = torch.rsqrt(var + eps)
@@ -51,7 +51,7 @@ class _Normalise(torch.autograd.Function):
         normal = (x.float() - _plane(mean)) * _plane(factor)
         wide = grad.float()
         own = torch.stack((wide.mean((0, 2, 3)), (wide * normal).mean((0, 2, 3))))
-        by_shift, by_scale = parallel.mean(own)
+        by_shift, by_scale = parallel.all_reduce_mean(own)
         grad_x = (wide - _plane(by_shift) - normal * _plane(by_scale)) * _plane(factor * weight)
         count = x.numel() // x.shape[1]
         return grad_x.to(x.dtype), own[1] * count, own[0] * count, None

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=1)
 
 
 @contextlib.contextmanager
-def together(backend: str) -> Iterator[None]:
+def process_group(backend: str) -> Iterator[None]:
     """Connect to the other processes by the variables that torchrun sets; disconnect when the block ends well.
 
     backend: torch.distributed's, for what travels between them. Raises UserError where they can't meet.
@@ -60,20 +60,20 @@ def is_first() -> bool:
 
 def wait_for_all() -> None:
     """Return when every process has called this."""
-    highest(torch.zeros(1))
+    all_reduce_max(torch.zeros(1))
 
 
-def mean(tensor: Tensor) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean over all processes, element by element; equal slices make it the mean over the whole batch."""
     return _reduced(tensor, distributed.ReduceOp.SUM) / world_size() if world_size() > 1 else tensor
 
 
-def highest(tensor: Tensor) -> Tensor:
+def all_reduce_max(tensor: Tensor) -> Tensor:
     """The maximum over all processes, element by element."""
     return _reduced(tensor, distributed.ReduceOp.MAX) if world_size() > 1 else tensor
 
 
-def gathered(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """The slices [n, ...] of all processes as one batch [world_size * n, ...], in the batch's order."""
     if world_size() == 1:
         return tensor
@@ -107,7 +107,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    flat = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -167,9 +167,9 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     lowering = lowering_of(network)
     graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
-        sr = lowering.int8_network(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
+        sr = lowering.lower_int8(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
     else:
-        sr = lowering.network(graph, network)
+        sr = lowering.lower_float(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
@@ -181,7 +181,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
 
 
 def lowering_of(network: SuperResolver) -> ModuleType:
-    """The module that lowers a network, by its `network` and `int8_network`. Raises UserError where there is none."""
+    """The module that lowers a network, by its `lower_float` and `lower_int8`. Raises UserError where there is none."""
     if type(network) not in LOWERINGS:
         raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
                         f"{', '.join(kind.__name__ for kind in LOWERINGS)} can")

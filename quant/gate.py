@@ -35,7 +35,7 @@ class Gate(nn.Module):
         with full_precision(parts[0].device):  # the bounds stay float32, at next to no cost
             with torch.no_grad():
                 pooled = self.pool(*parts).to(self.reduce.weight.dtype)
-                whole = self._quantize(parallel.gathered(pooled) if self.training else pooled)
+                whole = self._quantize(parallel.all_gather(pooled) if self.training else pooled)
                 hidden = F.conv2d(whole, quantize_symmetric(self.reduce.weight, GATE_BITS))
                 hidden = self._quantize(F.relu(self._normalise(hidden)))
             own = parallel.own_slice(hidden) if self.training else hidden

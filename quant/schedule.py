@@ -124,6 +124,6 @@ def _take_together(members):
     if parallel.world_size() == 1:
         return
     signs = members[0].max_val.new_tensor((-1, 1))
-    together = parallel.highest(torch.stack([quantizer.observations[-1] for quantizer in members]) * signs) * signs
-    for quantizer, extremes in zip(members, together, strict=True):
+    own = torch.stack([quantizer.observations[-1] for quantizer in members])
+    for quantizer, extremes in zip(members, parallel.all_reduce_max(own * signs) * signs, strict=True):
         quantizer.observations[-1] = extremes

@@ -1,4 +1,4 @@
-"""What the tools (pack, export, cost, inspect) share: the flags that say which network it is, and opening it."""
+"""What the tools (pack, export, cost, inspect) share: the flags that say which network it is."""
 
 import argparse
 from typing import Any

@@ -1,5 +1,5 @@
 """DDTB: dual trainable bounds and, where chosen, a dynamic gate (Zhong et al., "Dynamic Dual Trainable Bounds for
-Ultra-low Precision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). quant/README.md has the equations.
+Ultra-low MixedPrecision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). quant/README.md has the equations.
 """
 
 import torch
@@ -72,7 +72,7 @@ class DualBoundQuantizer(ActivationQuantizer):
     @torch.no_grad()
     def _move_bounds(self, x, share):
         """Move the bounds towards the percentiles of x by a share of the way, 1 for all of it."""
-        x = parallel.gathered(x)
+        x = parallel.all_gather(x)
         if self.symmetric:
             self.alpha_upper.lerp_(percentiles(x.abs(), self.percentile)[0], share)
         else:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import model
-from engine.precision import Precision
+from engine.precision import MixedPrecision
 from model.common import MeanShift
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation
@@ -48,7 +48,7 @@ def distilling(name):
 def test_convolutions_run_in_16_bit_and_quantizers_in_32(name, amp):
     student, objective = distilling(name)
     convolutions, features = seen(student, QuantConv2d), seen(student, DualBoundQuantizer)
-    with Precision(amp, CPU).autocast():
+    with MixedPrecision(amp, CPU).autocast():
         total, parts = objective.losses(student, *batch())
     assert {y.dtype for _, _, y in convolutions} == {DTYPES[amp]}
     assert {y.dtype for _, _, y in features} == {torch.float32}
@@ -102,8 +102,8 @@ def test_losses_and_gradients_come_close_to_float32(amp, name):
     for kind in ("off", amp):
         torch.manual_seed(0)
         network = model.NETWORKS[name](scale=2, **SETTINGS[name])
-        precision = Precision(kind, CPU)
-        precision.load_state_dict(Precision("fp16", CPU).state_dict() | {"scale": 1024.0})
+        precision = MixedPrecision(kind, CPU)
+        precision.load_state_dict(MixedPrecision("fp16", CPU).state_dict() | {"scale": 1024.0})
         lr, hr = batch()
         with precision.autocast():
             loss = (network(lr).float() - hr).abs().mean()
@@ -133,19 +133,19 @@ def stepped(precision, gradient, *, gclip=0.0):
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_gradients_are_clipped_as_they_are_not_as_they_are_scaled(amp):
-    assert stepped(Precision(amp, CPU), 0.25) == 0.75
-    assert stepped(Precision(amp, CPU), 7.0, gclip=0.5) == 0.5
+    assert stepped(MixedPrecision(amp, CPU), 0.25) == 0.75
+    assert stepped(MixedPrecision(amp, CPU), 7.0, gclip=0.5) == 0.5
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_falls():
-    precision = Precision("fp16", CPU)
+    precision = MixedPrecision("fp16", CPU)
     before = precision.scaler.get_scale()
     assert stepped(precision, float("inf")) == 1
     assert precision.scaler.get_scale() == before / 2
 
 
 def test_the_scale_is_state():
-    precision, other = Precision("fp16", CPU), Precision("fp16", CPU)
+    precision, other = MixedPrecision("fp16", CPU), MixedPrecision("fp16", CPU)
     stepped(precision, float("inf"))
     other.load_state_dict(precision.state_dict())
     assert other.scaler.get_scale() == precision.scaler.get_scale()
@@ -154,7 +154,7 @@ def test_the_scale_is_state():
 
 @pytest.mark.parametrize("begun, continued", [("off", "fp16"), ("fp16", "bf16"), ("fp16", "off")])
 def test_a_run_continues_in_another_precision(begun, continued):
-    Precision(continued, CPU).load_state_dict(Precision(begun, CPU).state_dict())
+    MixedPrecision(continued, CPU).load_state_dict(MixedPrecision(begun, CPU).state_dict())
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_is_seen_by_all(outcomes):
 
 def test_one_process_exchanges_nothing():
     x = torch.rand(2, 3)
-    for function in (parallel.mean, parallel.highest, parallel.gathered, parallel.own_slice):
+    for function in (parallel.all_reduce_mean, parallel.all_reduce_max, parallel.all_gather, parallel.own_slice):
         assert function(x) is x
     assert parallel.is_first() and parallel.world_size() == 1
 
@@ -139,7 +139,7 @@ def test_only_a_lost_connection_means_that_another_process_has_ended(monkeypatch
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", fail)
     with pytest.raises(told) as caught:
-        parallel.highest(torch.zeros(1))
+        parallel.all_reduce_max(torch.zeros(1))
     assert ("another process of this run has ended" in str(caught.value)) == (told is UserError)
 
 
@@ -150,7 +150,7 @@ def test_processes_that_cannot_meet(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(torch.distributed, "init_process_group", fail)
-    with pytest.raises(UserError, match=f"can't meet at .*{error}"), parallel.together("gloo"):
+    with pytest.raises(UserError, match=f"can't meet at .*{error}"), parallel.process_group("gloo"):
         pass
 
 

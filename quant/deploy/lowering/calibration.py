@@ -41,7 +41,7 @@ class Feature:
     high: Tensor = torch.zeros(1)
     values: list = field(default_factory=list)
 
-    def see(self, x: Tensor, generator: torch.Generator) -> None:
+    def observe(self, x: Tensor, generator: torch.Generator) -> None:
         """Take note of one image's feature, [1, C, h, w]."""
         pixels = x[0].flatten(1)
         self.low, self.high = self.low.minimum(pixels.amin(1)), self.high.maximum(pixels.amax(1))
@@ -83,8 +83,8 @@ class Calibration:
     def range(self, module: nn.Module, factors: np.ndarray | None = None) -> Range:
         """(low, high) of a module's output, 0 included: all of it for a quantizer, else what 8 bits render best.
 
-        factors: [C], by which its channels are divided before. Of one of SRResNet's blocks: the range of what the
-        blocks have added up to its end, its output minus the first block's input.
+        factors: [C], by which its channels are divided before. An SRResNet block has the range of its output minus the
+        first block's input: what the blocks up to it have added.
         """
         feature = self.features[module]
         return feature.extremes() if isinstance(module, DualBoundQuantizer) else _divided_range(feature, factors)
@@ -119,7 +119,7 @@ class Calibration:
         square = sum(((high - low) / (CODES - 1)) ** 2 for low, high in ranges) / 12
         noise = square * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2
         rounded = compensated_weight(weight, self.covariances[following], layout)
-        levels = layout.joined(rounded.levels) / factors[:, None, None]
+        levels = layout.sum_copies(rounded.levels) / factors[:, None, None]
         error = (levels * rounded.step[:, None, None, None] - weight).reshape(len(weight), -1)
         return noise.sum() + (error @ self.covariances[following].numpy() * error).sum()
 
@@ -136,11 +136,11 @@ class Calibration:
         across = torch.outer(mean, ones)
         return torch.cat((torch.cat((own, across), 1), torch.cat((across.T, torch.outer(ones, ones)), 1)))
 
-    def see_output(self, module: nn.Module, output: Tensor) -> None:
-        self.features.setdefault(module, Feature()).see(output, self._generator)
+    def observe_output(self, module: nn.Module, output: Tensor) -> None:
+        self.features.setdefault(module, Feature()).observe(output, self._generator)
 
-    def see_input(self, conv: nn.Conv2d, x: Tensor) -> None:
-        self.inputs.setdefault(conv, Feature()).see(x, self._generator)
+    def observe_input(self, conv: nn.Conv2d, x: Tensor) -> None:
+        self.inputs.setdefault(conv, Feature()).observe(x, self._generator)
         windows = _windows(x, conv.kernel_size[0], self._generator).double()
         self._images[conv] += 1
         for means, of_image in ((self.means, windows.mean(0)), (self.covariances, windows.T @ windows / len(windows))):
@@ -192,11 +192,11 @@ def _hooks(network, found):
         if ".gate." in name:
             continue
         if isinstance(module, RECORDED):
-            yield module.register_forward_hook(lambda module, _, output: found.see_output(module, output))
+            yield module.register_forward_hook(lambda module, _, output: found.observe_output(module, output))
         if isinstance(module, nn.Conv2d) and not isinstance(module, QuantConv2d):
-            yield module.register_forward_pre_hook(lambda module, inputs: found.see_input(module, *inputs))
+            yield module.register_forward_pre_hook(lambda module, inputs: found.observe_input(module, *inputs))
     if isinstance(network, SRResNet):
         entered = []
         yield network.residual.register_forward_pre_hook(lambda _, inputs: entered.__setitem__(slice(None), inputs))
         for block in network.residual:
-            yield block.register_forward_hook(lambda block, _, output: found.see_output(block, output - entered[0]))
+            yield block.register_forward_hook(lambda block, _, output: found.observe_output(block, output - entered[0]))

@@ -14,7 +14,7 @@ from quant.deploy.lowering.rounding import compensated_weight
 from utility import UserError
 
 
-def network(graph: Operators, network: EDSR) -> str:
+def lower_float(graph: Operators, network: EDSR) -> str:
     """EDSR from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.conv(shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
@@ -60,7 +60,7 @@ def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
     return graph.op("Add", graph.dequantize(residual), graph.dequantize(skip))
 
 
-def int8_network(int8: Int8, network: EDSR) -> str:
+def lower_int8(int8: Int8, network: EDSR) -> str:
     """EDSR from `lr` to sr in integers."""
     last, first = network.body[-1], network.head[0]
     layout, grids = int8.sum_layout(network.tail[0][0], last, first)
@@ -85,7 +85,7 @@ def _heads_without_mean(int8, network, *places):
     shift = mean_of(network.sub_mean) / int8.image_grid.bounds[1]
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
     reads = Layout.repeated(weight.shape[1], HEAD_COPIES)
-    covariance = int8.seen.covariance_before_shift(conv, mean_of(network.sub_mean), int8.image_grid.bounds[1])
+    covariance = int8.calibration.covariance_before_shift(conv, mean_of(network.sub_mean), int8.image_grid.bounds[1])
     with graph.within(conv):
         return [graph.code_conv(image, *layout.made_by(compensated_weight(weight, covariance, reads, layout),
                                                        array(conv.bias), grid.step), grid) for grid, layout in places]

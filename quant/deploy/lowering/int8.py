@@ -28,34 +28,34 @@ Operators = QLinear | Qdq
 
 
 class Int8:
-    """Adds operators on codes to `graph`, a QLinear or a Qdq; seen: the network's Calibration."""
+    """Adds operators on codes to `graph`, a QLinear or a Qdq; calibration: the network's."""
 
-    def __init__(self, graph: Operators, seen: Calibration, *, rgb_range: float) -> None:
+    def __init__(self, graph: Operators, calibration: Calibration, *, rgb_range: float) -> None:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
-        self.seen = seen
+        self.calibration = calibration
         # the 256 levels of an 8-bit image, which represent it exactly
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)
 
     def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0,
              divided: np.ndarray | None = None) -> Grid:
         """The 8-bit grid of a module's output, after ReLU if positive, times `factor`, channels [O] `divided`."""
-        low, high = self.seen.range(module, divided)
+        low, high = self.calibration.range(module, divided)
         return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
 
     def sum_layout(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[Layout, list[Grid]]:
         """(layout of a sum before the convolution `following`, a grid for each of the two terms and one for it)."""
-        layout = self.seen.layout(following, *terms)
-        ranges = (self.seen.range(term, layout.channel_factors) for term in terms)
+        layout = self.calibration.layout(following, *terms)
+        ranges = (self.calibration.range(term, layout.channel_factors) for term in terms)
         return layout, [*self.graph.sum_grids(*ranges), self.input_grid(following, layout)]
 
     def input_grid(self, conv: nn.Conv2d, layout: Layout) -> Grid:
         """The 8-bit grid of what a convolution outside the blocks reads, in a layout."""
-        return self.graph.affine_grid(*self.seen.input_range(conv, layout.channel_factors))
+        return self.graph.affine_grid(*self.calibration.input_range(conv, layout.channel_factors))
 
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
-        return codes.grid.bounds if codes.grid.is_static else self.seen.range(module)
+        return codes.grid.bounds if codes.grid.is_static else self.calibration.range(module)
 
     def conv(self, codes: Codes, module: nn.Conv2d, grid: AnyGrid, *, norm: nn.BatchNorm2d | None = None,
              factor: float = 1.0, prelu: nn.PReLU | None = None, reads: Layout | None = None,
@@ -82,13 +82,13 @@ class Int8:
             weight, bias = self.graph.integers_of(module, norm)
             weight = weight if makes is None else weight.finer(makes.copies)
         else:
-            weight = compensated_weight(array(module.weight), self.seen.covariances[module], reads, makes)
+            weight = compensated_weight(array(module.weight), self.calibration.covariances[module], reads, makes)
             weight, bias = with_norm(weight, bias_of(module), norm)
         return (weight, bias) if makes is None else makes.made_by(weight, bias, grid.step)
 
     def restored(self, codes: Codes, layout: Layout, grid: Grid) -> Codes:
         """The network's own channels, on `grid`, of codes in a layout."""
-        return self.graph.code_conv(codes, layout.restored(), np.zeros(len(layout.copies)), grid)
+        return self.graph.code_conv(codes, layout.inverse(), np.zeros(len(layout.copies)), grid)
 
     def activate(self, quantizer: DualBoundQuantizer, codes: Codes, other: Codes | None = None) -> Codes:
         """Codes, plus others if given, on the grid of a quantizer. A gate has to see the 8-bit sum first."""
@@ -104,7 +104,7 @@ class Int8:
         self.graph.note(quantizer, codes)
         if codes.grid.is_static or self.graph.runtime_scales:
             return codes
-        return self.graph.requantize(codes, self.graph.affine_grid(*self.seen.range(quantizer)))
+        return self.graph.requantize(codes, self.graph.affine_grid(*self.calibration.range(quantizer)))
 
     def conv_activate(self, codes: Codes, module: nn.Conv2d, quantizer: DualBoundQuantizer, *, relu: bool = False,
                       factor: float = 1.0) -> Codes:
@@ -140,7 +140,7 @@ class Int8:
         for (conv, shuffle, prelu), following in zip(stages, [*(stage[0] for stage in stages[1:]), last], strict=True):
             factor = shuffle.upscale_factor
             # a shuffle of its own is slow with copies: they cost a quarter of EDSR x4's time
-            shuffled = self.seen.layout(following, repeat=following is last)
+            shuffled = self.calibration.layout(following, repeat=following is last)
             makes = shuffled.before_shuffle(factor, woven=following is not last)
             grid = self.input_grid(following, shuffled)
             x = self.conv(x, conv, grid, prelu=prelu, reads=reads, makes=makes)

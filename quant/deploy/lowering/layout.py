@@ -12,14 +12,15 @@ from quant.deploy.lowering.levels import IntegerWeight
 class Layout:
     """What each place of a feature with P channels of codes holds, [P] each.
 
-    channels: which of the network's C channels. factors: what it is divided by. turns: which copy of the channel it is.
-    The n copies of a channel are rounded 1 / n of a step apart, so that their mean lies on a grid n times finer; the
-    convolutions that make and read them share the channel's weights out among the copies, on grids as much finer.
+    channels: which of the network's C channels. factors: what it is divided by. copy_index: which of the channel's
+    copies it is. The n copies of a channel are rounded 1 / n of a step apart, so that their mean lies on a grid n times
+    finer; the convolutions that make and read them share the channel's weights out among the copies, on grids as much
+    finer.
     """
 
     channels: np.ndarray
     factors: np.ndarray
-    turns: np.ndarray
+    copy_index: np.ndarray
 
     @classmethod
     def of(cls, factors: np.ndarray, copies: np.ndarray) -> "Layout":
@@ -46,41 +47,41 @@ class Layout:
     @cached_property
     def offsets(self) -> np.ndarray:
         """How far from a grid's own values each place is rounded, in its steps, [P]; a channel's copies sum to 0."""
-        return (self.turns + 0.5) / self.copies[self.channels] - 0.5
+        return (self.copy_index + 0.5) / self.copies[self.channels] - 0.5
 
     def before_shuffle(self, factor: int, *, woven: bool) -> "Layout":
         """The layout before a pixel shuffle that gives this one; woven: as `pixel_shuffle` reads it, else torch's."""
         parts = np.arange(factor**2)
         channels = self.channels[:, None] * factor**2 + parts
-        rest = (np.broadcast_to(one[:, None], channels.shape) for one in (self.factors, self.turns))
+        rest = (np.broadcast_to(one[:, None], channels.shape) for one in (self.factors, self.copy_index))
         return Layout(*((one.T if woven else one).reshape(-1) for one in (channels, *rest)))
 
     def made_by(self, weight: IntegerWeight, bias: np.ndarray, step: float) -> tuple[IntegerWeight, np.ndarray]:
-        """(weight, bias) of the convolution that makes this of what makes the network's channels.
+        """(weight, bias) of the convolution that makes the channels in this layout, from those for the network's own.
 
-        weight: [C, I, k, k], each channel on a grid that is as often finer as it has copies, which share the levels
-        out. bias: real [C]. step: of the grid that the codes lie on.
+        weight: [C, I, k, k], each channel on a grid that is as often finer as it has copies: they share its levels.
+        bias: real [C]. step: of the grid that the codes lie on.
         """
-        turns, copies = self.turns[:, None], self.copies[self.channels]
-        whole = weight.levels[self.channels].reshape(len(turns), -1)
-        # what does not go evenly falls to another copy from value to value, or one copy's output would lie too low
-        levels = (whole + (turns + np.arange(whole.shape[1])) % copies[:, None]) // copies[:, None]
+        copy_index, copies = self.copy_index[:, None], self.copies[self.channels]
+        whole = weight.levels[self.channels].reshape(len(copy_index), -1)
+        # a remainder goes to another copy from value to value; else one copy's output would be too low
+        levels = (whole + (copy_index + np.arange(whole.shape[1])) % copies[:, None]) // copies[:, None]
         steps = np.broadcast_to(weight.step, bias.shape)[self.channels] * copies / self.factors
         shared = IntegerWeight(levels.reshape(-1, *weight.levels.shape[1:]), steps)
         return shared, bias[self.channels] / self.factors + self.offsets * step
 
-    def shared_out(self, levels: np.ndarray) -> np.ndarray:
+    def split_copies(self, levels: np.ndarray) -> np.ndarray:
         """Whole levels [O, C, k, k] of a convolution that reads this, as [O, P, k, k]: a channel's copies sum to it."""
-        turns, copies = (one[:, None, None] for one in (self.turns, self.copies[self.channels]))
-        return (levels[:, self.channels] + turns) // copies
+        copy_index, copies = (one[:, None, None] for one in (self.copy_index, self.copies[self.channels]))
+        return (levels[:, self.channels] + copy_index) // copies
 
-    def joined(self, levels: np.ndarray) -> np.ndarray:
-        """`shared_out` undone: the sum of each channel's copies."""
+    def sum_copies(self, levels: np.ndarray) -> np.ndarray:
+        """`split_copies` undone: the sum of each channel's copies."""
         whole = np.zeros((len(levels), len(self.copies), *levels.shape[2:]), levels.dtype)
         np.add.at(whole, (slice(None), self.channels), levels)
         return whole
 
-    def restored(self) -> IntegerWeight:
+    def inverse(self) -> IntegerWeight:
         """The 1x1 convolution that gives the network's channels back."""
         count = len(self.copies)
         levels = (self.channels == np.arange(count)[:, None]).astype(np.int64)

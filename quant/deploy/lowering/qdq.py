@@ -22,7 +22,10 @@ INT8_ZERO = INT8_MAX + 1
 
 
 class Qdq(LayerGraph):
-    """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear; its methods mean QLinear's."""
+    """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear.
+
+    Its methods are QLinear's, on float values. `exact_...` find a form for every convolution, exact where that can be.
+    """
 
     FORMAT = "qdq"
     runtime_scales = False
@@ -147,10 +150,10 @@ class Qdq(LayerGraph):
         total = self.op("Add", self.conv_to_float(codes, weight, bias), other.name)
         return self.quantize(total, self._range_of_sum(ranges), len(bias))
 
-    def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
+    def accumulator_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         return self.affine_grid(*whole), self.affine_grid(*part)
 
-    def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
+    def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
                       gathered: Codes) -> Codes:
         total = self.op("Add", self.conv_to_float(codes, weight, bias), gathered.name)
         return self.quantize(total, gathered.grid, len(bias))

@@ -204,14 +204,14 @@ class QLinear(LayerGraph):
         grids = levels.term_grids(*ranges)
         return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
 
-    def gathering_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
+    def accumulator_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         """(grid of a sum of many terms, grid of one), from their ranges: of one step, no code of both overflows."""
         total, one = levels.term_grids(whole, part)
         return replace(total, zero=total.zero + one.zero, low=one.zero, high=total.high + one.zero), one
 
-    def conv_gathered(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
+    def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
                       gathered: Codes) -> Codes:
-        """gathered + conv, on the grid of `gathered`; both grids are `gathering_grids`."""
+        """gathered + conv, on the grid of `gathered`; both grids are `accumulator_grids`."""
         term = self.code_conv(codes, weight, bias, part)
         total = self.op("Sub", self.op("Add", gathered.name, term.name), self.byte(part.zero))
         return replace(gathered, name=self._limit(total, gathered.grid))

@@ -9,7 +9,7 @@ from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.levels import Codes
 
 
-def network(graph: Operators, network: RDN) -> str:
+def lower_float(graph: Operators, network: RDN) -> str:
     """RDN from `lr` to sr, its blocks in float or with exact levels."""
     shallow = graph.conv("lr", network.SFENet1)
     x = graph.conv(shallow, network.SFENet2)
@@ -79,7 +79,7 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
     return graph.on_float(block[1], graph.on_codes(block[0], codes))
 
 
-def int8_network(int8: Int8, network: RDN) -> str:
+def lower_int8(int8: Int8, network: RDN) -> str:
     """RDN from `lr` to sr in integers."""
     graph, fusion, first = int8.graph, network.GFF, network.SFENet1
     layout, grids = int8.sum_layout(network.UPNet[0], fusion[1], first)
@@ -106,7 +106,7 @@ def int8_block(int8: Int8, block: QuantDenseBlock, x: Codes) -> Codes:
     skip = first if block.skip is None else int8.activate(block.skip, x)
     kept = int8.range_of(skip, block.skip or block.act1)
     with int8.graph.within(block.LFF):
-        return int8.graph.conv_add(dense, *int8.integers_of(block.LFF), skip, (int8.seen.range(block.LFF), kept))
+        return int8.graph.conv_add(dense, *int8.integers_of(block.LFF), skip, (int8.calibration.range(block.LFF), kept))
 
 
 def _int8_growth(int8, conv, quantizer, dense):
@@ -126,7 +126,7 @@ def _int8_growth(int8, conv, quantizer, dense):
     grid = graph.grid_of(quantizer, lambda: graph.op("Concat", graph.mean_of(dense), graph.mean_of(grown), axis=1))
     with graph.within(quantizer):
         levels = [graph.requantize(codes, grid) for codes in (dense, grown)]
-        return graph.note(quantizer, graph.requantized_concat(levels, graph.affine_grid(*int8.seen.range(quantizer))))
+        return graph.note(quantizer, graph.requantized_concat(levels, int8.grid(quantizer)))
 
 
 BLOCKS = {DenseBlock: float_block, GlobalFusion: float_fusion,

@@ -20,7 +20,7 @@ def rounded_weight(weight: np.ndarray, reads: Layout | None = None, makes: Layou
     """
     reads, makes = _layouts(weight, reads, makes)
     step, _ = _grid(weight, reads, makes)
-    return IntegerWeight(reads.shared_out(np.rint(weight / step[:, None, None, None]).astype(np.int64)), step)
+    return IntegerWeight(reads.split_copies(np.rint(weight / step[:, None, None, None]).astype(np.int64)), step)
 
 
 def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | None = None,
@@ -47,7 +47,7 @@ def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | N
         rest[:, i:] -= error.unsqueeze(1) * spread[i, i:]
     original = torch.empty_like(levels)
     original[:, order] = levels
-    return IntegerWeight(reads.shared_out(original.view(weight.shape).numpy().astype(np.int64)), step.numpy())
+    return IntegerWeight(reads.split_copies(original.view(weight.shape).numpy().astype(np.int64)), step.numpy())
 
 
 def _layouts(weight, reads, makes):

@@ -6,7 +6,7 @@ from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
 from quant.deploy.lowering.layout import Layout
 
 
-def network(graph: Operators, network: SRResNet) -> str:
+def lower_float(graph: Operators, network: SRResNet) -> str:
     """SRResNet from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.prelu(graph.conv("lr", network.conv_input), network.relu)
     x = head
@@ -31,7 +31,7 @@ def exact_block(graph: Operators, block: QuantBNResBlock, x: str) -> str:
     return graph.op("Add", graph.on_codes(block.conv2, inner, block.in2), x)
 
 
-def int8_network(int8: Int8, network: SRResNet) -> str:
+def lower_int8(int8: Int8, network: SRResNet) -> str:
     """SRResNet from `lr` to sr in integers."""
     first, act = network.conv_input, network.relu
     layout, grids = int8.sum_layout(network.upscale[0], network.bn_mid, act)
@@ -51,7 +51,7 @@ def _int8_body(int8, blocks, head):
     """
     gathered = None
     ranges = (_covering(int8, modules) for modules in (blocks, [block.in2 for block in blocks]))
-    whole, part = int8.graph.gathering_grids(*ranges)
+    whole, part = int8.graph.accumulator_grids(*ranges)
     for block in blocks:
         with int8.graph.within(block):
             inner = _int8_inner(int8, block, int8.activate(block.act1, head, gathered))
@@ -60,20 +60,20 @@ def _int8_body(int8, blocks, head):
                 continue
             weight, bias = int8.integers_of(block.conv2, block.in2)
             with int8.graph.within(block.conv2):
-                gathered = int8.graph.conv_gathered(inner, weight, bias, part, gathered)
+                gathered = int8.graph.conv_accumulate(inner, weight, bias, part, gathered)
     return int8.sum_of(head, gathered)
 
 
 def _covering(int8, modules):
     """The range that covers those of several modules."""
-    lows, highs = zip(*(int8.seen.range(module) for module in modules), strict=True)
+    lows, highs = zip(*(int8.calibration.range(module) for module in modules), strict=True)
     return min(lows), max(highs)
 
 
 def _int8_inner(int8, block, levels):
     """act2(relu(in1(conv1(levels)))); relu is a PReLU of one slope."""
     graph, slope = int8.graph, block.relu.weight.item()
-    low, high = int8.seen.range(block.in1)
+    low, high = int8.calibration.range(block.in1)
     if block.act2.gated:
         before = int8.conv(levels, block.conv1, graph.affine_grid(low, high), norm=block.in1)
         grid = graph.grid_of(block.act2, lambda: graph.mean_of(

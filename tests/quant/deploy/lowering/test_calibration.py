@@ -20,7 +20,7 @@ from quant.deploy.onnx_backend import OnnxRuntimeSession
 
 def feature_of(values):
     feature = Feature()
-    feature.see(values.view(1, 1, 1, -1), torch.Generator().manual_seed(0))
+    feature.observe(values.view(1, 1, 1, -1), torch.Generator().manual_seed(0))
     return feature
 
 

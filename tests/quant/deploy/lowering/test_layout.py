@@ -20,15 +20,15 @@ def real(weight):
 
 
 def test_places(layout):
-    assert layout.channels.tolist() == [0, 1, 2, 3, 1, 3, 1] and layout.turns.tolist() == [0, 0, 0, 0, 1, 1, 2]
+    assert layout.channels.tolist() == [0, 1, 2, 3, 1, 3, 1] and layout.copy_index.tolist() == [0, 0, 0, 0, 1, 1, 2]
     assert layout.factors.tolist() == [1, 0.5, 2, 4, 0.5, 4, 0.5]
     assert np.array_equal(layout.copies, COPIES) and layout.channel_factors.tolist() == [1, 0.5, 2, 4]
 
 
 def test_copies_share_levels_out_and_sum_to_them(layout):
     levels = np.random.default_rng(0).integers(-200, 200, (5, 4, 3, 3))
-    shared = layout.shared_out(levels)
-    assert shared.shape == (5, 7, 3, 3) and np.array_equal(layout.joined(shared), levels)
+    shared = layout.split_copies(levels)
+    assert shared.shape == (5, 7, 3, 3) and np.array_equal(layout.sum_copies(shared), levels)
     assert np.ptp(shared[:, layout.channels == 1], axis=1).max() == 1
 
 
@@ -41,7 +41,7 @@ def test_the_convolution_that_makes_it_and_the_one_that_gives_it_back(layout):
     made, offset = layout.made_by(fine, bias.numpy(), 0.1)
     assert np.abs(made.levels).max() == 64
     places = F.conv2d(x, real(made), torch.from_numpy(offset), padding=1)
-    found = F.conv2d(places, real(layout.restored()))
+    found = F.conv2d(places, real(layout.inverse()))
     torch.testing.assert_close(found, F.conv2d(x, real(fine), bias, padding=1))
 
 
