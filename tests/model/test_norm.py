@@ -22,8 +22,8 @@ def pair():
 def as_two_processes(monkeypatch):
     """What two processes with the same slice would see: the batch twice."""
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
-    monkeypatch.setattr(parallel, "gathered", lambda x: torch.cat((x, x)))
-    monkeypatch.setattr(parallel, "mean", lambda x: x)
+    monkeypatch.setattr(parallel, "all_gather", lambda x: torch.cat((x, x)))
+    monkeypatch.setattr(parallel, "all_reduce_mean", lambda x: x)
 
 
 def run(module, x):

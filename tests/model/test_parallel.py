@@ -165,7 +165,7 @@ def test_a_gate_of_a_shared_batch_is_that_of_the_whole_batch_in_one_exchange(mon
 
     expected = whole(x)
     expected.square().sum().backward()
-    monkeypatch.setattr(parallel, "gathered", gathered)
+    monkeypatch.setattr(parallel, "all_gather", gathered)
     for rank, gate in enumerate(parts):
         monkeypatch.setattr(parallel, "own_slice", lambda batch, rank=rank: batch.chunk(2)[rank])
         logits = gate(x.chunk(2)[rank])
@@ -185,7 +185,7 @@ def test_gradients_are_averaged_in_one_exchange_each_in_its_place(monkeypatch):
         return tensor * 10
 
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
-    monkeypatch.setattr(parallel, "mean", mean)
+    monkeypatch.setattr(parallel, "all_reduce_mean", mean)
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (3,), (1,))]
     parameters[0].grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T
     parameters[2].grad = torch.tensor([5.0])
