@@ -1,5 +1,5 @@
 """DDTB: dual trainable bounds and, where chosen, a dynamic gate (Zhong et al., "Dynamic Dual Trainable Bounds for
-Ultra-low MixedPrecision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). quant/README.md has the equations.
+Ultra-low Precision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). quant/README.md has the equations.
 """
 
 import torch
