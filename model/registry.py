@@ -1,7 +1,7 @@
 """The networks by name: one record each. Whatever depends on which networks there are reads it here.
 
-To add one: write its class (a `model.common.SuperResolver`) in a file of its own, `register` its record there, and import
-the file in quant/__init__.py.
+To add one: write its class (a `model.common.SuperResolver`) in a file of its own, `register` its record there, and
+import the file in quant/__init__.py.
 """
 
 import inspect
