@@ -109,6 +109,7 @@ def _holds(path, pixels, copied_from=None):
 
 def _is_eight_bit_rgb_png(path):
     """Whether a file can be copied as it is: the pixels are those a PNG file of ours would hold, in no turned order."""
-    content = Path(path).read_bytes()
-    header = content[:PNG_HEADER_SIZE]
-    return header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB) and b"eXIf" not in content
+    with open(path, "rb") as file:
+        header = file.read(PNG_HEADER_SIZE)
+        ours = header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB)
+        return ours and b"eXIf" not in file.read()

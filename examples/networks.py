@@ -30,8 +30,9 @@ def main(argv=None):
     options = parse(argv)
     if options.budget == "paper":
         return paper(options)
-    if unknown := set(options.only) - {stage.network for stage in SHORT}:
-        raise UserError(f"--only {sorted(unknown)[0]}: choose {', '.join(sorted({stage.network for stage in SHORT}))}")
+    known = {stage.network for stage in SHORT}
+    if unknown := set(options.only) - known:
+        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted(known))}")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: give 1 or more")
     chosen = [stage for stage in SHORT if not options.only or stage.network in options.only]

@@ -102,10 +102,10 @@ def _folded(network, images, options):
     """(network, Folded) with --gates fold, said on standard output, else (network, None)."""
     if options.gates == "run":
         return network, None
-    if not gated(network):
+    network, folded = fold_gates(network, images)
+    if folded is None:
         log.info("--gates fold: no gate of this network is in use; the file is the same without it")
         return network, None
-    network, folded = fold_gates(network, images)
     print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
           f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
           f"{folded.agreement:.1f} dB from the gated network's")

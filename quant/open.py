@@ -93,13 +93,9 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, to_trai
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
         given |= network.quant_config.trained()
-    defaults = {}
     if any_scale:
-        file = weights_file(path, flag)
-        _refuse_exported(file, f"{flag} {file}")
         del given["scale"]
-        defaults["scale"] = scale_of(network, read_weights(file).state)
-    opened = _Opened(path, flag, given, defaults)
+    opened = _Opened(path, flag, given, {}, of_any_scale=network if any_scale else None)
     if to_train and opened.fixed:
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
     if opened.source.settings["scale"] != network.scale:
@@ -134,11 +130,14 @@ def best_or_last(folder: str | Path) -> Path | None:
 class _Opened:
     """A file that was read and found to fit the network that it, or else the flags, describe."""
 
-    def __init__(self, path: str | Path, flag: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, flag: str, given: Mapping[str, Any], defaults: Mapping[str, Any], *,
+                 of_any_scale: SuperResolver | None = None) -> None:
         path = weights_file(path, flag)
         self.place = f"{flag} {path}".strip()
         _refuse_exported(path, self.place)
         self.weights = read_weights(path)
+        if of_any_scale is not None:
+            defaults = {**defaults, "scale": scale_of(of_any_scale, self.weights.state)}
         record, kind = self._record()
         if record is None:
             record, kind = self._bare_record(given, defaults)

@@ -80,12 +80,12 @@ def _heads_without_mean(int8, network, *places):
     Zero padding means the mean colour, so the mean can't go into the bias: a channel of ones carries it.
     """
     graph, conv = int8.graph, network.head[0]
+    mean, brightest = mean_of(network.sub_mean), int8.image_grid.bounds[1]
     image = graph.with_ones(graph.image(int8.image_grid, conv.in_channels), HEAD_COPIES)
     weight = array(conv.weight).astype(np.float64)
-    shift = mean_of(network.sub_mean) / int8.image_grid.bounds[1]
-    weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, shift)[:, None]), 1)
+    weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, mean / brightest)[:, None]), 1)
     reads = Layout.repeated(weight.shape[1], HEAD_COPIES)
-    covariance = int8.calibration.covariance_before_shift(conv, mean_of(network.sub_mean), int8.image_grid.bounds[1])
+    covariance = int8.calibration.covariance_before_shift(conv, mean, brightest)
     with graph.within(conv):
         return [graph.code_conv(image, *layout.made_by(compensated_weight(weight, covariance, reads, layout),
                                                        array(conv.bias), grid.step), grid) for grid, layout in places]

@@ -34,12 +34,14 @@ class Folded:
 
 
 @torch.no_grad()
-def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperResolver, Folded]:
+def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperResolver, Folded | None]:
     """A copy of a quantized network in evaluation mode whose gates are constant factors, and what that did.
 
     images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
-    its beta over the images; the bounds are multiplied by them.
+    its beta over the images; the bounds are multiplied by them. Without gates in use: (the network itself, None).
     """
+    if not gated(network):
+        return network, None
     folded = copy.deepcopy(network)
     names = {module: name for name, module in network.named_modules()}
     bounds = {}

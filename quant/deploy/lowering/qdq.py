@@ -154,7 +154,7 @@ class Qdq(LayerGraph):
         return self.affine_grid(*whole), self.affine_grid(*part)
 
     def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
-                      gathered: Codes) -> Codes:
+                        gathered: Codes) -> Codes:
         total = self.op("Add", self.conv_to_float(codes, weight, bias), gathered.name)
         return self.quantize(total, gathered.grid, len(bias))
 

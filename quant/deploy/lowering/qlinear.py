@@ -210,7 +210,7 @@ class QLinear(LayerGraph):
         return replace(total, zero=total.zero + one.zero, low=one.zero, high=total.high + one.zero), one
 
     def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
-                      gathered: Codes) -> Codes:
+                        gathered: Codes) -> Codes:
         """gathered + conv, on the grid of `gathered`; both grids are `accumulator_grids`."""
         term = self.code_conv(codes, weight, bias, part)
         total = self.op("Sub", self.op("Add", gathered.name, term.name), self.byte(part.zero))
