@@ -28,9 +28,13 @@ class DataFlags:
         if not hr.is_dir():
             raise UserError(f"--dir_data {dir_data}: no {hr}; add --photos FOLDER_OF_FOLDERS to make it")
         self.dir_data = dir_data
-        train = len(image_files(hr)) - sum(HELD_OUT.values())
-        self.training = ["--dir_data", str(dir_data), "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED}",
-                         "--data_test", "DIV2K"]
+        self.images = len(image_files(hr))
+
+    def training(self, model):
+        """Of a run of edsr, rdn or srresnet."""
+        train = self.images - sum(HELD_OUT.values())
+        return ["--dir_data", self.dir_data, "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED[model]}",
+                "--data_test", "DIV2K"]
 
 
 def commands(stage, data, device):
@@ -55,7 +59,7 @@ def full_commands(stage, data):
             done, start = read_torch_file(parked_file(run))["epochs"], parked_file(run)
             if done == part.steps // EPOCH:  # at its end elsewhere
                 continue
-        yield [*network, *training_flags(run, stage.batch, data), "--patch_size", part.patch * stage.scale,
+        yield [*network, *training_flags(run, stage, data), "--patch_size", part.patch * stage.scale,
                "--test_every", EPOCH, *schedule(part.steps // EPOCH, part.lr, done),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
@@ -78,7 +82,7 @@ def low_commands(stage, data):
                stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits]
     run = f"{RUNS}/{stage.name}"
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    yield [*network, *training_flags(run, stage.batch, data), "--pre_train", full_precision(stage.network),
+    yield [*network, *training_flags(run, stage, data), "--pre_train", full_precision(stage.network),
            "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
            "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
            "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
@@ -89,10 +93,10 @@ def low_commands(stage, data):
     yield [*network, *test_flags(stage, data)]
 
 
-def training_flags(run, batch, data):
+def training_flags(run, stage, data):
     """What all training has in common."""
-    return ["--save", run, *resumed(run), "--batch_size", batch, "--amp", "bf16", "--n_threads", 0,
-            "--checkpoint_every", 100, *data.training]
+    return ["--save", run, *resumed(run), "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
+            "--checkpoint_every", 100, *data.training(stage.model)]
 
 
 def test_flags(stage, data):
@@ -118,17 +122,24 @@ def full_precision(network):
 
 def product(stage):
     """The file that a stage makes: in pretrained/, or, for comparison only, beside the journal."""
-    if not stage.shipped:
-        return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
-    return PRETRAINED / f"{stage.name}{'.pt' if isinstance(stage, Full) else '.safetensors'}"
+    if isinstance(stage, Full):
+        return full_precision(stage.network)
+    if stage.shipped:
+        return PRETRAINED / f"{stage.name}.safetensors"
+    return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
 
 
 def finished(stage):
-    """Whether a stage's file is there, as models.json lists it, and was made by the budget's present numbers."""
+    """Whether models.json lists a stage as made by the budget's present numbers, and its file is there.
+
+    Of what is compared only, the figures are enough: nothing starts from it.
+    """
     entry = next((entry for entry in read_index() if entry["file"] == product(stage).name), {})
     if entry.get("recipe") != recipe(stage):
         return False
-    return not stage.shipped or product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
+    if not stage.shipped:
+        return product(stage).is_file() or not isinstance(stage, Full)
+    return product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
 
 
 def recipe(stage):

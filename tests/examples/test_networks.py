@@ -29,7 +29,7 @@ def workplace(tiny_data, experiments, monkeypatch):
     monkeypatch.setattr(stages, "EPOCH", 1)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
-    monkeypatch.setattr(stages, "VALIDATED", 1)
+    monkeypatch.setattr(stages, "VALIDATED", {"edsr": 1})
     monkeypatch.setattr(networks, "SHORT", [LOW, COMPARED, FULL])
     (experiments.parent / "data" / "benchmark").mkdir(parents=True)
     (experiments.parent / "data" / "DIV2K").symlink_to(tiny_data / "DIV2K")
@@ -115,6 +115,24 @@ def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
     for place, stage in enumerate(SHORT):
         needed = stage.start if isinstance(stage, Full) else stage.network
         assert not needed or any(isinstance(other, Full) and other.network == needed for other in SHORT[:place])
+
+
+def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatch):
+    """RDN in full precision: its figures are listed, but its quantized networks need the file."""
+    rdn = replace(FULL, network="rdn_x2")
+    entry = {"file": "rdn_baseline_x2.pt", "recipe": stages.recipe(rdn), "sha256": ""}
+    (workplace / "pretrained" / "models.json").write_text(json.dumps([entry]))
+    assert not rdn.shipped and not stages.finished(rdn)
+    (workplace / "pretrained" / "rdn_baseline_x2.pt").touch()
+    assert stages.finished(rdn)
+
+
+def test_a_budget_is_whole_epochs():
+    for stage in SHORT:
+        if isinstance(stage, Full):
+            assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
+        else:
+            assert stage.steps >= budgets.LOW_EPOCH, stage
 
 
 def test_paper_is_the_scripts(workplace, monkeypatch):
