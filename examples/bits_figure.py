@@ -16,7 +16,7 @@ from utility import MAKER, add_force, check_output, first_line, run_main
 SETS = ("Set5", "Urban100")
 WIDTHS = (2, 3, 4, FULL_PRECISION)
 COLOURS = {"edsr": "#c2321f", "rdn": "#1f5fc2", "srresnet": "#2d8a3e"}
-OURS = ("", "calibrated bounds")  # the variants that are DDTB alone
+OURS = ("", "calibrated bounds")  # full precision, and the variant that is drawn
 
 
 def main(argv=None):

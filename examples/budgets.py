@@ -98,7 +98,8 @@ class Low(Stage):
     @property
     def variant(self):
         """What a row of the table says besides the bits."""
-        marks = ("calibrated bounds" if self.quantizer == "ddtb" and self.init_bounds == "calibrated" else "",
+        start = {"calibrated": "calibrated bounds", "percentile": "as published"}[self.init_bounds]
+        marks = (start if self.quantizer == "ddtb" else "",
                  f"sums in {self.skip_bits} bits" if self.skip_bits else "",
                  f"seed {self.seed}" if self.seed != 1 else "")
         return ", ".join(filter(None, marks))
