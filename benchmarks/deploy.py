@@ -30,7 +30,7 @@ from examples.stages import full_precision  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates  # noqa: E402
-from quant.deploy.lowering.graph import image_model  # noqa: E402
+from quant.deploy.lowering.image_model import image_model  # noqa: E402
 from quant.deploy.lowering.levels import Grid, IntegerWeight  # noqa: E402
 from quant.deploy.lowering.qdq import Qdq  # noqa: E402
 from quant.deploy.lowering.qlinear import QLinear  # noqa: E402

@@ -19,10 +19,9 @@ from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
 from quant.deploy.lowering import edsr, rdn, srresnet
-from quant.deploy.lowering.blocks import gated
 from quant.deploy.lowering.calibration import calibrate
-from quant.deploy.lowering.fold import Folded, fold_gates
-from quant.deploy.lowering.graph import DEFAULT_OPSET, OPSETS, ModelProto, image_model, pack_types
+from quant.deploy.lowering.fold import Folded, fold_gates, gated
+from quant.deploy.lowering.image_model import DEFAULT_OPSET, OPSETS, ModelProto, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear

@@ -1,8 +1,9 @@
 """Networks as ONNX graphs.
 
-quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators. With `--rest
-int8` it does so through int8, whose 8-bit grids and weights come from calibration and rounding; qlinear and qdq are the
-two kinds of operators, levels the integers that they compute with, graph the nodes and constants.
+quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators: through exact
+with `--rest fp32`, through int8 with `--rest int8`, whose 8-bit grids come from calibration and weights from layout.
+qlinear and qdq are the two kinds of operators, levels the integers that they compute with, graph the nodes and
+constants.
 """
 
 try:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.srresnet import SRResNet
-from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.layout import Layout, compensated_weight
 from quant.deploy.lowering.levels import Range
-from quant.deploy.lowering.rounding import compensated_weight
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 

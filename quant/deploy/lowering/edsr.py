@@ -6,11 +6,10 @@ import torch
 from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
-from quant.deploy.lowering.blocks import array
+from quant.deploy.lowering.graph import array
 from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
-from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.layout import Layout, compensated_weight
 from quant.deploy.lowering.levels import Codes
-from quant.deploy.lowering.rounding import compensated_weight
 from utility import UserError
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from data.imresize import imresize
 from metrics.functional import psnr
 from model.common import SuperResolver
-from quant.deploy.lowering.blocks import gated
 from quant.deploy.onnx_backend import OnnxNetwork
+from quant.methods.ddtb import DualBoundQuantizer
 
 # smaller images say nothing when they are reduced once more
 LEAST_SIDE = 24
@@ -31,6 +31,11 @@ class Folded:
     bounds: dict[str, tuple[float, float]]
     agreement: float
     cost: float
+
+
+def gated(network: nn.Module) -> list[DualBoundQuantizer]:
+    """The quantizers of the network that have a gate applied."""
+    return [module for module in network.modules() if isinstance(module, DualBoundQuantizer) and module.gated]
 
 
 @torch.no_grad()

@@ -1,23 +1,18 @@
-"""A small builder of ONNX graphs: every call adds one node or one constant and gives its name."""
+"""A graph of ONNX operators under construction: nodes and constants, and what quantizers and weights mean in it."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch import nn
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from quant.deploy.bitpack import pack_bits
-from quant.deploy.lowering.levels import Codes
-from utility import UserError
+from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, quantized_weight, static_grid
+from quant.methods.ddtb import DualBoundQuantizer
+from quant.weight import QuantConv2d
 
-PRODUCER = "ddtb"
-OPSETS = range(18, min(onnx.defs.onnx_opset_version(), 25) + 1)
-DEFAULT_OPSET = 18
-# bits a value in the file: (name of the type, the first operator set that casts it)
-PACKED_TYPES = {2: ("INT2", 25), 4: ("INT4", 21)}
 # what the operators that unpack a weight take up themselves
 UNPACKING_BYTES = 512
 
@@ -25,8 +20,10 @@ UNPACKING_BYTES = 512
 class Graph:
     """Nodes and constants of one graph. Equal constants are stored once; names say which module a node belongs to.
 
+    What adds one gives its name. QLinear and Qdq define `runtime_grid`, what a gate's bounds become.
+
     network: the torch module whose graph this becomes, for the names. packed: {bits: onnx type} of integers smaller
-    than a byte that weights may be stored in; `pack_types` gives it.
+    than a byte that weights may be stored in; `image_model.pack_types` gives it.
     """
 
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
@@ -161,52 +158,46 @@ class Graph:
             for names in (node.input, node.output):
                 names[:] = [new if old == name else old for old in names]
 
+    def grid_of(self, quantizer: DualBoundQuantizer, pooled: Any = None, *, after_relu: bool = False) -> AnyGrid:
+        """A quantizer's grid; pooled() makes the float [N, C, 1, 1] means of its input, called only for a gate.
 
-def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[int, int]:
-    """{bits: onnx type} for `Graph`: the small integers among `bits` that onnx and the operator set know; None: any."""
-    largest = OPSETS.stop - 1 if largest_opset is None else largest_opset
-    return {one: getattr(TensorProto, name) for one, (name, opset) in PACKED_TYPES.items()
-            if one in bits and opset <= largest and hasattr(TensorProto, name)}
+        after_relu: no input is negative.
+        """
+        if not quantizer.gated:
+            with self.within(quantizer):
+                grid = static_grid(self.place, quantizer, after_relu=after_relu)
+                self.check(self.place, grid)
+                return grid
+        with self.within(quantizer.gate):
+            return self.runtime_grid(quantizer, pooled())
 
+    def check(self, name: str, grid: Grid) -> None:
+        """Raise UserError where the format does not hold a quantizer's grid; uint8 codes, as in QLinear, hold any."""
 
-def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: bool, metadata: dict[str, str],
-                opset: int | None = None) -> ModelProto:
-    """The ONNX model that maps `lr` to `sr`, checked.
-
-    graph: made from the input `lr`; sr: the name of its result. Both are float32 [batch, channels, height, width], any
-    batch and size. per_image: the graph handles one image at a time, as runtime scales are each image's own; it then
-    becomes the body of a Scan over the batch. metadata: {key: text}. opset: the least possible where not given. Raises
-    UserError for an unknown one.
-    """
-    if opset is None:  # the least that knows what the constants are stored in
-        used = {constant.data_type for constant in graph.initializers}
-        opset = max((least for name, least in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
-                    default=DEFAULT_OPSET)
-    if opset not in OPSETS:
-        raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
-    graph.rename(sr, "sr")
-    graph.drop_unread("sr")
-    nodes, constants = graph.nodes, graph.initializers
-    if per_image:
-        nodes, constants = [_scan_over_batch(graph, channels)], []
-    shapes = {name: ["batch", channels, f"{name}_height", f"{name}_width"] for name in ("lr", "sr")}
-    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
-    imports = [helper.make_opsetid("", opset)]
-    model = helper.make_model(helper.make_graph(nodes, f"x{scale}", [infos["lr"]], [infos["sr"]], constants),
-                              opset_imports=imports, producer_name=PRODUCER,
-                              ir_version=helper.find_min_ir_version_for(imports))
-    helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    def integers_of(self, conv: QuantConv2d, norm: nn.BatchNorm2d | None = None) -> tuple[IntegerWeight, np.ndarray]:
+        """(IntegerWeight, bias float64 [O]) of a QuantConv2d, the batch norm behind it folded in."""
+        return with_norm(quantized_weight(self._places[conv], conv), bias_of(conv), norm)
 
 
-def _scan_over_batch(graph, channels):
-    infos = [helper.make_tensor_value_info(f"{name}_image", TensorProto.FLOAT,
-                                           [channels, f"{name}_height", f"{name}_width"]) for name in ("lr", "sr")]
-    for name in ("lr", "sr"):  # the outer graph has these names
-        graph.rename(name, f"{name}_batch")
-    axis = graph.integers(0)
-    enter = helper.make_node("Unsqueeze", ["lr_image", axis], ["lr_batch"], name="batch_of_one")
-    leave = helper.make_node("Squeeze", ["sr_batch", axis], ["sr_image"], name="the_one")
-    body = helper.make_graph([enter, *graph.nodes, leave], "image", infos[:1], infos[1:], graph.initializers)
-    return helper.make_node("Scan", ["lr"], ["sr"], name="images", body=body, num_scan_inputs=1)
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor's values as NumPy, or None for None."""
+    return None if tensor is None else tensor.detach().cpu().numpy()
+
+
+def norm_factors(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm by running statistics as (factor, offset), float64 [C] each."""
+    factor = array(norm.weight).astype(np.float64) / np.sqrt(array(norm.running_var).astype(np.float64) + norm.eps)
+    return factor, array(norm.bias) - array(norm.running_mean) * factor
+
+
+def bias_of(conv: nn.Conv2d) -> np.ndarray:
+    """A convolution's bias, float64 [O]; zeros where it has none."""
+    return np.zeros(conv.out_channels) if conv.bias is None else array(conv.bias).astype(np.float64)
+
+
+def with_norm(weight: IntegerWeight, bias: np.ndarray, norm: nn.BatchNorm2d | None) -> tuple[IntegerWeight, np.ndarray]:
+    """IntegerWeight and bias with the batch norm behind them, if any, folded in."""
+    if norm is None:
+        return weight, bias
+    factor, offset = norm_factors(norm)
+    return weight.scaled(factor), bias * factor + offset

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from quant.deploy.lowering.blocks import array, bias_of, with_norm
 from quant.deploy.lowering.calibration import Calibration
-from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.graph import array, bias_of, with_norm
+from quant.deploy.lowering.layout import Layout, compensated_weight, fold_shuffle
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
-from quant.deploy.lowering.rounding import compensated_weight, fold_shuffle
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 

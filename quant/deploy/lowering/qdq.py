@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from quant.deploy.lowering import levels
-from quant.deploy.lowering.blocks import LayerGraph
-from quant.deploy.lowering.gate import on_levels
+from quant.deploy.lowering.exact import LayerGraph
+from quant.deploy.lowering.gate import on_levels, runtime_bounds
 from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
 from quant.methods.ddtb import DualBoundQuantizer
 from utility import UserError
@@ -46,9 +46,9 @@ class Qdq(LayerGraph):
             raise UserError(f"--symmetric: {name} has levels {grid.low - grid.zero} to {grid.high - grid.zero}, which "
                             "int8 does not hold without a zero point; export without --symmetric")
 
-    def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> RuntimeGrid:
-        """The grid of a quantizer whose gate gives `bounds`: float arithmetic, as scales are constants here."""
-        return bounds
+    def runtime_grid(self, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
+        """The grid that a gate sets, for arithmetic in float, as scales are constants here."""
+        return runtime_bounds(self, quantizer, pooled)
 
     def image(self, grid: Grid, channels: int) -> Codes:
         """The input `lr` on its levels; symmetric: as it is, since int8 has no room for 256 levels from zero on."""

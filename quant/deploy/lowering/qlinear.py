@@ -11,10 +11,10 @@ import numpy as np
 from onnx import TensorProto
 
 from quant.deploy.lowering import levels
-from quant.deploy.lowering.blocks import LayerGraph
-from quant.deploy.lowering.gate import runtime_codes
-from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
-from quant.deploy.lowering.rounding import LEVELS
+from quant.deploy.lowering.exact import LayerGraph
+from quant.deploy.lowering.gate import runtime_bounds, runtime_codes
+from quant.deploy.lowering.layout import LEVELS
+from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
@@ -30,9 +30,9 @@ class QLinear(LayerGraph):
 
     affine_grid = staticmethod(levels.affine_grid)
 
-    def runtime_grid(self, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
-        """The grid of a quantizer whose gate gives `bounds` (gate.runtime_bounds)."""
-        return runtime_codes(self, quantizer, bounds)
+    def runtime_grid(self, quantizer: DualBoundQuantizer, pooled: str) -> Grid:
+        """The grid that a gate sets for one image; pooled: as for gate.runtime_bounds."""
+        return runtime_codes(self, quantizer, runtime_bounds(self, quantizer, pooled))
 
     def image(self, grid: Grid, channels: int) -> Codes:
         """The input `lr` as codes."""

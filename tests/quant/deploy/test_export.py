@@ -12,7 +12,7 @@ from data.images import write_png
 from model.torch_file import save_torch_file
 from quant import Phase, export, set_phase
 from quant.activation import quantizers
-from quant.deploy.lowering.graph import OPSETS
+from quant.deploy.lowering.image_model import OPSETS
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.onnx_file import all_nodes
 from quant.weight import QuantConv2d

@@ -12,8 +12,7 @@ from runtimes import convolutions, run_onnx, run_openvino
 
 from quant import export
 from quant.activation import quantizers
-from quant.deploy.lowering.blocks import gated
-from quant.deploy.lowering.fold import fold_gates
+from quant.deploy.lowering.fold import fold_gates, gated
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.weight import QuantConv2d
 from utility import UserError

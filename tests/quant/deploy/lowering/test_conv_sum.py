@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quant.deploy.lowering.graph import image_model
+from quant.deploy.lowering.image_model import image_model
 from quant.deploy.lowering.levels import IntegerWeight
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear

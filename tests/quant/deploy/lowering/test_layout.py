@@ -3,9 +3,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quant.deploy.lowering.layout import Layout
+from quant.deploy.lowering.layout import Layout, rounded_weight
 from quant.deploy.lowering.levels import IntegerWeight
-from quant.deploy.lowering.rounding import rounded_weight
 
 COPIES = np.array([1, 3, 1, 2])
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from quant.deploy.lowering.layout import rounded_weight
 from quant.deploy.lowering.levels import (
     Grid,
     IntegerWeight,
@@ -10,7 +11,6 @@ from quant.deploy.lowering.levels import (
     quantized_weight,
     static_grid,
 )
-from quant.deploy.lowering.rounding import rounded_weight
 from quant.functional import integer_levels
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d

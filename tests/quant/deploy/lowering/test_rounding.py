@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quant.deploy.lowering.layout import Layout
-from quant.deploy.lowering.rounding import LEVELS, compensated_weight, rounded_weight
+from quant.deploy.lowering.layout import LEVELS, Layout, compensated_weight, rounded_weight
 
 
 def real(weight):

@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quant.deploy.lowering.layout import Layout
-from quant.deploy.lowering.rounding import fold_shuffle
+from quant.deploy.lowering.layout import Layout, fold_shuffle
 
 
 @pytest.mark.parametrize("factor", [2, 3])
