@@ -71,7 +71,7 @@ class Trainer:
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
         if parallel.is_first():
-            self.run.begin()
+            self.run.ensure_ready()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
                 log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
                 self.best = NONE_YET

@@ -48,7 +48,7 @@ class Evaluator:
         Raises UserError for a network whose values are not finite.
         """
         network.eval()
-        self.run.begin()
+        self.run.ensure_ready()
         return {test_set.name: self._test(network, test_set, epoch) for test_set in self.test_sets}
 
     def _test(self, network, test_set, epoch):

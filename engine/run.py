@@ -63,11 +63,11 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
              gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
-    The first code that writes calls the folder's `begin`; a mistake found before that leaves the disk unchanged. A
-    training run that does not continue the folder's last checkpoint then moves the run that is there aside, or deletes
-    it with `reset`. config_text: a function, called when config.txt is written. load: continue the folder's checkpoint;
-    resume: this file. notes: lines that the log begins with. ranks: which of the run's processes this is; the first one
-    alone writes.
+    The first code that writes calls the folder's `ensure_ready`; a mistake found before that leaves the disk unchanged.
+    A training run that does not continue the folder's last checkpoint then moves the run that is there aside, or
+    deletes it with `reset`. config_text: a function, called when config.txt is written. load: continue the folder's
+    checkpoint; resume: this file. notes: lines that the log begins with. ranks: which of the run's processes this is;
+    the first one alone writes.
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
@@ -78,22 +78,22 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
             for note in notes:
                 log.info("%s", note)
 
-            def prepare():
+            def make_ready():
                 if test_only or not continues:
                     begins = not (test_only or resume)
-                    folder.start(reset=reset and begins, archive=not test_only)
+                    folder.make(reset=reset and begins, archive=not test_only)
                     if not test_only:
                         stack.enter_context(folder.claimed())
                 folder.describe(config_text())
                 folder.append("log.txt", "")  # ends a half line
                 log_to_file(folder.path / "log.txt")
 
-            folder.prepare = prepare
+            folder.make_ready = make_ready
             folder.check_writable()
             if continues and not test_only:  # before the checkpoint is read, which another process may be writing
                 if not resume:
                     folder.check_continuable()
-                folder.start()
+                folder.make()
                 stack.enter_context(folder.claimed())
         else:
             logging.getLogger().addHandler(logging.NullHandler())  # or each would print the first one's warnings

@@ -38,12 +38,12 @@ class RunFolder:
         self.best = self.path / BEST
         self.origin = origin
         self.rewound = False
-        self.prepare: Callable[[], Any] = self.start
+        self.make_ready: Callable[[], Any] = self.make
 
-    def begin(self) -> None:
-        """Make the folder ready to be written to, in the way that `prepare` says, once."""
-        prepare, self.prepare = self.prepare, lambda: None
-        prepare()
+    def ensure_ready(self) -> None:
+        """Call `make_ready`, once: the folder can be written to then."""
+        make_ready, self.make_ready = self.make_ready, lambda: None
+        make_ready()
 
     def check_writable(self) -> None:
         """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
@@ -87,7 +87,7 @@ class RunFolder:
         return {int(name): path for path in self._found("model/model_[0-9]*.pth.tar")
                 if (name := path.name.removeprefix("model_").removesuffix(".pth.tar")).isdecimal()}
 
-    def start(self, *, reset: bool = False, archive: bool = False) -> None:
+    def make(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
         if reset and self.path.exists() and not self.is_run():
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")

@@ -194,7 +194,7 @@ def _levels(graph):
     """{quantizer: [tensor of its levels, their step, zero point]}; a step may be a tensor's name, None: real values."""
     whole = isinstance(graph, QLinear)
     return {name: [codes.name, codes.grid.step if whole else None, codes.grid.zero if whole else 0]
-            for name, codes in graph.notes.items()}
+            for name, codes in graph.recorded.items()}
 
 
 def _graph(network, operators, symmetric, weights, opset):

@@ -37,7 +37,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
 def finished(path):
     """A run's folder with a file of every kind that a run writes."""
     run = RunFolder(path)
-    run.start()
+    run.make()
     run.describe("epochs: 1")
     for name in ("log.txt", "eval.txt", "loss_L1.png", "psnr_Set5.png", "run/events.out.tfevents.1.host.2.0",
                  "results-Set5/4bit_a b[1]_x4_SR.png", "model/checkpoint.pth.tar", "model/model_best.pth.tar",
@@ -53,10 +53,10 @@ def names(folder):
 
 def test_reset_deletes_runs_alone(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start()
+    run.make()
     with pytest.raises(UserError, match="is not a run of this program"):
-        run.start(reset=True)
-    finished(run.path).start(reset=True)
+        run.make(reset=True)
+    finished(run.path).make(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert {path.name for path in run.path.rglob("*")} == {"model", ".lock"}
 
@@ -74,7 +74,7 @@ def test_a_run_below_and_files_of_others_stay_where_they_are(tmp_path, nested, h
     (run.path / "results-Set5" / "crop.png").write_text("mine")
     kept = {name for name in names(inner.path) if inner.path / name not in own}
     before = {path: (inner.path / path).read_text() for path in kept}
-    run.start(**{how: True})
+    run.make(**{how: True})
     assert names(inner.path) >= kept
     assert all((inner.path / path).read_text() == text for path, text in before.items())
     assert (run.path / "thesis.tex").exists() and (run.path / "results-Set5" / "crop.png").exists()
@@ -88,7 +88,7 @@ def test_a_folder_with_a_config_of_another_program_is_no_run(tmp_path, text):
     with pytest.raises(UserError, match="is not a run of this program"):
         RunFolder(tmp_path).check_writable()
     with pytest.raises(UserError, match="is not a run of this program"):
-        RunFolder(tmp_path).start(reset=True)
+        RunFolder(tmp_path).make(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.txt"]
 
 
@@ -105,7 +105,7 @@ def test_a_reset_that_cannot_delete_says_where_the_rest_is(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "unlink", refuse)
     (run.path / "model" / f"{UNFINISHED}checkpoint.pth.x.tar").touch()
     with pytest.raises(UserError, match=f"{stuck} can't be deleted .Permission denied.; what is left .* {run.path}$"):
-        run.start(reset=True)
+        run.make(reset=True)
     assert stuck.exists() and run.is_run()
 
 
@@ -128,7 +128,7 @@ def test_a_dangling_checkpoint_is_not_begun_anew(tmp_path):
 def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):
     run = RunFolder(tmp_path / "run")
     for number in range(3):
-        run.start(archive=True)
+        run.make(archive=True)
         run.checkpoint.write_text(str(number))
     assert [(tmp_path / name / "model" / "checkpoint.pth.tar").read_text() for name in ("run.old-1", "run.old-2", "run")
             ] == ["0", "1", "2"]
@@ -138,7 +138,7 @@ def test_kept_epochs_alone_are_a_run_too(tmp_path):
     run = finished(tmp_path / "run")
     run.checkpoint.unlink()
     run.best.unlink()
-    run.start(archive=True)
+    run.make(archive=True)
     assert (tmp_path / "run.old-1" / "model" / "model_12.pth.tar").exists() and not run.kept_epochs()
 
 
@@ -150,7 +150,7 @@ def test_what_lies_behind_a_link_stays_there(tmp_path, how):
     (run.path / "model").symlink_to(other.path / "model")
     (run.path / "nested").symlink_to(other.path)
     with run.claimed():
-        run.start(**{how: True})
+        run.make(**{how: True})
     assert names(other.path) == before and (run.path / "nested").samefile(other.path)
     assert not (run.path / "model").is_symlink() and not run.models()
     assert (tmp_path / "run.old-1" / "model").is_symlink() == (how == "archive")
@@ -159,7 +159,7 @@ def test_what_lies_behind_a_link_stays_there(tmp_path, how):
 def test_a_run_begins_once(tmp_path):
     run = RunFolder(tmp_path / "run")
     times = []
-    run.prepare = lambda: times.append(1)
-    run.begin()
-    run.begin()
+    run.make_ready = lambda: times.append(1)
+    run.ensure_ready()
+    run.ensure_ready()
     assert times == [1]

@@ -47,7 +47,7 @@ class LayerGraph(Graph):
         """A float feature to the codes of its quantizer."""
         grid = self.grid_of(quantizer, lambda: self.float_mean(x))
         with self.within(quantizer):
-            return self.note(quantizer, self.quantize(x, grid, quantizer.gate.reduce.in_channels))
+            return self.record(quantizer, self.quantize(x, grid, quantizer.gate.reduce.in_channels))
 
     def on_float(self, conv: QuantConv2d, x: str) -> str:
         """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
@@ -72,4 +72,4 @@ class LayerGraph(Graph):
         with self.within(conv):
             made = self.exact_code_conv(*exactly, grid) if slope is None else \
                 self.exact_conv_prelu(*exactly, slope, grid)
-        return None if made is None else self.note(quantizer, made)
+        return None if made is None else self.record(quantizer, made)

@@ -30,12 +30,12 @@ def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> 
     logits = _conv1x1(graph, hidden, quantize_symmetric(gate.expand.weight, GATE_BITS))
     lower, upper = (bound.item() for bound in quantizer.static_bounds())
     alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
-    beta = graph.op("Mul", graph.number(2), graph.op("Sigmoid", logits))
+    beta = graph.op("Mul", graph.float32(2), graph.op("Sigmoid", logits))
     if graph.beta_steps:
-        steps = graph.number(graph.beta_steps)
+        steps = graph.float32(graph.beta_steps)
         beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
     both = graph.op("Mul", beta, graph.constant(alpha))
-    high, low = graph.op("Split", both, graph.integers(1, 1), outputs=2, axis=1)
+    high, low = graph.op("Split", both, graph.int64(1, 1), outputs=2, axis=1)
     return _grid(graph, low, high, quantizer.k_bits)
 
 
@@ -75,23 +75,23 @@ def _conv1x1(graph, x, weight):
 
 def _quantize(graph, x):
     """2-bit values between the least and the largest of x."""
-    lower, upper = (graph.op(kind, x, graph.integers(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+    lower, upper = (graph.op(kind, x, graph.int64(1, 2, 3), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
     return on_levels(graph, x, _grid(graph, lower, upper, GATE_BITS))
 
 
 def _grid(graph, lower, upper, k_bits):
     """The levels between two bounds, kept a minimal width apart, in float32 and in the order of `functional`."""
     floor = graph.op("Mul", graph.op("Max", graph.op("Abs", lower), graph.op("Abs", upper)),
-                     graph.number(RELATIVE_WIDTH_FLOOR))
-    floor = graph.op("Add", floor, graph.number(ABSOLUTE_WIDTH_FLOOR))
+                     graph.float32(RELATIVE_WIDTH_FLOOR))
+    floor = graph.op("Add", floor, graph.float32(ABSOLUTE_WIDTH_FLOOR))
     too_close = graph.op("Less", graph.op("Sub", upper, lower), floor)
     upper = graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
-    scale = graph.op("Div", graph.number(2**k_bits - 1), graph.op("Sub", upper, lower))
-    offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), graph.number(2 ** (k_bits - 1)))
+    scale = graph.op("Div", graph.float32(2**k_bits - 1), graph.op("Sub", upper, lower))
+    offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), graph.float32(2 ** (k_bits - 1)))
     return RuntimeGrid(lower, upper, scale, offset)
 
 
 def _code(graph, level, zero):
     """A level as a uint8 scalar."""
-    code = graph.op("Clip", graph.op("Add", level, graph.number(zero)), graph.number(0), graph.number(UINT8_MAX))
+    code = graph.op("Clip", graph.op("Add", level, graph.float32(zero)), graph.float32(0), graph.float32(UINT8_MAX))
     return _as_scalar(graph, graph.op("Cast", code, to=TensorProto.UINT8))

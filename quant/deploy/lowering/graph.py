@@ -28,7 +28,7 @@ class Graph:
 
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
         self.place = ""
-        self.notes = {}
+        self.recorded = {}
         # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
         self.beta_steps: int | None = None
         self._packed = packed or {}
@@ -73,11 +73,11 @@ class Graph:
             self._constants[key] = name
         return self._constants[key]
 
-    def number(self, value: float | str) -> str:
+    def float32(self, value: float | str) -> str:
         """A float32 scalar: a number's constant, or the runtime scalar that already has a name."""
         return value if isinstance(value, str) else self.constant(value, np.float32)
 
-    def byte(self, value: int | str) -> str:
+    def uint8(self, value: int | str) -> str:
         """A uint8 scalar, likewise."""
         return value if isinstance(value, str) else self.constant(value, np.uint8)
 
@@ -129,19 +129,19 @@ class Graph:
 
         First along rows: GlobalAveragePool adds all pixels one after the other, and rounds ten times as much away.
         """
-        return self.op("ReduceMean", self.op("ReduceMean", x, self.integers(3)), self.integers(2))
+        return self.op("ReduceMean", self.op("ReduceMean", x, self.int64(3)), self.int64(2))
 
     def concat(self, parts: Sequence[Codes]) -> Codes:
         """Features on one grid, joined along channels."""
         joined = self.op("Concat", *(part.name for part in parts), axis=1)
         return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
 
-    def note(self, quantizer: nn.Module, codes: Codes) -> Codes:
+    def record(self, quantizer: nn.Module, codes: Codes) -> Codes:
         """Keep the feature that a quantizer makes: `quant.verify` looks at it. Returns it."""
-        self.notes[self._places[quantizer]] = codes
+        self.recorded[self._places[quantizer]] = codes
         return codes
 
-    def integers(self, *values: int) -> str:
+    def int64(self, *values: int) -> str:
         """A constant int64 vector: shapes, axes, positions."""
         return self.constant(values, np.int64)
 

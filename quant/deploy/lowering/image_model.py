@@ -58,7 +58,7 @@ def _scan_over_batch(graph, channels):
                                            [channels, f"{name}_height", f"{name}_width"]) for name in ("lr", "sr")]
     for name in ("lr", "sr"):  # the outer graph has these names
         graph.rename(name, f"{name}_batch")
-    axis = graph.integers(0)
+    axis = graph.int64(0)
     enter = helper.make_node("Unsqueeze", ["lr_image", axis], ["lr_batch"], name="batch_of_one")
     leave = helper.make_node("Squeeze", ["sr_batch", axis], ["sr_image"], name="the_one")
     body = helper.make_graph([enter, *graph.nodes, leave], "image", infos[:1], infos[1:], graph.initializers)

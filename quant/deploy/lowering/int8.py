@@ -96,11 +96,11 @@ class Int8:
         grid = self.graph.grid_of(quantizer, lambda: self.graph.mean_of(codes))
         with self.graph.within(quantizer):
             made = self.graph.requantize(codes, grid) if other is None else self.sum_of(codes, other, grid=grid)
-            return self.settled(quantizer, made)
+            return self.with_constant_scale(quantizer, made)
 
-    def settled(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
-        """A quantizer's codes, noted; runtimes that take constant scales alone get them on an 8-bit grid."""
-        self.graph.note(quantizer, codes)
+    def with_constant_scale(self, quantizer: DualBoundQuantizer, codes: Codes) -> Codes:
+        """A quantizer's codes, recorded; runtimes that take constant scales alone get them on an 8-bit grid."""
+        self.graph.record(quantizer, codes)
         if codes.grid.is_static or self.graph.runtime_scales:
             return codes
         return self.graph.requantize(codes, self.graph.affine_grid(*self.calibration.range(quantizer)))
@@ -112,7 +112,7 @@ class Int8:
             return self.activate(quantizer, self.conv(codes, module, self.grid(module, positive=relu, factor=factor),
                                                       factor=factor))
         made = self.conv(codes, module, self.graph.grid_of(quantizer, after_relu=relu), factor=factor)
-        return self.graph.note(quantizer, made)
+        return self.graph.record(quantizer, made)
 
     def sum_of(self, first: Codes, second: Codes, *modules: nn.Module, grid: AnyGrid | None = None) -> Codes:
         """The sum of codes on any two grids, on `grid` if one is given; modules: as for `range_of`, of each."""

@@ -56,7 +56,7 @@ class Qdq(LayerGraph):
         return image if self.symmetric else self._pair(image.name, grid, channels)
 
     def with_ones(self, image: Codes, copies: int) -> Codes:
-        ones = self.op("Pad", "lr", self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.number(image.grid.bounds[1]))
+        ones = self.op("Pad", "lr", self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.float32(image.grid.bounds[1]))
         repeated = self.op("Concat", *[ones] * copies, axis=1)
         channels = copies * (image.channels + 1)
         return Codes(repeated, image.grid, channels) if self.symmetric else self._pair(repeated, image.grid, channels)
@@ -65,9 +65,9 @@ class Qdq(LayerGraph):
         """Float x held within the grid and brought to it."""
         low, high = (0, UINT8_MAX) if not self.symmetric else (grid.zero - INT8_ZERO, grid.zero + INT8_MAX)
         if (grid.low, grid.high) != (low, high):
-            x = self.op("Clip", x, *(self.number(bound) for bound in grid.bounds))
-        zero = self.constant(0, np.int8) if self.symmetric else self.byte(grid.zero)
-        ends = (self.number(grid.step), zero)
+            x = self.op("Clip", x, *(self.float32(bound) for bound in grid.bounds))
+        zero = self.constant(0, np.int8) if self.symmetric else self.uint8(grid.zero)
+        ends = (self.float32(grid.step), zero)
         return Codes(self.op("DequantizeLinear", self.op("QuantizeLinear", x, *ends), *ends), grid, channels)
 
     def quantize(self, x: str, grid: AnyGrid, channels: int) -> Codes:
@@ -164,8 +164,8 @@ class Qdq(LayerGraph):
         shuffled = self.pixel_shuffle(image, factor, channels)
         if not self.symmetric:
             return self.quantize(shuffled.name, grid, channels).name
-        held = self.op("Clip", shuffled.name, *(self.number(bound) for bound in grid.bounds))
-        return self.op("Mul", self.op("Round", self.op("Div", held, self.number(grid.step))), self.number(grid.step))
+        held = self.op("Clip", shuffled.name, *(self.float32(bound) for bound in grid.bounds))
+        return self.op("Mul", self.op("Round", self.op("Div", held, self.float32(grid.step))), self.float32(grid.step))
 
     def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
         shuffled = self.op("DepthToSpace", codes.name, blocksize=factor, mode="DCR")

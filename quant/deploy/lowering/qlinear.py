@@ -40,23 +40,23 @@ class QLinear(LayerGraph):
 
     def with_ones(self, image: Codes, copies: int) -> Codes:
         """An image and a channel with its largest value, `copies` times."""
-        ones = self.op("Pad", image.name, self.integers(0, 0, 0, 0, 0, 1, 0, 0), self.byte(image.grid.high))
+        ones = self.op("Pad", image.name, self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.uint8(image.grid.high))
         return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
 
     def _limit(self, codes, grid):
         """Codes held within grid.low..grid.high; the operator before has saturated them to 0..255."""
         if grid.is_static and (grid.low, grid.high) == (0, UINT8_MAX):
             return codes
-        return self.op("Clip", codes, self.byte(grid.low), self.byte(grid.high))
+        return self.op("Clip", codes, self.uint8(grid.low), self.uint8(grid.high))
 
     def quantize(self, x: str, grid: AnyGrid, channels: int, *, held: bool = False) -> Codes:
         """A float feature to its codes; held: none of its values lies beyond the grid's codes."""
-        codes = self.op("QuantizeLinear", x, self.number(grid.step), self.byte(grid.zero))
+        codes = self.op("QuantizeLinear", x, self.float32(grid.step), self.uint8(grid.zero))
         return Codes(codes if held else self._limit(codes, grid), grid, channels)
 
     def dequantize(self, codes: Codes) -> str:
         """Codes to the float feature."""
-        return self.op("DequantizeLinear", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero))
+        return self.op("DequantizeLinear", codes.name, self.float32(codes.grid.step), self.uint8(codes.grid.zero))
 
     def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
         """Codes of another grid for the same values, or for prelu(values) with one slope.
@@ -81,13 +81,13 @@ class QLinear(LayerGraph):
         A product with a row of ones sums in integers, without a float copy of the feature.
         """
         pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
-        rows = self.op("Reshape", pixels, self.integers(-1, codes.channels))
-        count = self.op("Slice", self.op("Shape", rows), self.integers(0), self.integers(1))
-        ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.integers(1), count, axis=0))
-        sums = self.op("MatMulInteger", ones, rows, self.byte(0), self.byte(codes.grid.zero))
+        rows = self.op("Reshape", pixels, self.int64(-1, codes.channels))
+        count = self.op("Slice", self.op("Shape", rows), self.int64(0), self.int64(1))
+        ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.int64(1), count, axis=0))
+        sums = self.op("MatMulInteger", ones, rows, self.uint8(0), self.uint8(codes.grid.zero))
         means = self.op("Div", *(self.op("Cast", x, to=TensorProto.FLOAT) for x in (sums, count)))
-        values = self.op("Mul", means, self.number(codes.grid.step))
-        return self.op("Reshape", values, self.integers(1, codes.channels, 1, 1))
+        values = self.op("Mul", means, self.float32(codes.grid.step))
+        return self.op("Reshape", values, self.int64(1, codes.channels, 1, 1))
 
     def exact_code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes | None:
         """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be had.
@@ -117,7 +117,7 @@ class QLinear(LayerGraph):
         if positive is None or negative is None:
             return None
         both = self.op("Add", positive.name, negative.name)
-        return Codes(self.op("Sub", both, self.byte(grid.zero)), grid, positive.channels)
+        return Codes(self.op("Sub", both, self.uint8(grid.zero)), grid, positive.channels)
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
         """Codes to codes on `grid`, exact where that can be had, elsewhere with the bias rounded to the sums' units.
@@ -157,8 +157,8 @@ class QLinear(LayerGraph):
         size = weight.levels.shape[-1]
         kernel = (self.weight(weight.levels), self.constant(weight.step, np.float32),
                   self.constant(np.zeros(np.shape(weight.step)), np.int8))
-        result = self.op("QLinearConv", codes.name, self.number(codes.grid.step), self.byte(codes.grid.zero), *kernel,
-                         self.number(grid.step), self.byte(grid.zero), bias,
+        result = self.op("QLinearConv", codes.name, self.float32(codes.grid.step), self.uint8(codes.grid.zero), *kernel,
+                         self.float32(grid.step), self.uint8(grid.zero), bias,
                          kernel_shape=[size, size], pads=[size // 2] * 4)
         return Codes(self._limit(result, grid), grid, len(weight.levels))
 
@@ -213,7 +213,7 @@ class QLinear(LayerGraph):
                         gathered: Codes) -> Codes:
         """gathered + conv, on the grid of `gathered`; both grids are `accumulator_grids`."""
         term = self.code_conv(codes, weight, bias, part)
-        total = self.op("Sub", self.op("Add", gathered.name, term.name), self.byte(part.zero))
+        total = self.op("Sub", self.op("Add", gathered.name, term.name), self.uint8(part.zero))
         return replace(gathered, name=self._limit(total, gathered.grid))
 
     def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
@@ -224,7 +224,7 @@ class QLinear(LayerGraph):
                                np.pad(weight.step, (0, unused), constant_values=1.0))
         image = self.code_conv(codes, padded, np.pad(bias, (0, unused)), grid)
         if unused:
-            kept = (self.integers(0), self.integers(len(bias)), self.integers(1))
+            kept = (self.int64(0), self.int64(len(bias)), self.int64(1))
             image = replace(image, name=self.op("Slice", image.name, *kept))
         return self.dequantize(self.pixel_shuffle(image, factor, channels))
 
@@ -234,11 +234,11 @@ class QLinear(LayerGraph):
         In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
         """
         pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
-        size = self.op("Mul", self.op("Slice", self.op("Shape", pixels), self.integers(0), self.integers(3)),
-                       self.integers(1, factor, factor))
-        split = self.op("Reshape", pixels, self.integers(0, 0, 0, factor, factor * channels))
+        size = self.op("Mul", self.op("Slice", self.op("Shape", pixels), self.int64(0), self.int64(3)),
+                       self.int64(1, factor, factor))
+        split = self.op("Reshape", pixels, self.int64(0, 0, 0, factor, factor * channels))
         woven = self.op("Transpose", split, perm=(0, 1, 3, 2, 4))
-        whole = self.op("Reshape", woven, self.op("Concat", size, self.integers(channels), axis=0))
+        whole = self.op("Reshape", woven, self.op("Concat", size, self.int64(channels), axis=0))
         return Codes(self.op("Transpose", whole, perm=levels.TO_FIRST), codes.grid, channels)
 
 

@@ -67,7 +67,7 @@ def _exact_growth(graph, conv, quantizer, dense):
     with graph.within(quantizer):
         if fresh is not None:
             grown = graph.quantize(fresh, grid, conv.out_channels)
-        return graph.note(quantizer, graph.concat([graph.requantize(dense, grid), grown]))
+        return graph.record(quantizer, graph.concat([graph.requantize(dense, grid), grown]))
 
 
 def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[str]) -> str:
@@ -75,7 +75,7 @@ def exact_fusion(graph: Operators, block: QuantGlobalFusion, features: Sequence[
     channels = block[0].in_channels // len(features)
     grid = graph.grid_of(block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))
     with graph.within(block.act):
-        codes = graph.note(block.act, graph.concat([graph.quantize(feature, grid, channels) for feature in features]))
+        codes = graph.record(block.act, graph.concat([graph.quantize(feature, grid, channels) for feature in features]))
     return graph.on_float(block[1], graph.on_codes(block[0], codes))
 
 
@@ -92,7 +92,7 @@ def lower_int8(int8: Int8, network: RDN) -> str:
         features.append(x)
     grid = graph.grid_of(fusion.act, lambda: graph.op("Concat", *(graph.mean_of(x) for x in features), axis=1))
     with graph.within(fusion.act):
-        codes = int8.settled(fusion.act, graph.requantized_concat(features, grid))
+        codes = int8.with_constant_scale(fusion.act, graph.requantized_concat(features, grid))
     fused = int8.conv(codes, fusion[0], int8.grid(fusion[0]))
     feature = int8.conv_sum(fused, fusion[1], shallow, layout, grids)
     return int8.upsample(feature, [*network.UPNet[:-1]], network.UPNet[-1], layout)
@@ -121,12 +121,12 @@ def _int8_growth(int8, conv, quantizer, dense):
         grid = graph.grid_of(quantizer)
         grown = int8.conv(dense, conv, replace(grid, low=max(grid.low, grid.zero)))
         with graph.within(quantizer):
-            return graph.note(quantizer, graph.requantized_concat([dense, grown], grid))
+            return graph.record(quantizer, graph.requantized_concat([dense, grown], grid))
     grown = int8.conv(dense, conv, int8.grid(conv, positive=True))
     grid = graph.grid_of(quantizer, lambda: graph.op("Concat", graph.mean_of(dense), graph.mean_of(grown), axis=1))
     with graph.within(quantizer):
         levels = [graph.requantize(codes, grid) for codes in (dense, grown)]
-        return graph.note(quantizer, graph.requantized_concat(levels, int8.grid(quantizer)))
+        return graph.record(quantizer, graph.requantized_concat(levels, int8.grid(quantizer)))
 
 
 BLOCKS = {DenseBlock: float_block, GlobalFusion: float_fusion,

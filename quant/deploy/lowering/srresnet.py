@@ -79,14 +79,14 @@ def _int8_inner(int8, block, levels):
         grid = graph.grid_of(block.act2, lambda: graph.mean_of(
             graph.requantize(before, int8.grid(block.relu), slope=slope)))
         with graph.within(block.act2):
-            return int8.settled(block.act2, graph.requantize(before, grid, slope=slope))
+            return int8.with_constant_scale(block.act2, graph.requantize(before, grid, slope=slope))
     grid = graph.grid_of(block.act2)
     if slope > 0:  # what act2 clips need not be represented
         low, high = max(low, grid.bounds[0] / slope), min(high, grid.bounds[1])
     weight, bias = int8.integers_of(block.conv1, block.in1)
     with graph.within(block.conv1):
         inner = graph.conv_prelu_levels(levels, weight, bias, slope, grid, before=graph.affine_grid(low, high))
-    return graph.note(block.act2, inner)
+    return graph.record(block.act2, inner)
 
 
 BLOCKS = {BNResBlock: float_block, QuantBNResBlock: exact_block}

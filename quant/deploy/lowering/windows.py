@@ -17,7 +17,7 @@ def window_conv(graph: Graph, codes: Codes, weight: IntegerWeight, bias: np.ndar
     """
     out_channels, _, size, _ = weight.levels.shape
     matrix = weight.levels.transpose(2, 3, 1, 0).reshape(-1, out_channels)
-    sums = graph.op("MatMulInteger", _windows(graph, codes, size), graph.weight(matrix), graph.byte(codes.grid.zero))
+    sums = graph.op("MatMulInteger", _windows(graph, codes, size), graph.weight(matrix), graph.uint8(codes.grid.zero))
     scaled = graph.op("Mul", graph.op("Cast", sums, to=TensorProto.FLOAT), _times(graph, weight.step, codes.grid.step))
     return graph.op("Transpose", graph.op("Add", scaled, graph.constant(bias, np.float32)), perm=TO_FIRST)
 
@@ -34,8 +34,8 @@ def _windows(graph, codes, size):
     if size == 1:
         return pixels
     margin = size // 2
-    pads = graph.integers(0, margin, margin, 0, 0, margin, margin, 0)
-    padded = graph.op("Pad", pixels, pads, graph.byte(codes.grid.zero))
+    pads = graph.int64(0, margin, margin, 0, 0, margin, margin, 0)
+    padded = graph.op("Pad", pixels, pads, graph.uint8(codes.grid.zero))
     shifted = []
     for row in range(size):
         rows = _cut(graph, padded, 1, row, size)
@@ -46,4 +46,4 @@ def _windows(graph, codes, size):
 def _cut(graph, x, axis, start, size):
     """`size` - 1 fewer positions along the axis, from `start` on."""
     stop = start - size + 1 or END
-    return graph.op("Slice", x, graph.integers(start), graph.integers(stop), graph.integers(axis))
+    return graph.op("Slice", x, graph.int64(start), graph.int64(stop), graph.int64(axis))
