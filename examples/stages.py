@@ -9,6 +9,7 @@ from pathlib import Path
 from data.images import image_files
 from engine.run_folder import RunFolder
 from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
+from examples.page import write_page
 from examples.results import SETS, available, scores
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
@@ -153,7 +154,7 @@ def read_index():
 
 
 def publish(stage):
-    """List the stage's file with its hash, figures and recipe in models.json."""
+    """List the stage's file with its hash, figures and recipe in models.json and on the page beside it."""
     found = scores(f"results/{stage.name}", (stage.model, stage.scale))
     entry = {"file": product(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
              "sha256": file_hash(product(stage)),
@@ -161,7 +162,16 @@ def publish(stage):
              "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:
-        path.write_text(json.dumps(entries, indent=1) + "\n")
+        path.write_text(json.dumps(sorted(entries, key=place), indent=1) + "\n")
+    write_page(PRETRAINED)
+
+
+def place(entry):
+    """Where an entry stands in models.json: networks together, wide before narrow, DDTB's own before its variants."""
+    variants = ["", "calibrated bounds", "calibrated bounds, sums in 8 bits"]
+    known = entry["variant"] in variants
+    return (entry["model"], entry["scale"], -entry["k_bits"], entry["recipe"].get("quantizer", "ddtb") != "ddtb",
+            variants.index(entry["variant"]) if known else len(variants), entry["file"])
 
 
 def park(chosen):

@@ -25,6 +25,7 @@ def workplace(tiny_data, experiments, monkeypatch):
     folder = experiments.parent / "pretrained"
     folder.mkdir()
     (folder / "models.json").write_text("[]")
+    (folder / "README.md").write_text((stages.PRETRAINED / "README.md").read_text())
     monkeypatch.setattr(stages, "PRETRAINED", folder)
     monkeypatch.setattr(stages, "EPOCH", 1)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
@@ -43,6 +44,7 @@ def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
     entries = {entry["file"]: entry for entry in json.loads((workplace / "pretrained" / "models.json").read_text())}
     assert set(entries) == {"edsr_baseline_x2.pt", "edsr_x2_4bit.safetensors", "edsr_x2_4bit_minmax.pth.tar"}
     assert all(entry["results"]["Set5"][0] > 0 for entry in entries.values())
+    assert "edsr_x2_4bit.safetensors" in (workplace / "pretrained" / "README.md").read_text()
     assert [entry["shipped"] for entry in entries.values()].count(False) == 1
     told = capfd.readouterr().out
     assert told.index("edsr_baseline_x2: finished") < told.index("edsr_x2_4bit: begun")

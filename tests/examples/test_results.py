@@ -60,7 +60,6 @@ def test_what_is_shipped_is_what_is_listed():
     for entry in (entry for entry in results.read_shipped(ROOT / "pretrained") if entry.shipped):
         path = ROOT / "pretrained" / entry.file
         assert path.stat().st_size < 8 * 2**20
-        assert entry.sha256 in (ROOT / "pretrained" / "README.md").read_text()
 
 
 def test_a_changed_file_is_refused(shipped):
