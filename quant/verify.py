@@ -23,6 +23,7 @@ from quant.swap import is_quantized
 from utility import UserError, run_main
 
 SIDE = 96
+SAME_BOUNDS = 1e-3  # a bound is rounded to 1/4096 of itself in --rest int8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,8 +94,11 @@ class Layers:
         self._names = list(wanted)
         self._session = exported.open_session(graph.SerializeToString())
 
-    def compare(self, network: SuperResolver, lr: torch.Tensor) -> dict[str, tuple[int, float]]:
-        """{quantizer: (largest difference in levels, share of values that differ)} on one image, in their order."""
+    def compare(self, network: SuperResolver, lr: torch.Tensor) -> dict[str, tuple[int, float, float]]:
+        """{quantizer: (largest difference in levels, share of values that differ, ratio of steps)} on one image.
+
+        In their order. The ratio, of the file's step to PyTorch's, is 1 where no gate computes it at run time.
+        """
         feeds = lr[0] if len(self._input.type.tensor_type.shape.dim) == 3 else lr
         found = dict(zip(self._names, self._session.run(self._names, {self._input.name: feeds.numpy()}), strict=True))
         outputs = _outputs(network, lr)
@@ -105,10 +109,12 @@ class Layers:
         values = found[tensor].astype(np.float64)
         if values.size != expected.size:
             raise UserError(f"{self.path}: its {tensor} does not hold the levels of {name}; export it again")
+        computed = isinstance(step, str)
         if step is not None:
-            values = (values - zero) * (float(found[step]) if isinstance(step, str) else step)
+            step = float(found[step]) if computed else step
+            values = (values - zero) * step
         differences = np.abs(np.rint(values.reshape(expected.shape) * scale) - np.rint(expected * scale))
-        return int(differences.max()), float((differences > 0).mean())
+        return int(differences.max()), float((differences > 0).mean()), step * scale if computed else 1.0
 
 
 @torch.no_grad()
@@ -131,10 +137,13 @@ def _outputs(network, lr):
 
 def _tell(args, described, rows, share, agreement):
     """Print what was found; whether the file keeps what its metadata promises."""
-    largest = {name: max(most for most, _ in differences) for name, differences in rows.items()}
-    differing = {name: statistics.fmean(one for _, one in differences) for name, differences in rows.items()}
-    for name, most in largest.items():
-        print(f"{name:24} {most:3} level(s) at most, {differing[name]:8.4%} of its values differ")
+    largest, differing = {}, {}
+    for name, differences in rows.items():
+        most, shares, ratios = zip(*differences, strict=True)
+        largest[name], differing[name] = max(most), statistics.fmean(shares)
+        bounds = max(ratios, key=lambda ratio: abs(ratio - 1)) - 1
+        gate = f"; its gate's bounds by {bounds:+.1%} at most" if abs(bounds) > SAME_BOUNDS else ""
+        print(f"{name:24} {largest[name]:3} level(s) at most, {differing[name]:8.4%} of its values differ{gate}")
     first = next((name for name, most in largest.items() if most), None)
     if first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels")

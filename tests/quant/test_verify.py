@@ -12,6 +12,7 @@ from model.torch_file import save_torch_file
 from quant import cost, export, verify
 from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.packed import write_packed
+from quant.open import open_network
 from utility import run_main
 
 
@@ -46,6 +47,22 @@ def test_a_sound_file(pair, capsys, name, settings):
     assert "of the 8-bit values are equal" in out and "promises" in out
     if settings.get("rest") == "int8":
         assert "features between the quantizers are 8-bit here" in out
+
+
+def test_a_gate_that_gives_other_bounds_is_told(pair, tmp_path, capsys):
+    """Bounds of the packed network 1.5 times as wide: the gates' steps in the file are 2/3 of PyTorch's."""
+    file, against = pair("edsr", dynamic=1.0)
+    run((file, against))
+    assert "its gate's bounds" not in capsys.readouterr().out
+    network = open_network(against)
+    with torch.no_grad():
+        for name, bound in network.named_parameters():
+            if "alpha" in name:
+                bound.mul_(1.5)
+    write_packed(network, against, source=tmp_path / "source.pt")
+    run((file, against))
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert "its gate's bounds by -33.3% at most" in first
 
 
 def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
