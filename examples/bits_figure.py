@@ -34,9 +34,10 @@ def main(argv=None):
 
 
 def own_results(folder):
-    """{(model, scale, set, bits): PSNR} of the networks that models.json lists as shipped."""
+    """{(model, scale, set, bits): PSNR} of what is shipped, and of full precision where it is too large to be."""
     return {(entry.model, entry.scale, name, entry.k_bits): psnr for entry in read_shipped(folder)
-            if entry.shipped and entry.variant in OURS for name, (psnr, _) in entry.results.items()}
+            if (entry.shipped or entry.k_bits == FULL_PRECISION) and entry.variant in OURS
+            for name, (psnr, _) in entry.results.items()}
 
 
 def draw(own):
