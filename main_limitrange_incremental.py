@@ -47,17 +47,23 @@ def start_weights(teacher, student, options):
 
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
-    refined = read_weights(weights_file(options.refine)).checkpoint if options.refine else None
+    refined = read_weights(weights_file(options.refine, "--refine")).checkpoint if options.refine else None
+    objective = (refined or {}).get("objective")
     if path := options.pre_train:
         try:
             weights_file(path, "--pre_train")
         except UserError as error:
-            raise UserError(f"{error}; `bash baseline.sh {options.model}_x{options.scale}` trains it, then give "
-                            f"--pre_train ../experiment/{options.model}_baseline_x{options.scale}") from error
+            name = f"{options.model}_baseline_x{options.scale}"
+            how = f"python main_ori.py --model {options.model} --scale 3 --save {name}" if options.scale == 3 else \
+                f"bash baseline.sh {options.model}_x{options.scale}"  # which has the paper's scales
+            raise UserError(f"{error}; `{how}` trains it, then give --pre_train ../experiment/{name}") from error
         load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
-    elif refined and "teacher" in refined.get("objective", {}):
-        load_strictly(teacher, refined["objective"]["teacher"], options.refine)
+    elif isinstance(objective, dict) and "teacher" in objective:
+        load_strictly(teacher, objective["teacher"], options.refine)
         log.info("--refine %s: its teacher is this run's too", options.refine)
+    elif options.refine:
+        raise UserError(f"--refine {options.refine}: has no teacher in it, as a run's checkpoint has; give the "
+                        "full-precision network, too, by --pre_train")
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     student.load_state_dict(teacher.state_dict(), strict=False)

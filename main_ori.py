@@ -94,9 +94,12 @@ def weights_to_test(options, folder):
     In full precision --pre_train counts too, as in EDSR-PyTorch, if no run is named with --load. Raises UserError when
     there is nothing to test.
     """
-    for flag in ("refine", "resume", *(["pre_train"] if options.k_bits == 32 and not options.load else [])):
-        if getattr(options, flag):
-            return getattr(options, flag), f"--{flag}"
+    if options.refine:
+        return options.refine, "--refine"
+    if options.resume:
+        return options.resume, "--resume"
+    if options.pre_train and options.k_bits == 32 and not options.load:
+        return options.pre_train, "--pre_train"
     return trained_file(folder.path), "--load" if options.load else "--save"
 
 

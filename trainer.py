@@ -42,8 +42,8 @@ class Trainer:
     `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
     trains on its slices of the batches; the first one alone tests, logs and writes.
 
-    epochs: the last one. print_every: batches. checkpoint_every: batches, 0 for never. save_models: keep every epoch's
-    network. gclip, amp: engine.precision's. run_options: what checkpoints say of the options, plain values by name.
+    epochs: the last one. print_every: batches. checkpoint_every: batches; 0: at epochs' ends. save_models: keep every
+    epoch's network. gclip, amp: engine.precision's. run_options: what checkpoints say of the options, by name.
     """
 
     def __init__(self, network: SuperResolver, objective: Supervised | Distillation, *, loader: TrainLoader,

@@ -155,7 +155,8 @@ def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Any],
     at_most: of more images only so many, spread over the folder. Raises UserError, naming `flag`, where none is left.
     """
     files, made = image_files(folder, flag), []
-    files = files[:: max(1, -(-len(files) // at_most))]
+    count = min(len(files), at_most)
+    files = [files[place * len(files) // count] for place in range(count)]
     for path in files:
         try:
             made.append(use(read_image(path)))

@@ -47,4 +47,5 @@ def to_values(planes: Tensor, *, rgb_range: float = 255, n_colors: int = 3, pinn
     values = torch.empty(planes.shape, dtype=torch.float32, pin_memory=pinned).copy_(planes)
     if n_colors == 1:
         values = (values * (torch.tensor(LUMA_WEIGHTS).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + LUMA_OFFSET
+        values = values.pin_memory() if pinned else values
     return values if rgb_range == 255 else values.mul_(rgb_range / 255)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    run: a RunFolder, begun by the first call; eval.txt gets a line of JSON for each set, results-<set>/ the images.
+    run: a RunFolder, which the first call makes ready; eval.txt gets a line of JSON a set, results-<set>/ the images.
     model, scale, k_bits, rgb_range: of the network. chop_size, self_ensemble: as in `super_resolve`. half: in 16 bits.
     save_results: keep the SR images, with save_gt the LR and HR ones too.
     """
@@ -70,14 +70,14 @@ class Evaluator:
                 start = time.perf_counter()
                 sr = super_resolve(network, lr[None].to(self.device), scale=self.scale, chop_size=self.chop_size,
                                    self_ensemble=self.self_ensemble)
-                sr = self._in_8_bits(sr[0].float())
+                sr = self._to_255(sr[0].float())
                 wait_for(self.device)
                 seconds += time.perf_counter() - start
                 if not torch.isfinite(sr).all():
                     raise UserError(f"{test_set.name}, {name}: the network makes values that are not finite; test with "
                                     "--precision single, or give another network")
                 if hr is not None:
-                    pair = [image.round().clamp(0, 255) for image in (sr, self._in_8_bits(hr.to(self.device)))]
+                    pair = [image.round().clamp(0, 255) for image in (sr, self._to_255(hr.to(self.device)))]
                     rows.append((psnr(*pair, **how), ssim(*pair, **how)))
                 images = self._images(test_set, index, name, sr, lr, hr)
                 saved += [writer.submit(picture.write, path) for path, picture in images]
@@ -85,7 +85,7 @@ class Evaluator:
             image.result()
         return self._report(test_set, epoch, rows, seconds, left_out)
 
-    def _in_8_bits(self, image):
+    def _to_255(self, image):
         """From 0..rgb_range to 0..255, not rounded."""
         return image * (255 / self.rgb_range)
 
@@ -94,9 +94,9 @@ class Evaluator:
             return
         pictures = {"SR": test_set.picture(index, sr)}
         if self.save_gt:
-            pictures["LR"] = plain(self._in_8_bits(lr))
+            pictures["LR"] = plain(self._to_255(lr))
             if hr is not None:
-                pictures["HR"] = plain(self._in_8_bits(hr))
+                pictures["HR"] = plain(self._to_255(hr))
         for kind, picture in pictures.items():
             file = f"{self.k_bits}bit_{name}_x{self.scale}_{kind}.png"
             yield self.run.path / f"results-{test_set.name}" / file, picture

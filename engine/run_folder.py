@@ -28,8 +28,8 @@ class RunFolder:
     """Where everything of one run lies: config.txt, log.txt, eval.txt, model/, results-<set>/, curves.
 
     Other files and runs in the folder or below it stay untouched.
-    origin: the folder of the models that the run continues from, None for a new run; rewound: whether these are its own
-    models, moved aside because it continues from an earlier one.
+    origin: the folder of the models that the run continues from, None for a new run. rewound: it continues from an
+    earlier epoch of itself, and its former models, `origin`, were moved aside.
     """
 
     def __init__(self, path: str | Path, *, origin: Path | None = None) -> None:

@@ -99,7 +99,7 @@ class SuperResolver(nn.Module):
         """The rgb_range that the weights of a state dict were made for, or None where they don't tell."""
         return None
 
-    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+    def interpolation_layers(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
         """(first convolution, what the body ends in before its skip is added, the upsampler's convolutions).
 
         For `--init interpolation`. Raises UserError where a network does not say it.

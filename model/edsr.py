@@ -53,7 +53,7 @@ class EDSR(SuperResolver):
         whole = round(found)
         return whole if abs(found - whole) < 0.01 * found else float(f"{found:.3g}")
 
-    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+    def interpolation_layers(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
         return convolutions(self.head)[0], self.body[-1], convolutions(self.tail)
 
     def body_feature(self, lr: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def start_as_interpolation(network: SuperResolver) -> SuperResolver:
     the network has PReLU behind its first convolution, as they are in SRResNet. At the border the zero padding shows.
     Raises UserError for a network that is too small for it.
     """
-    first, end, convs = network.outline()
+    first, end, convs = network.interpolation_layers()
     colours = network.n_colors
     if first.out_channels < colours or min(conv.kernel_size[0] for conv in convs) < 3:
         raise UserError(f"--init interpolation: needs {colours} features and kernels of 3 or more; leave it out")

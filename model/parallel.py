@@ -84,7 +84,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def own_slice(batch: Tensor) -> Tensor:
-    """This process's slice [n, ...] of a batch [world_size * n, ...] that `gathered` made."""
+    """This process's slice [n, ...] of a batch [world_size * n, ...] that `all_gather` made."""
     return batch if world_size() == 1 else batch.chunk(world_size())[distributed.get_rank()]
 
 

@@ -65,7 +65,7 @@ class RDN(SuperResolver):
         self.GFF = GlobalFusion(G0, n_blocks, RDNkSize)
         self.UPNet = nn.Sequential(*upsampler, conv(growth, n_colors, RDNkSize))
 
-    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+    def interpolation_layers(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
         return self.SFENet1, self.GFF[1], convolutions(self.UPNet)
 
     def body_feature(self, lr: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class SRResNet(SuperResolver):
             height, width = module.kernel_size
             nn.init.normal_(module.weight, 0, math.sqrt(2 / (height * width * module.out_channels)))
 
-    def outline(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
+    def interpolation_layers(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
         return self.conv_input, self.bn_mid, convolutions(self.upscale, self.conv_output)
 
     def body_feature(self, lr: Tensor) -> Tensor:

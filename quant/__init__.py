@@ -1,6 +1,6 @@
 """DDTB quantization: `quantize` turns a full-precision network into its low-bit form, `Schedule` leads its training.
 
-`open_network` gives the network in a file or a run's folder, `enlarge` an image twice to four times its size.
+`open_network` gives the network in a file or a run's folder, `enlarge` returns an image two to four times as large.
 """
 
 from model.inference import enlarge

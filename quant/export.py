@@ -20,7 +20,7 @@ from model.rdn import RDN
 from model.srresnet import SRResNet
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
-from quant.deploy.lowering.fold import Folded, fold_gates, gated
+from quant.deploy.lowering.fold import Folded, fold_gates, gates_in_use
 from quant.deploy.lowering.image_model import DEFAULT_OPSET, OPSETS, ModelProto, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.qdq import Qdq
@@ -161,26 +161,29 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     and each float as in PyTorch, or 'int8' (quantized networks alone), calibrated on `images`, float32
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. operators, symmetric, weights, opset: as
     --format, --symmetric, --weights and --opset. source: {"file", "sha256"}, folded: Folded, for the metadata.
-    Raises UserError for a network whose levels integers can't hold, or which nothing here lowers.
+    Raises UserError for a network whose levels integers can't hold, or which nothing here lowers, and without images
+    for 'int8'.
     """
     lowering = lowering_of(network)
     graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
     if rest == "int8":
-        sr = lowering.lower_int8(Int8(graph, calibrate(network, images or ()), rgb_range=rgb_range), network)
+        if not images:
+            raise UserError("rest='int8': needs images like those to be upscaled, to calibrate on")
+        sr = lowering.lower_int8(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
-        sr = lowering.lower_float(graph, network)
+        sr = lowering.lower_exact(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
-                "gates": "fold" if folded else "run" if gated(network) else "none",
+                "gates": "fold" if folded else "run" if gates_in_use(network) else "none",
                 "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
-                       per_image=graph.runtime_scales and bool(gated(network)),
+                       per_image=graph.runtime_scales and bool(gates_in_use(network)),
                        metadata={key: json.dumps(value) for key, value in metadata.items()})
 
 
 def lowering_of(network: SuperResolver) -> ModuleType:
-    """The module that lowers a network, by its `lower_float` and `lower_int8`. Raises UserError where there is none."""
+    """The module that lowers a network, by its `lower_exact` and `lower_int8`. Raises UserError where there is none."""
     if type(network) not in LOWERINGS:
         raise UserError(f"--model {type(network).__name__}: can be trained, tested and packed, not exported; "
                         f"{', '.join(kind.__name__ for kind in LOWERINGS)} can")

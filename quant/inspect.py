@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = {out / "bounds.png": draw_distributions(records)}
     if gates := {name: row for name, row in records.items() if row.dynamic}:
         pictures[out / "gates.png"] = draw_gates(gates, quantizers(network))
+    else:  # an older one would pass for this network's
+        (out / "gates.png").unlink(missing_ok=True)
     for path, figure in pictures.items():
         save_figure(figure, path, dpi=150)
     print(f"pictures: {', '.join(map(str, pictures))}")

@@ -36,8 +36,9 @@ class Schedule:
         self.chosen = starts_in is not Phase.CALIBRATE
         self._quantizers = quantizers(network)
         self._gated = gated_quantizers(network)
-        for quantizer in () if self.chosen else self._gated.values():
-            quantizer.set_dynamic(False)
+        if not self.chosen:
+            for quantizer in self._gated.values():
+                quantizer.set_dynamic(False)
 
     def phase_of(self, epoch: int) -> Phase:
         """The phase that an epoch trains in."""

@@ -1,4 +1,4 @@
-"""Turn a full-precision network into its DDTB form, in place."""
+"""Turn a full-precision network into its quantized form, in place."""
 
 from typing import Any
 

@@ -366,6 +366,21 @@ def test_refine_keeps_bounds_gates_and_phase(flags, phase, launch, bare, experim
     assert state_of(experiments, "fine")["phase"] == phase
 
 
+@pytest.mark.parametrize("damage", [lambda state: state.pop("objective"), lambda state: state.update(objective=None)])
+def test_refine_without_a_teacher_needs_pre_train(damage, launch, experiments, tmp_path, capfd):
+    assert launch("--save run --epochs 2", quantized=True) == 0
+    state = state_of(experiments, "run")
+    damage(state)
+    torch.save(state, tmp_path / "alone.pth.tar")
+    capfd.readouterr()
+    assert launch(f"--save fine --refine {tmp_path / 'alone.pth.tar'}", quantized=True) == 2
+    assert "alone.pth.tar: has no teacher in it" in capfd.readouterr().err
+    assert not (experiments / "fine").exists()
+    torch.save(NETWORKS["edsr"](scale=2, n_feats=8, n_resblocks=1).state_dict(), tmp_path / "full.pt")
+    flags = f"--save fine --epochs 1 --refine {tmp_path / 'alone.pth.tar'} --pre_train {tmp_path / 'full.pt'}"
+    assert launch(flags, quantized=True) == 0
+
+
 SIZES = {"edsr": {"n_feats": 8, "n_resblocks": 1}, "srresnet": {"n_feats": 8, "n_resblocks": 1},
          "rdn": {"G0": 8, "RDNconfig": "A"}}
 

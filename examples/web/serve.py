@@ -23,7 +23,8 @@ from option import EXPERIMENT_ROOT
 from utility import UserError, first_line, run_main
 
 PAGE = Path(__file__).parent
-SHIPPED = PAGE.parents[1] / "pretrained" / "edsr_x4_4bit.safetensors"
+ROOT = PAGE.parents[1]
+SHIPPED = ROOT / "pretrained" / "edsr_x4_4bit.safetensors"
 NETWORK, SITE = EXPERIMENT_ROOT / "web" / "edsr_x4_4bit.onnx", EXPERIMENT_ROOT / "web" / "site"
 PAGE_FILES = ("*.html", "*.css", "*.js")
 RUNTIME = "onnxruntime-web"
@@ -59,7 +60,7 @@ def main(argv=None):
 
 def _is_fresh(path):
     """Whether a file is newer than the network and the code that it is made of."""
-    made_of = [SHIPPED, *(PAGE.parents[1] / "quant").rglob("*.py")]
+    made_of = [SHIPPED, *(file for package in ("data", "model", "quant") for file in (ROOT / package).rglob("*.py"))]
     return path.exists() and path.stat().st_mtime > max(one.stat().st_mtime for one in made_of)
 
 

@@ -44,7 +44,7 @@ METHODS: dict[str, Method] = {
         "init_bounds": MethodSetting(
             ("percentile", "calibrated", "released"), for_start=True,
             help="ddtb: start of the bounds: percentiles of the first quantized batch; calibrated: of calibration's, "
-                 "in full precision; released: percentiles at 2 bits alone, else 10"),
+                 "where no feature is quantized; released: percentiles at 2 bits alone, else 10"),
         "bounds": MethodSetting(
             ("dual", "symmetric"),
             help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")}),

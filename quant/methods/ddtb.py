@@ -19,7 +19,7 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     percentile: M; the first training forward sets the bounds to the M-th and (100-M)-th percentile of the whole batch.
     init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and starts from +-10 elsewhere; or
-    'calibrated', the mean of the calibration batches' percentiles, where nothing before the feature is quantized.
+    'calibrated', the mean of the calibration batches' percentiles, where no feature is quantized.
     symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
 
     `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are

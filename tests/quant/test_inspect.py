@@ -54,6 +54,10 @@ def test_pictures_of_a_run(launch, experiments, tmp_path, capsys):
     assert (tmp_path / "out" / "bounds.png").stat().st_size > 0
     out = capsys.readouterr().out
     assert "body.0.act3" in out and f"pictures: {tmp_path / 'out' / 'bounds.png'}" in out and "mine.png" not in out
+    (tmp_path / "out" / "gates.png").touch()  # it would pass for that of a network without gates
+    assert launch("--epochs 2 --first_stage_epoch 5 --save static", quantized=True) == 0
+    assert main([str(experiments / "static"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "gates.png").exists()
     (tmp_path / "lr" / "2.png").write_text("no picture")
     assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 1
     (tmp_path / "lr" / "0.png").rename(tmp_path / "lr" / "bounds.png")

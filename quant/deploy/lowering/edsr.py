@@ -13,7 +13,7 @@ from quant.deploy.lowering.levels import Codes
 from utility import UserError
 
 
-def lower_float(graph: Operators, network: EDSR) -> str:
+def lower_exact(graph: Operators, network: EDSR) -> str:
     """EDSR from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.conv(shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
@@ -32,7 +32,7 @@ def shift(graph: Operators, image: str, module: MeanShift) -> str:
 def mean_of(module: MeanShift) -> np.ndarray:
     """What a MeanShift adds, [n_colors]. Raises UserError where it multiplies, too."""
     if not torch.equal(module.weight[:, :, 0, 0], torch.eye(module.out_channels)):
-        raise UserError("its sub_mean or add_mean divides by a standard deviation (--rgb_std): such a network can be "
+        raise UserError("EDSR: its sub_mean or add_mean divides by a standard deviation; such a network can be "
                         "trained, tested and packed, not exported")
     return array(module.bias)
 

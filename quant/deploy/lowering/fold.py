@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.imresize import imresize
+from data.patches import to_planes, to_values
 from metrics.functional import psnr
 from model.common import SuperResolver
 from quant.deploy.onnx_backend import OnnxNetwork
@@ -33,7 +34,7 @@ class Folded:
     cost: float
 
 
-def gated(network: nn.Module) -> list[DualBoundQuantizer]:
+def gates_in_use(network: nn.Module) -> list[DualBoundQuantizer]:
     """The quantizers of the network that have a gate applied."""
     return [module for module in network.modules() if isinstance(module, DualBoundQuantizer) and module.gated]
 
@@ -45,12 +46,12 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
     images: LR images, float32 [1, n_colors, h, w] each, in the network's range. The factors of a gate are the means of
     its beta over the images; the bounds are multiplied by them. Without gates in use: (the network itself, None).
     """
-    if not gated(network):
+    if not gates_in_use(network):
         return network, None
     folded = copy.deepcopy(network)
     names = {module: name for name, module in network.named_modules()}
     bounds = {}
-    for quantizer, (upper, lower) in zip(gated(network), _mean_factors(network, images), strict=True):
+    for quantizer, (upper, lower) in zip(gates_in_use(network), _mean_factors(network, images), strict=True):
         low, high = quantizer.static_bounds()
         bounds[names[quantizer]] = (low * lower).item(), (high * upper).item()
     set_bounds(folded, bounds)
@@ -70,7 +71,7 @@ def set_bounds(network: nn.Module, bounds: dict[str, tuple[float, float]]) -> No
 
 def _mean_factors(network, images):
     """[(factor of the upper bound, of the lower)] of each gate: the mean of 2 * sigmoid(logits) over the images."""
-    quantizers = gated(network)
+    quantizers = gates_in_use(network)
     sums = torch.zeros(len(quantizers), 2, dtype=torch.float64)
     for image in images:
         network(image)
@@ -86,7 +87,7 @@ def _costs(network, folded, image):
         return []
     hr = image[:, :, :height, :width]
     pixels = (hr[0] * (255 / rgb_range)).round().permute(1, 2, 0).byte().numpy()
-    lr = torch.from_numpy(imresize(pixels, 1 / scale)).permute(2, 0, 1)[None].float() * (rgb_range / 255)
+    lr = to_values(to_planes(imresize(pixels, 1 / scale)), rgb_range=rgb_range)[None]
     return [decibels(network, network(lr), hr) - decibels(network, folded(lr), hr)]
 
 

@@ -27,7 +27,7 @@ class Graph:
     """
 
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
-        self.place = ""
+        self.scope = ""
         self.recorded = {}
         # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
         self.beta_steps: int | None = None
@@ -40,15 +40,15 @@ class Graph:
 
     @contextlib.contextmanager
     def within(self, module: nn.Module) -> Iterator[None]:
-        """Nodes made in the meantime belong to a module of the network; `place` is its name."""
-        outer, self.place = self.place, self._places[module]
+        """Nodes made in the meantime belong to a module of the network; `scope` is its name."""
+        outer, self.scope = self.scope, self._places[module]
         try:
             yield
         finally:
-            self.place = outer
+            self.scope = outer
 
     def _unique(self, stem):
-        stem = f"{self.place}/{stem}" if self.place else stem
+        stem = f"{self.scope}/{stem}" if self.scope else stem
         self._counts[stem] = count = self._counts.get(stem, 0) + 1
         return stem if count == 1 else f"{stem}_{count}"
 
@@ -165,8 +165,8 @@ class Graph:
         """
         if not quantizer.gated:
             with self.within(quantizer):
-                grid = static_grid(self.place, quantizer, after_relu=after_relu)
-                self.check(self.place, grid)
+                grid = static_grid(self.scope, quantizer, after_relu=after_relu)
+                self.check(self.scope, grid)
                 return grid
         with self.within(quantizer.gate):
             return self.runtime_grid(quantizer, pooled())

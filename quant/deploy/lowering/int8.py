@@ -33,7 +33,7 @@ class Int8:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
         self.calibration = calibration
-        # the 256 levels of an 8-bit image, which represent it exactly
+        # the 256 levels of an 8-bit image, which represent its RGB exactly (a network of one colour: luma, rounded)
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)
 
     def grid(self, module: nn.Module, *, positive: bool = False, factor: float = 1.0,

@@ -10,7 +10,7 @@ from torch import Tensor
 from quant.deploy.lowering.levels import PAIR_SAFE_PRODUCT, UINT8_MAX, IntegerWeight
 
 # with uint8 features, so many levels a side are what processors without VNNI add without saturating
-LEVELS = PAIR_SAFE_PRODUCT // UINT8_MAX
+MAX_WEIGHT_LEVEL = PAIR_SAFE_PRODUCT // UINT8_MAX
 DAMPING = 0.01
 
 
@@ -94,23 +94,14 @@ class Layout:
         return IntegerWeight(levels[:, :, None, None], self.channel_factors / self.copies)
 
 
-def rounded_weight(weight: np.ndarray, reads: Layout | None = None, makes: Layout | None = None) -> IntegerWeight:
-    """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, each value rounded by itself.
-
-    reads, makes: the layouts of input and output, if any. The grid is finer by the copies of both; the result is
-    [O, places, kh, kw], and `makes.made_by` shares it out.
-    """
-    reads, makes = _layouts(weight, reads, makes)
-    step, _ = _grid(weight, reads, makes)
-    return IntegerWeight(reads.split_copies(np.rint(weight / step[:, None, None, None]).astype(np.int64)), step)
-
-
 def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | None = None,
                        makes: Layout | None = None) -> IntegerWeight:
-    """The same grid, rounded so that each value makes up for the errors of those before it, as GPTQ does.
+    """A weight [O, I, kh, kw] on each output channel's own grid of -64..64, rounded as GPTQ does.
 
-    covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w that the convolution sees. What
-    is small then is not the weight's error but the output's. Values whose inputs are large go first.
+    Each value makes up for the errors of those before it, those with large inputs first: what is small then is not the
+    weight's error but the output's. covariance: float64 tensor [I*kh*kw, I*kh*kw], the mean of w w^T over the windows w
+    that the convolution sees. reads, makes: the layouts of input and output, if any. The grid is finer by the copies
+    of both; the result is [O, places, kh, kw], and `makes.made_by` shares it out.
     """
     reads, makes = _layouts(weight, reads, makes)
     weight = weight * reads.channel_factors[:, None, None]
@@ -140,8 +131,8 @@ def _layouts(weight, reads, makes):
 def _grid(weight, reads, makes):
     """(step [O], the largest level [O, I*kh*kw]) for a weight [O, I, kh, kw]."""
     parts = np.abs(weight.astype(np.float64)) / reads.copies[:, None, None]
-    most = LEVELS * np.outer(makes.copies, np.repeat(reads.copies, weight[0, 0].size))
-    return np.maximum(parts.max((1, 2, 3)), 1e-12) / LEVELS / makes.copies, most
+    most = MAX_WEIGHT_LEVEL * np.outer(makes.copies, np.repeat(reads.copies, weight[0, 0].size))
+    return np.maximum(parts.max((1, 2, 3)), 1e-12) / MAX_WEIGHT_LEVEL / makes.copies, most
 
 
 def fold_shuffle(weight: np.ndarray, factor: int) -> np.ndarray:

@@ -16,7 +16,7 @@ INT32_MAX = 2**31 - 1
 INT8_MAX = 127
 # without VNNI, x86 adds two products of a uint8 and an int8 in 16 bits, saturating
 PAIR_SAFE_PRODUCT = (2**15 - 1) // 2
-# codes of quantizers have fewer levels than these, 8-bit features have more
+# the levels of 6 bits; grids with more, 8-bit features', are not worth an exact place for each
 MOST_EXACT_LEVELS = 64
 # offsets of the integer bias that are tried before a requantization counts as impossible
 BIAS_OFFSETS = sorted(range(-64, 65), key=abs)
@@ -160,7 +160,7 @@ def rounded_bias(bias: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
     return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
 
 
-def is_few(grid: AnyGrid) -> bool:
+def has_few_codes(grid: AnyGrid) -> bool:
     """Whether a grid has so few codes, as quantizers do, that the exact place of each level means something."""
     return grid.is_static and grid.high - grid.low < MOST_EXACT_LEVELS
 

@@ -115,7 +115,7 @@ class Qdq(LayerGraph):
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
         """A convolution on a grid; exact where a bias and scales are found with which each sum lands on its level."""
-        exact = levels.exact_conv(weight, bias, codes.grid, grid) if levels.is_few(grid) else None
+        exact = levels.exact_conv(weight, bias, codes.grid, grid) if levels.has_few_codes(grid) else None
         if exact is None:
             return self.quantize(self.conv_to_float(codes, weight, bias), grid, len(bias))
         weight, whole = exact

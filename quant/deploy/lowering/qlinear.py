@@ -13,7 +13,7 @@ from onnx import TensorProto
 from quant.deploy.lowering import levels
 from quant.deploy.lowering.exact import LayerGraph
 from quant.deploy.lowering.gate import runtime_bounds, runtime_codes
-from quant.deploy.lowering.layout import LEVELS
+from quant.deploy.lowering.layout import MAX_WEIGHT_LEVEL
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
@@ -124,7 +124,7 @@ class QLinear(LayerGraph):
 
         weight, bias: as for `exact_code_conv`. The steps of both grids may be runtime scalars.
         """
-        exact = self.exact_code_conv(codes, weight, bias, grid) if levels.is_few(grid) else None
+        exact = self.exact_code_conv(codes, weight, bias, grid) if levels.has_few_codes(grid) else None
         if exact is not None:
             return exact
         weight = weight.spread(codes.grid.largest_code)
@@ -244,4 +244,4 @@ class QLinear(LayerGraph):
 
 def _unit(grids):
     """What the steps of grids are multiples of, in a convolution that adds codes."""
-    return max(grid.step for grid in grids) / LEVELS
+    return max(grid.step for grid in grids) / MAX_WEIGHT_LEVEL

@@ -9,7 +9,7 @@ from quant.deploy.lowering.int8 import Int8, Operators
 from quant.deploy.lowering.levels import Codes
 
 
-def lower_float(graph: Operators, network: RDN) -> str:
+def lower_exact(graph: Operators, network: RDN) -> str:
     """RDN from `lr` to sr, its blocks in float or with exact levels."""
     shallow = graph.conv("lr", network.SFENet1)
     x = graph.conv(shallow, network.SFENet2)

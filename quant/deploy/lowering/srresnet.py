@@ -6,7 +6,7 @@ from quant.deploy.lowering.int8 import HEAD_COPIES, Int8, Operators
 from quant.deploy.lowering.layout import Layout
 
 
-def lower_float(graph: Operators, network: SRResNet) -> str:
+def lower_exact(graph: Operators, network: SRResNet) -> str:
     """SRResNet from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.prelu(graph.conv("lr", network.conv_input), network.relu)
     x = head

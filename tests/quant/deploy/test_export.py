@@ -273,6 +273,11 @@ def test_a_network_without_gates_in_use_has_none_to_fold(small_network, smooth_i
         assert {one.key: one.value for one in made.metadata_props}["gates"] == '"none"'
 
 
+def test_int8_needs_images(small_network):
+    with pytest.raises(UserError, match="rest='int8': needs images"):
+        export.export(small_network("edsr"), rest="int8")
+
+
 def test_a_mean_shift_that_divides_is_not_exported(small_network):
     network = small_network("edsr")
     network.sub_mean.weight.data[0] /= 2

@@ -12,7 +12,7 @@ from runtimes import convolutions, run_onnx, run_openvino
 
 from quant import export
 from quant.activation import quantizers
-from quant.deploy.lowering.fold import fold_gates, gated
+from quant.deploy.lowering.fold import fold_gates, gates_in_use
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.weight import QuantConv2d
 from utility import UserError
@@ -101,7 +101,7 @@ def test_folding_takes_the_mean_factors(small_network, smooth_image, name):
     network = small_network(name, dynamic=1)
     images = list(smooth_image(8, 9, count=3).split(1))
     folded, done = fold_gates(network, images)
-    assert len(done.bounds) == len(gated(network)) > 0 and not gated(folded)
+    assert len(done.bounds) == len(gates_in_use(network)) > 0 and not gates_in_use(folded)
     first = next(iter(done.bounds))
     quantizer, factors = network.get_submodule(first), []
     for image in images:
@@ -110,7 +110,7 @@ def test_folding_takes_the_mean_factors(small_network, smooth_image, name):
     upper, lower = torch.stack(factors).mean(0).tolist()
     wanted = quantizer.static_bounds()[0].item() * lower, quantizer.static_bounds()[1].item() * upper
     assert done.bounds[first] == pytest.approx(wanted, rel=1e-5)
-    assert gated(network) and done.agreement > 10
+    assert gates_in_use(network) and done.agreement > 10
 
 
 def test_folding_one_image_changes_next_to_nothing(small_network, smooth_image):

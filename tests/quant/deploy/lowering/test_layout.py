@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from plain_rounding import rounded_weight
 from torch.nn import functional as F
 
-from quant.deploy.lowering.layout import Layout, rounded_weight
+from quant.deploy.lowering.layout import Layout
 from quant.deploy.lowering.levels import IntegerWeight
 
 COPIES = np.array([1, 3, 1, 2])

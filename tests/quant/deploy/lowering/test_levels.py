@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from plain_rounding import rounded_weight
 
-from quant.deploy.lowering.layout import rounded_weight
 from quant.deploy.lowering.levels import (
     Grid,
     IntegerWeight,

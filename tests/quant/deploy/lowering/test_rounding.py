@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from plain_rounding import rounded_weight
 from torch.nn import functional as F
 
-from quant.deploy.lowering.layout import LEVELS, Layout, compensated_weight, rounded_weight
+from quant.deploy.lowering.layout import MAX_WEIGHT_LEVEL, Layout, compensated_weight
 
 
 def real(weight):
@@ -43,8 +44,8 @@ def test_channels_that_come_divided(layer):
 def test_levels_fit(layer):
     weight, inputs = layer
     for made in (rounded_weight(weight.numpy()), compensated_weight(weight.numpy(), torch.eye(72).double())):
-        assert np.abs(made.levels).max() == LEVELS == 64
-        assert (np.abs(made.levels).max((1, 2, 3)) == LEVELS).all()  # every output channel uses its grid
+        assert np.abs(made.levels).max() == MAX_WEIGHT_LEVEL == 64
+        assert (np.abs(made.levels).max((1, 2, 3)) == MAX_WEIGHT_LEVEL).all()  # every output channel uses its grid
 
 
 def test_weights_on_the_grid_stay(layer):
@@ -64,7 +65,7 @@ def test_an_input_repeated_makes_the_weight_finer(layer):
 
     def error(copies):
         made = rounded_weight(weight.numpy(), Layout.repeated(8, copies))
-        assert np.abs(made.levels).max() == LEVELS
+        assert np.abs(made.levels).max() == MAX_WEIGHT_LEVEL
         return (F.conv2d(inputs.repeat(1, copies, 1, 1), real(made), padding=1) - expected).square().mean().sqrt()
 
     assert error(4) < 0.4 * error(1)
