@@ -47,8 +47,10 @@ def start_weights(teacher, student, options):
 
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
-    refined = read_weights(weights_file(options.refine, "--refine")).checkpoint if options.refine else None
-    objective = (refined or {}).get("objective")
+    objective = None
+    if options.refine:
+        load_weights(student, options.refine, "--refine", to_train=True)
+        objective = (read_weights(weights_file(options.refine)).checkpoint or {}).get("objective")
     if path := options.pre_train:
         try:
             weights_file(path, "--pre_train")
@@ -66,10 +68,9 @@ def start_weights(teacher, student, options):
                         "full-precision network, too, by --pre_train")
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
-    student.load_state_dict(teacher.state_dict(), strict=False)
     if not options.refine:
+        student.load_state_dict(teacher.state_dict(), strict=False)
         return Phase.CALIBRATE
-    load_weights(student, options.refine, "--refine", to_train=True)
     phase, gates = phase_of(student), sum(quantizer.dynamic for quantizer in quantizers(student).values())
     log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
              "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)

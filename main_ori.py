@@ -85,7 +85,8 @@ def build_evaluator(options, test_sets, folder, device):
     return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
                      k_bits=options.k_bits, rgb_range=options.rgb_range,
                      chop_size=options.chop_size if options.chop else None, self_ensemble=options.self_ensemble,
-                     half=options.precision == "half", save_results=options.save_results, save_gt=options.save_gt)
+                     half=options.precision == "half", backend=options.backend, save_results=options.save_results,
+                     save_gt=options.save_gt)
 
 
 def weights_to_test(options, folder):

@@ -430,9 +430,10 @@ def _rules(o, quantized):
     yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
-    yield "quantizer", o.quantizer != "ddtb" and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    full = o.k_bits == 32 and not o.test_only  # what is tested says its own bits
+    yield "quantizer", o.quantizer != "ddtb" and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits not in (0, *range(2, 9)), "choose 2 to 8, or 0 for --k_bits"
-    yield "skip_bits", o.skip_bits and o.k_bits == 32, "quantizes nothing at --k_bits 32; give 2 to 8"
+    yield "skip_bits", o.skip_bits and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
     for flag, setting in method_settings().items():
         owner = next(name for name, method in METHODS.items() if flag in method.settings)

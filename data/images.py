@@ -1,5 +1,6 @@
 """Image files: what lies in a folder, how a file becomes an array, how an array becomes a PNG."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -148,6 +149,13 @@ def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
+def named_path(text: str) -> Path:
+    """The type of a flag that names a file or folder; nothing, as an unset variable leaves it, names none."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a file or folder")
+    return Path(text)
+
+
 def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Any], *,
                 at_most: int = 10**9) -> tuple[list[Any], int]:
     """`use` of every image in a folder as `read_image` gives it, and how many can't be read: stderr lists these.
@@ -161,7 +169,7 @@ def read_folder(folder: str | Path, flag: str, use: Callable[[np.ndarray], Any],
         try:
             made.append(use(read_image(path)))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}", file=sys.stderr)
     if not made:
         raise UserError(f"{flag} {folder}: no images in it that can be read")
     return made, len(files) - len(made)

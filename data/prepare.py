@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.images import named_path
 from data.imresize import BORDERS
 from data.layout import LAYOUTS
 from data.prepare_image import Job, Outcome, make, verify
@@ -36,8 +37,8 @@ SHOWN = 10
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=first_line(__doc__))
-    parser.add_argument("--hr", type=Path, required=True, help="folder of HR images, of any format")
-    parser.add_argument("--out", type=Path, required=True, help="root of the data set, such as datasets/DIV2K")
+    parser.add_argument("--hr", type=named_path, required=True, help="folder of HR images, of any format")
+    parser.add_argument("--out", type=named_path, required=True, help="root of the data set, such as datasets/DIV2K")
     parser.add_argument("--scales", type=partial(_whole, least=2, most=1000), nargs="+", default=[2, 3, 4],
                         help="default: 2 3 4")
     parser.add_argument("--layout", choices=LAYOUTS, default="div2k", help="div2k (default): DIV2K_train_HR/0001.png, "

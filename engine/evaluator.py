@@ -28,18 +28,18 @@ class Evaluator:
 
     run: a RunFolder, which the first call makes ready; eval.txt gets a line of JSON a set, results-<set>/ the images.
     model, scale, k_bits, rgb_range: of the network. chop_size, self_ensemble: as in `super_resolve`. half: in 16 bits.
-    save_results: keep the SR images, with save_gt the LR and HR ones too.
+    backend: what runs the network, for eval.txt. save_results: keep the SR images, with save_gt the LR and HR ones too.
     """
 
     def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, model: str, scale: int,
                  k_bits: int, rgb_range: float, chop_size: int | None = None, self_ensemble: bool = False,
-                 half: bool = False, save_results: bool = False, save_gt: bool = False) -> None:
+                 half: bool = False, backend: str = "torch", save_results: bool = False, save_gt: bool = False) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
         self.model, self.scale, self.k_bits, self.rgb_range = model, scale, k_bits, rgb_range
         self.chop_size, self.self_ensemble, self.half = chop_size, self_ensemble, half
-        self.save_results, self.save_gt = save_results, save_gt
+        self.backend, self.save_results, self.save_gt = backend, save_results, save_gt
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
         """Returns {set name: {"psnr", "ssim" (None without HR), "images", "seconds", ...}}.
@@ -105,7 +105,8 @@ class Evaluator:
         means = [sum(values) / len(rows) for values in zip(*rows, strict=True)] if rows else [None, None]
         result = {"epoch": epoch, "set": test_set.name, "model": self.model, "scale": self.scale,
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
-                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {})}
+                  "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {}),
+                  **({"backend": self.backend} if self.backend != "torch" else {})}
         self.run.append("eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if rows else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")

@@ -21,7 +21,8 @@ from model.srresnet import SRResNet
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import Folded, fold_gates, gates_in_use
-from quant.deploy.lowering.image_model import DEFAULT_OPSET, OPSETS, ModelProto, image_model, pack_types
+from quant.deploy.lowering.gate import MOST_GATED_BITS
+from quant.deploy.lowering.image_model import DEFAULT_OPSET, OPSETS, ModelProto, check_opset, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
@@ -87,7 +88,8 @@ def _parse(argv):
                              "factors of its mean over --calib, one static graph")
     parser.add_argument("--weights", choices=("packed", "plain"),
                         help="quantized weights in the file: packed, 2 or 4 bits each, unpacked when a runtime loads "
-                             "it; plain, 8 bits each (default: packed with qlinear, plain with qdq)")
+                             "it; plain, 8 bits each, or 32 where a float convolution reads them (default: packed with "
+                             "qlinear where --opset has such types, plain with qdq)")
     parser.add_argument("--calib", default="",
                         help="folder of low-resolution images that --rest int8 and --gates fold are calibrated on")
     parser.add_argument("--opset", type=int,
@@ -105,9 +107,7 @@ def _folded(network, images, options):
     if folded is None:
         log.info("--gates fold: no gate of this network is in use; the file is the same without it")
         return network, None
-    print(f"{len(folded.bounds)} gates folded, at a cost of {folded.cost:+.3f} dB: luma PSNR on {len(images)} images "
-          f"of --calib, each reduced by {network.scale} and enlarged again; the images as they are come out "
-          f"{folded.agreement:.1f} dB from the gated network's")
+    print(folded.told(network.scale))
     return network, folded
 
 
@@ -128,6 +128,11 @@ def _check(options, k_bits):
     if options.calib and options.rest == "fp32" and options.gates == "run":
         raise UserError(f"--calib {options.calib}: --rest fp32 with --gates run needs no calibration; drop it, or give "
                         "--rest int8 or --gates fold")
+    for flag in ("symmetric", "weights"):
+        if getattr(options, flag) and k_bits == 32:
+            raise UserError(f"--{flag}: is for quantized weights and features; drop it for full precision")
+    if options.opset is not None:
+        check_opset(options.opset)
     if options.symmetric and options.format != "qdq":
         raise UserError(f"--symmetric: is for --format qdq; --format {options.format} always has zero points")
     if options.weights == "packed" and options.opset is not None and options.opset < PACKING_OPSET:
@@ -146,7 +151,12 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> tuple[list
 
 
 def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) -> Tensor:
-    """The middle of an image uint8 [h, w, 3], at most `side` a side: float32 [1, n_colors, h, w] in 0..rgb_range."""
+    """The middle of an image uint8 [h, w, 3], at most `side` a side: float32 [1, n_colors, h, w] in 0..rgb_range.
+
+    Raises UserError for an image of which the border that PSNR leaves out would leave nothing.
+    """
+    if min(pixels.shape[:2]) <= 2:
+        raise UserError("is at most 2 pixels high or wide, too small to compare; give larger images")
     top, left = (max(length - side, 0) // 2 for length in pixels.shape[:2])
     planes = to_planes(pixels[top : top + side, left : left + side])
     return to_values(planes, rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
@@ -166,6 +176,10 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     """
     lowering = lowering_of(network)
     graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
+    widest = max((quantizer.k_bits for quantizer in gates_in_use(network)), default=0)
+    if operators == "qlinear" and widest > MOST_GATED_BITS:
+        raise UserError(f"--format qlinear: holds no {widest}-bit feature behind a gate (--skip_bits {widest}); give "
+                        "--format qdq or --gates fold")
     if rest == "int8":
         if not images:
             raise UserError("rest='int8': needs images like those to be upscaled, to calibrate on")
@@ -174,6 +188,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
         sr = lowering.lower_exact(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
+                "quant": network.quant_config.trained() if is_quantized(network) else {},
                 "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
                 "gates": "fold" if folded else "run" if gates_in_use(network) else "none",
                 "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}

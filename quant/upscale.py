@@ -5,14 +5,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
-from data.images import MAX_PIXELS, image_files
+from data.images import MAX_PIXELS, image_files, named_path
 from data.pictures import Picture, read_picture
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from utility import MAKER, UserError, add_force, check_file, check_output, run_main
+
+log = logging.getLogger(__name__)
 
 TILE, SMALLEST_TILE = 512, 64
 GATED_TILE = 1024  # tiles of a network with gates are passed over several times: larger ones save time
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not files:
         raise UserError(f"--input {options.input}: no images in it")
     network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
+    if options.tile and options.tile < exact_tile(network):
+        log.warning("warning: --tile %d: margins of tiles below %d are narrower than what the network sees around a "
+                    "pixel; results are near those of the whole picture, not equal", options.tile, exact_tile(network))
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--input {options.input}: two images differ in their suffix alone; rename one")
@@ -56,8 +60,8 @@ def _parse(argv):
     parser = argparse.ArgumentParser(
         description="Enlarge pictures with an exported network. Transparency and colour profile are kept.")
     parser.add_argument("--onnx", required=True, help="file that quant.export made")
-    parser.add_argument("--input", required=True, type=Path, help="image, or folder of images")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results, NAME_xSCALE.png")
+    parser.add_argument("--input", required=True, type=named_path, help="image, or folder of images")
+    parser.add_argument("--output", required=True, type=named_path, help="folder for the results, NAME_xSCALE.png")
     parser.add_argument("--tile", type=int,
                         help="larger images are done in tiles of so many pixels a side, which saves memory (default: "
                              f"{TILE}, {GATED_TILE} for networks with gates; 0: never)")
@@ -77,15 +81,21 @@ def _parse(argv):
     return options
 
 
+def exact_tile(network: OnnxNetwork) -> int:
+    """The LR pixels a side from which on a tile's margins hold all that the network sees around a pixel."""
+    return 4 * network.reach
+
+
 def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
             progress: Callable[[], object] = lambda: None) -> Picture:
     """The picture, `network.scale` times as high and wide, by an OnnxNetwork.
 
     tile: longer or wider pictures pass in tiles of so many LR pixels, 0: never. Tiles bound the memory to that of a
-    tile and of the result, which is the whole picture's, gates included. progress: called after each tile.
+    tile and of the result, which is the whole picture's, gates included, from `exact_tile` on. progress: called after
+    each tile.
     """
     if tile is None:
-        tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else TILE
+        tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else max(TILE, exact_tile(network))
 
     def in_8_bits(sr):
         sr = sr * (255 / network.rgb_range)

@@ -1,21 +1,21 @@
 """Compare an exported file with the network that it was made of, layer by layer: `python -m quant.verify --help`."""
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from data.images import read_folder
+from data.images import named_path, read_folder
 from model.common import SuperResolver
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
+from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from quant.deploy.onnx_file import of_one_image, read_model
+from quant.deploy.packed import file_hash
 from quant.export import middle
 from quant.functional import with_minimal_width
 from quant.open import open_network
@@ -23,6 +23,7 @@ from quant.swap import is_quantized
 from utility import UserError, run_main
 
 SIDE = 96
+TIES = 0.01  # more of the first layer that differs are not the ties of --rest fp32
 SAME_BOUNDS = 1e-3  # a bound is rounded to 1/4096 of itself in --rest int8
 
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison; 1 where the file breaks its promise or an image was left out, else 0. Raises UserError."""
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
-    network = open_network(args.against, flag="--against")
+    network = open_network(args.against, flag="--against", **given_flags(args))
     if not is_quantized(network):
         raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
     different = [f"--{name} {value}, not {exported.flags[name]}" for name, value in network.source.flags.items()
@@ -55,16 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         agreement.append(decibels(exported, found, expected))
         expected, found = (in_8_bits(image, exported.rgb_range) for image in (expected, found))
         shares.append((expected == found).float().mean().item())
-    kept = _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement))
+    same_file = (described.source or {}).get("sha256") in (None, file_hash(network.source.path))
+    kept = _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement), same_file)
     return int(left_out > 0 or not kept)
 
 
 def _parse(argv):
-    parser = argparse.ArgumentParser(description="Compare an exported file with the network that it was made of: the "
-                                                 "levels of every quantizer, then the images.")
-    parser.add_argument("file", type=Path, help="file that quant.export made")
-    parser.add_argument("--against", required=True, type=Path, help="the network: a run's folder or a file")
-    parser.add_argument("--images", type=Path, help=f"folder of LR images, cut to {SIDE} pixels (default: waves)")
+    parser = network_parser("Compare an exported file with the network that it was made of: the levels of every "
+                            "quantizer, then the images.")
+    parser.add_argument("file", type=named_path, help="file that quant.export made")
+    parser.add_argument("--against", required=True, type=named_path, help="the network: a run's folder or a file")
+    parser.add_argument("--images", type=named_path, help=f"folder of LR images, cut to {SIDE} pixels (default: waves)")
     parser.add_argument("--backend", default="onnx", choices=tuple(SESSIONS), help="runtime (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -135,7 +137,7 @@ def _outputs(network, lr):
     return found
 
 
-def _tell(args, described, rows, share, agreement):
+def _tell(args, described, rows, share, agreement, same_file):
     """Print what was found; whether the file keeps what its metadata promises."""
     largest, differing = {}, {}
     for name, differences in rows.items():
@@ -145,17 +147,21 @@ def _tell(args, described, rows, share, agreement):
         gate = f"; its gate's bounds by {bounds:+.1%} at most" if abs(bounds) > SAME_BOUNDS else ""
         print(f"{name:24} {largest[name]:3} level(s) at most, {differing[name]:8.4%} of its values differ{gate}")
     first = next((name for name, most in largest.items() if most), None)
+    another = described.rest == "fp32" and first is not None and differing[first] > TIES
     if first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels")
     else:
         print(f"first layer that differs: {first}, by {largest[first]} level(s) in {differing[first]:.4%} of its "
               "values")
-        print("--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
+        print("--rest fp32: so many are no rounding ties; the file was made of another network" if another else
+              "--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
               described.rest == "int8" else
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
+    if not same_file:
+        print(f"note: it was made of {described.source.get('file')}, and --against is another file")
     bound = described.least_db
     print(f"{share:.2%} of the 8-bit values are equal, {agreement:.2f} dB; {args.file.name} promises {bound} dB")
-    return agreement >= bound
+    return agreement >= bound and not another
 
 
 if __name__ == "__main__":

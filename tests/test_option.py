@@ -154,6 +154,7 @@ def test_their_defaults_need_no_word():
 
 
 def test_bits_that_were_forgotten_are_spoken_of():
+    assert parse("--test_only --refine x --skip_bits 8").skip_bits == 8  # the file says its bits
     assert parse("--model EDSR").notes == ["no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize"]
     assert parse("--k_bits 32").notes == parse("--model EDSR", quantized=False).notes == []
 

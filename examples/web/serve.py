@@ -26,6 +26,7 @@ PAGE = Path(__file__).parent
 ROOT = PAGE.parents[1]
 SHIPPED = ROOT / "pretrained" / "edsr_x4_4bit.safetensors"
 NETWORK, SITE = EXPERIMENT_ROOT / "web" / "edsr_x4_4bit.onnx", EXPERIMENT_ROOT / "web" / "site"
+MARGIN = 64  # a quarter of a tile, as worker.js has it
 PAGE_FILES = ("*.html", "*.css", "*.js")
 RUNTIME = "onnxruntime-web"
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -122,6 +123,9 @@ def describe(onnx: Path) -> dict:
         raise UserError(f"{onnx}: its gates need the whole picture, the page has tiles; export with --gates fold")
     if network.settings["n_colors"] != 3:
         raise UserError(f"{onnx}: enlarges luma alone; the page needs a network of three colours")
+    if network.reach > MARGIN:
+        raise UserError(f"{onnx}: sees {network.reach} pixels around a pixel, and the page's tiles have margins of "
+                        f"{MARGIN}; enlarge with python -m quant.upscale")
     return {"file": "network.onnx", "name": f"{network.name.upper()} x{network.scale}", "scale": network.scale,
             "bits": network.k_bits, "range": network.rgb_range, "reach": network.reach}
 

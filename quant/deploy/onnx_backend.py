@@ -14,6 +14,7 @@ from torch import Tensor
 import model
 from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
+from quant.config import QuantConfig
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
 from quant.open import FULL_PRECISION
 from utility import UserError, check_file
@@ -28,15 +29,18 @@ FOREIGN = ("QLinearConv", "MatMulInteger", "Scan")  # what OpenVINO can't comput
 class Exported:
     """What an exported file's metadata says of it. Raises ValueError for values that can't be.
 
-    least_db: how near its images are to PyTorch's, as quant.verify takes it; 0: unknown. folded: {quantizer: [lower,
-    upper]} of those whose gate was folded. levels: {quantizer: [tensor, step, zero point]}, a step that the graph
-    computes by its name, None for real values.
+    quant: what QuantConfig says of a trained network; empty in full precision and older files. source: {"file",
+    "sha256"} of what it was made of. least_db: how near its images are to PyTorch's, as quant.verify takes it; 0:
+    unknown. folded: {quantizer: [lower, upper]} of those whose gate was folded. levels: {quantizer: [tensor, step, zero
+    point]}, a step that the graph computes by its name, None for real values.
     """
 
     network: dict
     k_bits: int
     rgb_range: float = 255
     rest: str = "fp32"
+    quant: dict = field(default_factory=dict)
+    source: dict | None = None
     least_db: float = 0
     folded: dict = field(default_factory=dict)
     levels: dict = field(default_factory=dict)
@@ -46,6 +50,8 @@ class Exported:
             raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
         if problem := SETTINGS["rgb_range"].problem(self.rgb_range):
             raise ValueError(f"rgb_range {self.rgb_range}: {problem}")
+        if not isinstance(self.source or {}, dict):
+            raise ValueError(f"source {self.source}: a record of names and values is needed")
         for name, bounds in self.folded.items():
             if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_of(bound, float) for bound in bounds)):
                 raise ValueError(f"folded {name}: two numbers are needed")
@@ -87,6 +93,7 @@ class OnnxNetwork:
         if self.settings["rgb_range"] != described.rgb_range:
             raise UserError(f"{path}: says two values of rgb_range; export the network again")
         self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
+        self.quant = described.quant and made_from(described.quant, QuantConfig, f"{path}: its quant").trained()
         self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
         if runtime == "onnx":
             check_runtime(graph, self.path, self.rest)
@@ -100,7 +107,7 @@ class OnnxNetwork:
     @property
     def flags(self) -> dict[str, Any]:
         """{flag: value} of everything that the file decides."""
-        return {"model": self.name, "k_bits": self.k_bits, **self.settings}
+        return {"model": self.name, **self.settings, "k_bits": self.k_bits, **self.quant}
 
     def _check_graph(self, graph):
         """Raise UserError unless the graph takes `lr` and makes a finite `sr` of the size that the metadata says."""
@@ -129,8 +136,9 @@ class OnnxNetwork:
                  progress: Callable[[], object] = lambda: None) -> torch.Tensor:
         """finish(self(lr)) for one image, float32 [1, n_colors, h, w], in tiles of at most size x size LR pixels.
 
-        The result is the whole image's, means of gates included, as `model.tiles.in_tiles` says. finish: what becomes
-        of a tile's output before tiles are joined. progress: called after each tile, also where means are gathered.
+        The result is the whole image's, means of gates included, where a quarter of `size` is `reach` or more. finish:
+        what becomes of a tile's output before tiles are joined. progress: called after each tile, also where means are
+        gathered.
         """
         tiles = plan_tiles(*lr.shape[2:], size=size, margin=self.reach)
         run = self._gated_run(lr, tiles, progress) if len(tiles) > 1 and self.gated else \
@@ -168,7 +176,9 @@ class OnnxNetwork:
         """The network itself. Raises UserError where flags that were given ask for another one."""
         if given.get("k_bits") == FULL_PRECISION != self.flags["k_bits"]:
             raise UserError(f"{self.path}: is a quantized network at --k_bits {self.flags['k_bits']} (asked for: "
-                            f"--k_bits {FULL_PRECISION}); main_limitrange_incremental.py tests it")
+                            f"--k_bits {FULL_PRECISION}); give it to main_limitrange_incremental.py without that flag")
+        if given.get("skip_bits") == self.k_bits:
+            given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
         if different := contradictions(self.flags, given, str(self.path)):
             raise UserError(f"{self.path}: was exported with {different}; leave out the flags that it knows")
         return self

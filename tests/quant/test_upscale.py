@@ -5,6 +5,7 @@ import torch
 
 from data.images import read_image, write_png
 from data.pictures import Picture
+from model.registry import NETWORKS
 from quant import export, upscale
 from quant.deploy.onnx_backend import OnnxNetwork
 from utility import UserError, run_main
@@ -24,6 +25,24 @@ def enlarged(network, pixels, tile=None):
 
 def image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_tiles_too_small_for_the_margins_are_told(tmp_path, caplog):
+    onnx.save(export.export(NETWORKS["edsr"](scale=2, n_feats=4, n_resblocks=16).eval()), tmp_path / "x.onnx")
+    write_png(tmp_path / "a.png", image(20, 20))
+    flags = ["--onnx", str(tmp_path / "x.onnx"), "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    least = upscale.exact_tile(OnnxNetwork(tmp_path / "x.onnx"))
+    assert least > upscale.SMALLEST_TILE + 1
+    for tile, told in ((least - 1, True), (least, False)):
+        caplog.clear()
+        assert run_main(lambda tile=tile: upscale.main([*flags, "--tile", str(tile)])) == 0
+        assert (f"margins of tiles below {least} are narrower" in caplog.text) == told
+
+
+def test_an_empty_name_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        upscale.main(["--onnx", "x.onnx", "--input", "", "--output", "y"])
+    assert "argument --input: is empty; name a file or folder" in capsys.readouterr().err
 
 
 def test_tiles_do_not_show(exported):

@@ -53,16 +53,24 @@ def test_a_gate_that_gives_other_bounds_is_told(pair, tmp_path, capsys):
     """Bounds of the packed network 1.5 times as wide: the gates' steps in the file are 2/3 of PyTorch's."""
     file, against = pair("edsr", dynamic=1.0)
     run((file, against))
-    assert "its gate's bounds" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "its gate's bounds" not in out and "another" not in out
     network = open_network(against)
     with torch.no_grad():
         for name, bound in network.named_parameters():
             if "alpha" in name:
                 bound.mul_(1.5)
     write_packed(network, against, source=tmp_path / "source.pt")
-    run((file, against))
-    first, *_ = capsys.readouterr().out.splitlines()
-    assert "its gate's bounds by -33.3% at most" in first
+    assert run((file, against)) == 1
+    out = capsys.readouterr().out
+    assert "its gate's bounds by -33.3% at most" in out.splitlines()[0]
+    assert "so many are no rounding ties; the file was made of another network" in out
+
+
+def test_the_file_it_was_made_of_is_told(pair, capsys):
+    file, against = pair("edsr", source={"file": "a.pth.tar", "sha256": "0" * 64})
+    assert run((file, against)) == 0
+    assert "note: it was made of a.pth.tar, and --against is another file" in capsys.readouterr().out
 
 
 def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):

@@ -1,7 +1,6 @@
 """Gates for runtimes that can't have them: each becomes the constant factors of its mean over real images."""
 
 import copy
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +24,22 @@ BEST_DB = 100.0
 @dataclass(frozen=True)
 class Folded:
     """What `fold_gates` did. bounds: {quantizer: (lower, upper)} of those that had a gate. agreement: luma PSNR in dB
-    of the folded network's images to the gated one's. cost: dB lost on the images when each is reduced by the scale and
-    enlarged again; NaN if all are too small.
+    of the folded network's images to the gated one's. costs: dB lost on each image when it is reduced by the scale and
+    enlarged again; those with sides below LEAST_SIDE * scale are left out.
     """
 
     bounds: dict[str, tuple[float, float]]
     agreement: float
-    cost: float
+    costs: list[float]
+
+    def told(self, scale: int) -> str:
+        """The same in words."""
+        cost = f"an unknown cost: no image of --calib has sides of {LEAST_SIDE * scale} pixels"
+        if self.costs:
+            cost = f"a cost of {statistics.fmean(self.costs):+.3f} dB: luma PSNR on {len(self.costs)} images of " \
+                   f"--calib, each reduced by {scale} and enlarged again"
+        return f"{len(self.bounds)} gates folded, at {cost}; the images as they are come out {self.agreement:.1f} dB " \
+               "from the gated network's"
 
 
 def gates_in_use(network: nn.Module) -> list[DualBoundQuantizer]:
@@ -57,7 +65,7 @@ def fold_gates(network: SuperResolver, images: Sequence[Tensor]) -> tuple[SuperR
     set_bounds(folded, bounds)
     agreement = [decibels(network, folded(image), network(image)) for image in images]
     costs = [cost for image in images for cost in _costs(network, folded, image)]
-    return folded, Folded(bounds, statistics.fmean(agreement), statistics.fmean(costs) if costs else math.nan)
+    return folded, Folded(bounds, statistics.fmean(agreement), costs)
 
 
 def set_bounds(network: nn.Module, bounds: dict[str, tuple[float, float]]) -> None:

@@ -12,7 +12,8 @@ from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.gate import GATE_BITS
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import quantize_symmetric
-from utility import UserError
+
+MOST_GATED_BITS = 7
 
 
 def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
@@ -42,13 +43,10 @@ def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> 
 def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
-    The zero point is the largest that bounds around zero need, and constant, as fast kernels want it. Raises UserError
-    for 8 bits, for which a byte has no such zero point.
+    The zero point is the largest that bounds around zero need, and constant, as fast kernels want it: a byte has room
+    for it up to MOST_GATED_BITS.
     """
     zero = 2**quantizer.k_bits - 1
-    if 2 * zero + 1 > UINT8_MAX:
-        raise UserError(f"--format qlinear: holds no {quantizer.k_bits}-bit feature behind a gate; give --format qdq "
-                        "or --gates fold")
     low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
     step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
     return Grid(step, zero, low, high)

@@ -22,6 +22,12 @@ def pack_types(largest_opset: int | None, bits: Sequence[int] = (2, 4)) -> dict[
             if one in bits and opset <= largest and hasattr(TensorProto, name)}
 
 
+def check_opset(opset: int) -> None:
+    """Raise UserError for an operator set that is none of OPSETS."""
+    if opset not in OPSETS:
+        raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
+
+
 def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: bool, metadata: dict[str, str],
                 opset: int | None = None) -> ModelProto:
     """The ONNX model that maps `lr` to `sr`, checked.
@@ -35,8 +41,7 @@ def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: 
         used = {constant.data_type for constant in graph.initializers}
         opset = max((least for name, least in PACKED_TYPES.values() if getattr(TensorProto, name, None) in used),
                     default=DEFAULT_OPSET)
-    if opset not in OPSETS:
-        raise UserError(f"--opset {opset}: {OPSETS.start} to {OPSETS.stop - 1} are possible")
+    check_opset(opset)
     graph.rename(sr, "sr")
     graph.drop_unread("sr")
     nodes, constants = graph.nodes, graph.initializers

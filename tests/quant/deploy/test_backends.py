@@ -37,7 +37,8 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
     assert launch(f"--test_only --save_results --save b --refine {file} --backend onnx", quantized=True) == 0
     # sums in another order may put a value of 8 bit beyond .5
     assert abs(image(experiments, "a").astype(int) - image(experiments, "b")).max() <= 1
-    assert json.loads((experiments / "b" / "eval.txt").read_text())["k_bits"] == 4
+    tested = {name: json.loads((experiments / name / "eval.txt").read_text()) for name in "ab"}
+    assert tested["b"]["k_bits"] == 4 and tested["b"]["backend"] == "onnx" and "backend" not in tested["a"]
     assert launch(f"--test_only --save c --refine {file} --backend onnx") == 2
     assert "q.onnx: is a quantized network at --k_bits 4" in capsys.readouterr().err
 

@@ -239,6 +239,10 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     assert "10 convolutions in integers, 0 in float" in capsys.readouterr().out
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert metadata["rest"] == "int8" and metadata["source"]["file"] == "weights.pt"
+    assert metadata["quant"] == {"bounds": "dual", "k_bits": metadata["k_bits"], "quantizer": "ddtb", "skip_bits": 0}
+    write_png(tmp_path / "calib" / "b.png", np.zeros((1, 9, 3), np.uint8))
+    assert run_main(lambda: export.main(flags)) == 1
+    assert "b.png: is at most 2 pixels high or wide" in capsys.readouterr().err
     (tmp_path / "calib" / "b.png").write_text("no picture")
     before = (tmp_path / "x.onnx").read_bytes()
     assert run_main(lambda: export.main(flags)) == 1
@@ -252,6 +256,9 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     (["--gates", "fold"], "--gates fold: needs --calib"),
     (["--gates", "fold", "--calib", "x", "--k_bits", "32"], "--gates fold: full-precision networks have no gates"),
     (["--symmetric"], "--symmetric: is for --format qdq"),
+    (["--symmetric", "--format", "qdq", "--k_bits", "32"], "--symmetric: is for quantized weights and features"),
+    (["--weights", "plain", "--k_bits", "32"], "--weights: is for quantized weights and features"),
+    (["--rest", "int8", "--calib", "x", "--opset", "17"], "--opset 17: 18 to "),
     (["--weights", "packed", "--opset", "18"], "--weights packed: needs --opset 21"),
     (["--k_bits", "8"], "--k_bits 8: 2 to 6 bits"),
     (["--k_bits", "32", "--rest", "int8"], "--rest int8: is for quantized networks"),
@@ -271,6 +278,21 @@ def test_a_network_without_gates_in_use_has_none_to_fold(small_network, smooth_i
         assert export.main(command(network, tmp_path, *flags, "--gates", gates, "--force")) == 0
         made = onnx.load(tmp_path / "x.onnx")
         assert {one.key: one.value for one in made.metadata_props}["gates"] == '"none"'
+
+
+def test_what_a_file_says_of_its_quantization_holds(small_network, tmp_path):
+    exported = export.export(small_network("edsr", k_bits=3))
+    onnx.save(exported, tmp_path / "x.onnx")
+    network = OnnxNetwork(tmp_path / "x.onnx")
+    assert network.check({"skip_bits": 3, "quantizer": "ddtb"}) is network
+    with pytest.raises(UserError, match=r"was exported with --skip_bits 0 \(asked for: 8\)"):
+        network.check({"skip_bits": 8})
+    for quant in ({"k_bits": 99}, {"k_bits": 3, "quantizer": "none"}, [3]):
+        for entry in exported.metadata_props:
+            entry.value = json.dumps(quant) if entry.key == "quant" else entry.value
+        onnx.save(exported, tmp_path / "x.onnx")
+        with pytest.raises(UserError, match="x.onnx: its (quant|metadata)"):
+            OnnxNetwork(tmp_path / "x.onnx")
 
 
 def test_int8_needs_images(small_network):

@@ -118,7 +118,12 @@ def test_folding_one_image_changes_next_to_nothing(small_network, smooth_image):
     network = small_network("edsr", k_bits=5, dynamic=1)
     lr = smooth_image(48, 48)
     _, done = fold_gates(network, [lr])
-    assert done.agreement > 45 and abs(done.cost) < 5
+    assert done.agreement > 45 and len(done.costs) == 1 and abs(done.costs[0]) < 5
+    assert "luma PSNR on 1 images" in done.told(network.scale)
+    _, done = fold_gates(network, [lr, smooth_image(47, 60)])
+    assert len(done.costs) == 1
+    _, done = fold_gates(network, [smooth_image(47, 60)])
+    assert "at an unknown cost: no image of --calib has sides of 48 pixels" in done.told(network.scale)
 
 
 @pytest.mark.parametrize(("k_bits", "kind"), [(2, "INT2"), (3, "INT4"), (4, "INT4"), (5, None)])
