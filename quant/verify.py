@@ -139,15 +139,20 @@ def _outputs(network, lr):
 
 def _tell(args, described, rows, share, agreement, same_file):
     """Print what was found; whether the file keeps what its metadata promises."""
-    largest, differing = {}, {}
+    largest, differing, moved = {}, {}, set()
     for name, differences in rows.items():
         most, shares, ratios = zip(*differences, strict=True)
         largest[name], differing[name] = max(most), statistics.fmean(shares)
         bounds = max(ratios, key=lambda ratio: abs(ratio - 1)) - 1
-        gate = f"; its gate's bounds by {bounds:+.1%} at most" if abs(bounds) > SAME_BOUNDS else ""
+        gate = ""
+        if abs(bounds) > SAME_BOUNDS:
+            moved.add(name)
+            gate = f"; its gate's bounds by {bounds:+.1%} at most"
         print(f"{name:24} {largest[name]:3} level(s) at most, {differing[name]:8.4%} of its values differ{gate}")
     first = next((name for name, most in largest.items() if most), None)
-    another = described.rest == "fp32" and first is not None and differing[first] > TIES
+    # a gate decides ties, too, and moves many values by one
+    another = described.rest == "fp32" and first is not None and differing[first] > TIES and not (
+        first in moved and same_file)
     if first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels")
     else:
