@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Test quantized networks and save their images, one function for each network and scale.
 # bash test.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
+# Where no run of that name is there, the network in pretrained/ is tested.
 # PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,9 +12,14 @@ DIR_DATA=${DIR_DATA:-./datasets}
 evaluate() {
     local model=$1 scale=$2 k_bits=$3
     shift 3
+    local run="../experiment/output/${model}x$scale/${k_bits}bit"
+    local shipped="./pretrained/${model}_x${scale}_${k_bits}bit.safetensors"
+    if [ ! -d "$run/model" ] && [ -f "$shipped" ] && [[ ! " $* " =~ \ --(refine|load|save|resume)[\ =] ]]; then
+        echo "test.sh: no run in $run; testing $shipped" >&2
+        set -- --refine "$shipped" "$@"
+    fi
     "${PYTHON[@]}" main_limitrange_incremental.py --scale "$scale" --model "$model" --k_bits "$k_bits" --save_results \
-        --test_only --data_test Set5+Set14+B100+Urban100 --save "../experiment/output/${model}x$scale/${k_bits}bit" \
-        --dir_data "$DIR_DATA" "$@"
+        --test_only --data_test Set5+Set14+B100+Urban100 --save "$run" --dir_data "$DIR_DATA" "$@"
 }
 
 edsr_x4() { evaluate edsr 4 "$@"; }

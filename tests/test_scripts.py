@@ -71,6 +71,21 @@ def test_test_evaluates_what_run_trained(name):
     assert (options.model, options.scale, options.k_bits) == (trained.model, trained.scale, 3)
 
 
+def test_test_takes_what_is_shipped_where_there_is_no_run(tmp_path):
+    script = tmp_path / "code" / "test.sh"
+    shipped = script.parent / "pretrained" / "edsr_x4_2bit.safetensors"
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+    script.write_text((ROOT / "test.sh").read_text())
+    told = f"test.sh: no run in ../experiment/output/edsrx4/2bit; testing ./pretrained/{shipped.name}\n"
+    assert options_of(script, "edsr_x4", "2")[1].refine == f"./pretrained/{shipped.name}"
+    assert run(script, "edsr_x4", "2").stderr == told
+    for other in (["3"], ["2", "--refine", "a"], ["2", "--load", "b"], ["2", "--save=c"]):
+        assert options_of(script, "edsr_x4", *other)[1].refine != f"./pretrained/{shipped.name}"
+    (tmp_path / "experiment" / "output" / "edsrx4" / "2bit" / "model").mkdir(parents=True)
+    assert options_of(script, "edsr_x4", "2")[1].refine == ""
+
+
 @pytest.mark.parametrize("script, functions", [("baseline.sh", NETWORKS + [f"{name}_eval" for name in NETWORKS]),
                                                ("run.sh", NETWORKS), ("test.sh", NETWORKS)])
 def test_without_arguments_the_functions_are_listed(script, functions):
