@@ -14,7 +14,8 @@ evaluate() {
     shift 3
     local run="../experiment/output/${model}x$scale/${k_bits}bit"
     local shipped="./pretrained/${model}_x${scale}_${k_bits}bit.safetensors"
-    if ! compgen -G "$run/model/*.pth.tar" > /dev/null && [ -f "$shipped" ] && [[ ! " $* " =~ \ --(refine|load|save|resume)[\ =] ]]; then
+    if [[ ! " $* " =~ \ --(refine|load|save|resume)[\ =] ]] && [ -f "$shipped" ] &&
+        ! compgen -G "$run/model/*.pth.tar" > /dev/null; then
         echo "test.sh: no run in $run; testing $shipped" >&2
         set -- --refine "$shipped" "$@"
     fi
