@@ -47,10 +47,8 @@ def start_weights(teacher, student, options):
 
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
-    objective = None
     if options.refine:
         load_weights(student, options.refine, "--refine", to_train=True)
-        objective = (read_weights(weights_file(options.refine)).checkpoint or {}).get("objective")
     if path := options.pre_train:
         try:
             weights_file(path, "--pre_train")
@@ -60,12 +58,9 @@ def start_weights(teacher, student, options):
                 f"bash baseline.sh {options.model}_x{options.scale}"  # which has the paper's scales
             raise UserError(f"{error}; `{how}` trains it, then give --pre_train ../experiment/{name}") from error
         load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
-    elif isinstance(objective, dict) and "teacher" in objective:
-        load_strictly(teacher, objective["teacher"], options.refine)
-        log.info("--refine %s: its teacher is this run's too", options.refine)
     elif options.refine:
-        raise UserError(f"--refine {options.refine}: has no teacher in it, as a run's checkpoint has; give the "
-                        "full-precision network, too, by --pre_train")
+        load_strictly(teacher, teacher_in(options.refine), options.refine)
+        log.info("--refine %s: its teacher is this run's too", options.refine)
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
     if not options.refine:
@@ -75,6 +70,15 @@ def start_weights(teacher, student, options):
     log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
              "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
     return phase
+
+
+def teacher_in(path):
+    """The teacher's state dict in a run's checkpoint. Raises UserError where the file has none."""
+    objective = (read_weights(weights_file(path)).checkpoint or {}).get("objective")
+    if not isinstance(objective, dict) or "teacher" not in objective:
+        raise UserError(f"--refine {path}: has no teacher in it, as a run's checkpoint has; give the full-precision "
+                        "network, too, by --pre_train")
+    return objective["teacher"]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from examples.demo import ROOT
-from examples.results import read_shipped, table
+from examples.results import read_shipped, tables
 from utility import UserError, atomic_path, first_line, run_main
 
 START, END = "<!-- {}: python -m examples.page -->\n", "\n<!-- /{} -->"
@@ -36,10 +36,7 @@ def write_page(folder):
 
 def results_tables(entries):
     """Markdown: a table for each network, of the figures that models.json lists."""
-    networks = dict.fromkeys((entry.model, entry.scale) for entry in entries)
-    rows = {entry: {name: tuple(values) for name, values in entry.results.items()} for entry in entries}
-    return "\n\n".join(table(network, {entry: row for entry, row in rows.items()
-                                       if (entry.model, entry.scale) == network}, {}) for network in networks)
+    return "\n\n".join(tables({entry: entry.published for entry in entries}))
 
 
 def _files(folder, entries):

@@ -54,6 +54,11 @@ class Shipped:
         return ", ".join(filter(None, (name, self.variant)))
 
     @property
+    def published(self):
+        """Its figures as `scores` gives them."""
+        return {name: tuple(values) for name, values in self.results.items()}
+
+    @property
     def run(self):
         """Where its tests are kept, below the experiments' folder."""
         return f"results/{Path(self.file).stem}"
@@ -75,15 +80,13 @@ def main(argv=None):
     rows = {}
     for entry in read_shipped(options.pretrained):
         if not entry.shipped:
-            rows[entry] = {name: tuple(values) for name, values in entry.results.items()}
+            rows[entry] = entry.published
             continue
         if code := run(entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)):
             return code
         rows[entry] = scores(entry.run, (entry.model, entry.scale))
-    for network in sorted({(entry.model, entry.scale) for entry in rows}):
-        shipped = {entry: row for entry, row in rows.items() if (entry.model, entry.scale) == network}
-        own = {name: scores(name, network) for name in options.runs}
-        print(f"\n{table(network, shipped, own)}")
+    for text in tables(rows, options.runs):
+        print(f"\n{text}")
     differing = list(differences(rows))
     print("\n" + ("\n".join(differing) or "every figure is the published one"))
     return 1 if differing else 0
@@ -130,6 +133,13 @@ def scores(run, network):
     """{set: (PSNR, SSIM)} of a run's last tests of a network, (model, scale)."""
     return {result.set: (result.psnr, result.ssim) for result in read_run(run)
             if (result.model, result.scale) == network and result.set in SETS}
+
+
+def tables(rows, runs=()):
+    """`table` for each network of {Shipped: scores}, with the last tests of `runs` beside."""
+    for network in sorted({(entry.model, entry.scale) for entry in rows}):
+        yield table(network, {entry: row for entry, row in rows.items() if (entry.model, entry.scale) == network},
+                    {name: scores(name, network) for name in runs})
 
 
 def table(network, shipped, own):

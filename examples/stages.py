@@ -9,6 +9,7 @@ from pathlib import Path
 from data.images import image_files
 from engine.run_folder import RunFolder
 from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
+from examples.demo import ROOT
 from examples.page import write_page
 from examples.results import SETS, available, scores
 from model.torch_file import read_torch_file, save_torch_file
@@ -16,7 +17,6 @@ from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
 from utility import UserError, atomic_path
 
-ROOT = Path(__file__).resolve().parents[1]
 PRETRAINED = ROOT / "pretrained"
 RUNS = "networks"  # below the experiments' folder
 

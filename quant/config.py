@@ -1,6 +1,7 @@
 """What a quantized network is: bits, method, and the method's own settings."""
 
 from argparse import Namespace
+from typing import Any
 
 from quant.functional import check_bits
 from quant.methods import METHODS, Method, method_settings
@@ -9,6 +10,11 @@ from quant.methods import METHODS, Method, method_settings
 def quant_flags() -> tuple[str, ...]:
     """The names of all that a QuantConfig is made of, each a flag of the same name."""
     return ("k_bits", "quantizer", "skip_bits", *sorted(method_settings()))
+
+
+def as_kept(given: dict[str, Any], k_bits: int) -> dict[str, Any]:
+    """Flags that were given, {name: value}, as a QuantConfig of so many bits keeps them."""
+    return {**given, "skip_bits": 0} if given.get("skip_bits") == k_bits else given
 
 
 class QuantConfig:

@@ -17,7 +17,7 @@ from model.common import SuperResolver
 from model.registry import find, scale_of
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
-from quant.config import QuantConfig, quant_flags
+from quant.config import QuantConfig, as_kept, quant_flags
 from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
@@ -227,8 +227,8 @@ class _Opened:
             raise UserError(f"{self.place}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
                             "training takes it with --pre_train")
         found = self.source.flags
-        if self.source.quant is not None and given.get("skip_bits") == k_bits:
-            given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
+        if self.source.quant is not None:
+            given = as_kept(given, k_bits)
         if different := contradictions(found, given, self.place):
             raise UserError(f"{self.place}: was trained for {different}; leave out the flags that it knows, "
                             "or give another file")

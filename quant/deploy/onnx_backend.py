@@ -14,7 +14,7 @@ from torch import Tensor
 import model
 from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
-from quant.config import QuantConfig
+from quant.config import QuantConfig, as_kept
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
 from quant.open import FULL_PRECISION
 from utility import UserError, check_file
@@ -177,9 +177,7 @@ class OnnxNetwork:
         if given.get("k_bits") == FULL_PRECISION != self.flags["k_bits"]:
             raise UserError(f"{self.path}: is a quantized network at --k_bits {self.flags['k_bits']} (asked for: "
                             f"--k_bits {FULL_PRECISION}); give it to main_limitrange_incremental.py without that flag")
-        if given.get("skip_bits") == self.k_bits:
-            given = {**given, "skip_bits": 0}  # the same, as QuantConfig has it
-        if different := contradictions(self.flags, given, str(self.path)):
+        if different := contradictions(self.flags, as_kept(given, self.k_bits), str(self.path)):
             raise UserError(f"{self.path}: was exported with {different}; leave out the flags that it knows")
         return self
 
