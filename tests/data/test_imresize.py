@@ -146,8 +146,8 @@ def test_float_images_are_neither_rounded_nor_clipped(dtype):
     edge = np.repeat(np.array([0.0, 1.0], dtype), 8)[None].repeat(8, axis=0)
     out = imresize(edge, 2)
     assert out.dtype == dtype and out.min() < 0 and out.max() > 1
-    # A constant is kept but for the last bits of 16 weights that sum to one.
-    np.testing.assert_allclose(imresize(np.full((9, 9), 0.3, dtype), 0.3), 0.3, rtol=4 * np.finfo(dtype).eps)
+    # A constant is kept but for a last bit of each of 16 weights that sum to one; processors add in their own ways.
+    np.testing.assert_allclose(imresize(np.full((9, 9), 0.3, dtype), 0.3), 0.3, rtol=16 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def small_network(small_rdn):
         members = list(quantizers(network).values())
         for index, quantizer in enumerate(members):
             quantizer.set_dynamic((index + 1) % 2 < 2 * dynamic if dynamic < 1 else True)
+            # bounds that just come from images lie on levels of the quantizer before, whose halves any rounding decides
+            for bound in quantizer.parameters(recurse=False):
+                torch.nn.init.uniform_(bound, *sorted((0.97 * bound.item(), 1.03 * bound.item())))
             torch.nn.init.normal_(quantizer.gate.expand.weight, std=0.3)
         return network.eval()
 
