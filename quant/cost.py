@@ -30,6 +30,7 @@ from torch import nn
 
 import model
 from model.common import MeanShift, SuperResolver, convolutions
+from model.registry import settings_of
 from quant.activation import gated_quantizers, quantizers
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
@@ -183,8 +184,8 @@ def _new(given, dynamic_ratio):
     missing = [f"--{name}" for name in ("model", "scale") if name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)}: needed to build a network; give them, or a file with --refine")
-    record = model.NETWORKS[given["model"]]
-    network = record(**{name: given[name] for name in record.settings if name in given})
+    network = model.NETWORKS[given["model"]](
+        **{name: given[name] for name in settings_of(given["model"]) if name in given})
     if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
         return network
     quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))

@@ -14,7 +14,7 @@ import torch
 
 import model
 from model.common import SuperResolver
-from model.registry import find, scale_of
+from model.registry import find, scale_of, settings_of
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, as_kept, quant_flags
@@ -58,7 +58,7 @@ class Source:
 
 def known_flags() -> tuple[str, ...]:
     """The flags that say which network a file holds."""
-    settings = {name for record in model.NETWORKS.values() for name in record.settings}
+    settings = {name for network in model.NETWORKS for name in settings_of(network)}
     return tuple(dict.fromkeys(("model", *SETTINGS, *sorted(settings), *quant_flags())))
 
 
@@ -72,7 +72,7 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     UserError for a file that can't be used, or contradicts what was given.
     """
     if "model" in given:
-        given["model"] = find(given["model"]).name
+        given["model"] = find(given["model"])
     if unknown := given.keys() - set(known_flags()):
         raise TypeError(f"open_network knows no {', '.join(sorted(unknown))}")
     opened = _Opened(path, flag, given, defaults or {})
@@ -183,9 +183,8 @@ class _Opened:
         state, flags = self.weights.state, {**defaults, **given}
         if "model" not in flags or "scale" not in flags:
             raise UserError(f"{self.place}: does not say which network it is; add --model, --scale and --k_bits")
-        network = model.NETWORKS[flags["model"]]
-        settings = {name: flags[name] for name in network.settings if name in flags}
-        if (made_for := network.kind.rgb_range_of(state)) is not None:
+        settings = {name: flags[name] for name in settings_of(flags["model"]) if name in flags}
+        if (made_for := model.NETWORKS[flags["model"]].rgb_range_of(state)) is not None:
             asked = given.get("rgb_range", made_for)
             if abs(asked - made_for) > 0.02 * made_for:
                 raise UserError(f"{self.place}: was trained for --rgb_range {made_for:g}, as its mean colour tells "

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from model.common import SuperResolver, conv
-from model.registry import NETWORKS, Network, register
+from model.registry import NETWORKS, register
 from model.settings import SETTINGS, Setting
 from model.tiles import GlobalMean
 from quant.activation import ActivationQuantizer
@@ -152,8 +152,8 @@ def add_all():
     if "espcn" in NETWORKS:
         return
     SETTINGS["n_resgroups"] = Setting(int, 2, "groups of blocks (RCAN)", least=1)
-    register(Network("espcn", ESPCN, "ESPCN"))
-    register(Network("rcan", RCAN, "RCAN"))
+    register(ESPCN)
+    register(RCAN)
     BLOCKS.update({ConvReLU: QuantConvReLU, RCAB: QuantRCAB})
     STAYS_FLOAT.update({ChannelAttention, ResidualGroup})
     METHODS["stepsize"] = Method(StepSizeQuantizer, "minmax", {
