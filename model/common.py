@@ -69,7 +69,8 @@ class SuperResolver(nn.Module):
 
     Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
     [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it;
-    ValueError is raised for one that can't work.
+    ValueError is raised for one that can't work. All tensors that it keeps are in its state dict: quant.open makes it
+    without memory, and fills it from a file.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
 

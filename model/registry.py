@@ -1,11 +1,12 @@
 """The networks by name. Whatever depends on which networks there are reads it here.
 
 To add one: write its class (a `model.common.SuperResolver`) in a file of its own, `register` it there, and import the
-file in quant/__init__.py. Its class is named as tables name the network; in checkpoints and on the command line the
-case does not count. The parameters of its constructor are the flags that build it.
+file in quant/__init__.py. Its class is named as tables name the network; checkpoints have that name in lower case, the
+command line takes any case. The parameters of its constructor are the flags that build it.
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,13 +79,15 @@ def skeleton(record: Any, where: str) -> SuperResolver:
         return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name], where)
 
 
-def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
-    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
-    def shapes(tensors):
-        return {name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+def scale_of(record: dict[str, Any], state: Mapping[str, torch.Tensor], where: str) -> int | None:
+    """The scale at which the network of a record has an upsampler of a state dict's shapes; None where none has them.
 
-    for scale in (network.scale, *SETTINGS["scale"].values):
-        record = {"name": name_of(network), **network.settings, "scale": scale}
-        if shapes(state) == shapes(skeleton(record, "").state_dict()):
+    record, where: as in `skeleton`; a scale in the record does not count.
+    """
+    for scale in SETTINGS["scale"].values:
+        network = skeleton({**record, "scale": scale}, where)
+        own, found = ({name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+                      for tensors in (network.state_dict(), state))
+        if own and own == found:
             return scale
-    return network.scale
+    return None
