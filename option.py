@@ -280,7 +280,7 @@ def _model(add):
              "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     for name, setting in SETTINGS.items():
-        kind: Any = _scale if name == "scale" else number if setting.kind is float else setting.kind
+        kind: Any = _scale if name == "scale" else number if setting.type is float else setting.type
         add(f"--{name}", type=kind, default=setting.default, help=setting.help)
     add("--precision", default="single", choices=("single", "half"),
         help="arithmetic of tests; half: 16-bit convolutions")
