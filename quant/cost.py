@@ -34,7 +34,7 @@ from model.registry import settings_of
 from quant.activation import gated_quantizers, quantizers
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
-from quant.gate import GATE_BITS
+from quant.methods.ddtb import GATE_BITS
 from quant.open import open_network
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d

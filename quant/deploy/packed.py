@@ -23,7 +23,7 @@ from model.settings import made_from
 from model.weights import check_tensors
 from quant.activation import gated_quantizers, quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.gate import GATE_BITS
+from quant.methods.ddtb import GATE_BITS
 from quant.phase import Phase, phase_of
 from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
