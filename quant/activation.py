@@ -44,10 +44,6 @@ class ActivationQuantizer(nn.Module, Phased):
         """The quantizer of a feature; percentile: where its DDTB bounds start from; settings: the method's."""
         return cls(k_bits)
 
-    def bound_parameters(self) -> list[nn.Parameter]:
-        """The trained bounds, which learn at a rate of their own: every Parameter that lies in the quantizer itself."""
-        return list(self.parameters(recurse=False))
-
     def read_flags(self, *_: object) -> None:
         """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
         self._started = bool(self.initialised.item())

@@ -86,8 +86,11 @@ class Distillation:
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:
-    """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
-    bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.bound_parameters()}
+    """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options.
+
+    Bounds are the Parameters that lie in a quantizer itself.
+    """
+    bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.parameters(recurse=False)}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [{"params": [parameter for parameter in trained if id(parameter) not in bounds]},
             {"params": [parameter for parameter in trained if id(parameter) in bounds], "lr": bound_lr,
