@@ -1,7 +1,8 @@
 """Pieces that more than one network is made of."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from model.settings import SETTINGS
 from utility import UserError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+# {module: what it computed of its weights}, within `constant_weights`
+KEPT: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("KEPT", default=None)
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
@@ -42,6 +45,20 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def constant_weights() -> Iterator[None]:
+    """While the block runs no weights change, so modules may keep, in KEPT, what they compute from them.
+
+    The caller promises this: a write through `weight.data`, as weight averaging does it, cannot be detected.
+    """
+    outer = KEPT.get()
+    token = KEPT.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        KEPT.reset(token)
 
 
 def shuffle_factors(scale: int) -> list[int]:
