@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 import model
-from data.images import read_folder
+from data.images import named_path, read_folder
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
 from model.edsr import EDSR
@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv):
     parser = network_parser("Export a network to ONNX, quantized convolutions in integers.")
-    parser.add_argument("--refine", required=True, help="what to export: a run's folder, a checkpoint, a packed file")
-    parser.add_argument("--out", required=True, help="file to write, ending in .onnx")
+    parser.add_argument("--refine", required=True, type=named_path,
+                        help="what to export: a run's folder, a checkpoint, a packed file")
+    parser.add_argument("--out", required=True, type=named_path, help="file to write, ending in .onnx")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
                         help="layers that DDTB does not quantize: fp32 (default), every value as in PyTorch, or "
                              "post-training int8, fast")
