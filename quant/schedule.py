@@ -99,8 +99,7 @@ class Schedule:
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
         observations = {name: torch.stack(quantizer.observations)
                         for name, quantizer in self._quantizers.items() if quantizer.observations}
-        return {"phase": self.phase.value, "chosen": self.chosen, "dynamic_ratio": self.dynamic_ratio,
-                "first_stage_epoch": self.first_stage_epoch, "starts_in": self.starts_in.value,
+        return {"phase": self.phase.value, "chosen": self.chosen, "starts_in": self.starts_in.value,
                 "observations": observations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -83,8 +83,7 @@ class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
     It takes over the Parameters of `conv`. Within `model.common.constant_weights` the weight is quantized once.
-    keeps_operands: quantized inputs and weights stay in memory for backward; otherwise backward recomputes them, which
-    costs time for nothing where another module keeps them anyway.
+    keeps_operands: whether quantized inputs and weights stay in memory for backward, which else recomputes them.
     """
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,

@@ -143,6 +143,7 @@ def test_a_checkpoint_without_options_continues(config, launch, bare, experiment
 
     def older(state):
         del state["options"], state["objective"]["schedule"]["starts_in"]
+        state["objective"]["schedule"] |= {"dynamic_ratio": 0.4, "first_stage_epoch": 2}
         state["quant"] = {name: state["quant"][name] for name in ("k_bits", "init_bounds")}
         for group in state["optimizer"]["param_groups"]:
             group.pop("decoupled_weight_decay", None)
