@@ -55,12 +55,11 @@ class QuantConfig:
 
     @property
     def method(self) -> Method:
-        """The quantizer's Method."""
         return METHODS[self.quantizer]
 
     @property
     def sum_bits(self) -> int:
-        """Bits of the features that feed a sum: `skip_bits` with its 0 resolved."""
+        """Bits of the features that feed a sum: skip_bits, or k_bits where that is 0."""
         return self.skip_bits or self.k_bits
 
     def to_dict(self) -> dict:

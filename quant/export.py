@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       source={"file": path.name, "sha256": file_hash(path)})
     with atomic_path(options.out) as temporary:
         temporary.write_bytes(exported.SerializeToString())
-    print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
           f"{summary(exported)}")
     return int(left_out > 0)
 
@@ -113,7 +113,7 @@ def _folded(network, images, options):
 
 
 def _check(options, k_bits):
-    if not options.out.endswith(".onnx"):
+    if options.out.suffix != ".onnx":
         raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
     if k_bits not in (*BITS, 32, None):
         raise UserError(f"--k_bits {k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "

@@ -139,7 +139,8 @@ def _opened(path, flag, given, defaults):
     if quant is not None:
         with torch.device("meta"):
             quantize(network, quant)
-    state, fixed = from_released(weights.state) if is_released(weights.state) else weights.state, {}
+    state = from_released(weights.state) if is_released(weights.state) else weights.state
+    fixed = {}
     if "packed" in record:
         state, fixed = unpack(network, state, record["packed"], phase, place)
     check_fits(network, state, place)
@@ -177,20 +178,20 @@ def _own_record(weights, place):
 def _bare_record(weights, given, defaults, place):
     """The same for a file that says nothing of itself but its tensors, by the flags."""
     state, flags = weights.state, {**defaults, **given}
-    unclear = UserError(f"{place}: does not say which network it is; add --model, --scale and --k_bits")
-    if "model" not in flags:
-        raise unclear
-    network = {"name": flags["model"], **{name: flags[name] for name in settings_of(flags["model"]) if name in flags}}
+    network = {}
+    if "model" in flags:
+        settings = {name: flags[name] for name in settings_of(flags["model"]) if name in flags}
+        network = {"name": flags["model"], **settings}
+        if "scale" not in given:
+            network["scale"] = scale_of(network, state, place) or defaults.get("scale")
+    if network.get("scale") is None:
+        raise UserError(f"{place}: does not say which network it is; add --model, --scale and --k_bits")
     if (made_for := model.NETWORKS[flags["model"]].rgb_range_of(state)) is not None:
         asked = given.get("rgb_range", made_for)
         if abs(asked - made_for) > 0.02 * made_for:
             raise UserError(f"{place}: was trained for --rgb_range {made_for:g}, as its mean colour tells "
                             f"(asked for: {asked}); leave out the flags that it knows, or give another file")
         network["rgb_range"] = asked
-    if "scale" not in given and (found := scale_of(network, state, place)):
-        network["scale"] = found
-    if "scale" not in network:
-        raise unclear
     record = {"network": network, "quant": None, "phase": None}
     described = "the release's DDTB checkpoint" if is_released(state) else weights.described
     if not _holds_quantizers(state):
@@ -232,9 +233,7 @@ def _compare(source, given, place):
     if k_bits != FULL_PRECISION and source.quant is None:
         raise UserError(f"{place}: is a full-precision network (asked for: --k_bits {k_bits}); quantized "
                         "training takes it with --pre_train")
-    if source.quant is not None:
-        given = as_kept(given, k_bits)
-    if different := contradictions(source.flags, given, place):
+    if different := contradictions(source.flags, as_kept(given, k_bits), place):
         raise UserError(f"{place}: was trained for {different}; leave out the flags that it knows, or give another "
                         "file")
 

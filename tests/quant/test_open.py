@@ -178,6 +178,13 @@ def test_a_network_that_was_opened_is_as_one_that_was_built(small_network, saved
         assert not any(tensor.is_meta for tensor in (*opened.parameters(), *opened.buffers()))
 
 
+def test_counters_that_old_files_lack_begin_at_zero(small_network, saved):
+    state = {key: tensor for key, tensor in small_network("srresnet").state_dict().items() if "num_batches" not in key}
+    opened = open_network(saved(state), model="SRResNet", k_bits=4, n_resblocks=2, n_feats=12)
+    counters = [tensor for key, tensor in opened.state_dict().items() if key.endswith("num_batches_tracked")]
+    assert counters and all(counter.item() == 0 for counter in counters)
+
+
 def test_one_tensor_under_two_names_becomes_two(small_network, saved):
     state = small_network("edsr", k_bits=32).state_dict()
     state["body.1.body.0.weight"] = state["body.0.body.0.weight"]
