@@ -34,7 +34,7 @@ def run(options):
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
-                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, starts_in=phase)
+                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, first_phase=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler=options.compiler)
         main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,

@@ -31,7 +31,7 @@ from torch import nn
 import model
 from model.common import MeanShift, SuperResolver, convolutions
 from model.registry import settings_of
-from quant.activation import gated_quantizers, quantizers
+from quant.activation import quantizers, with_gates
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
 from quant.methods.ddtb import GATE_BITS
@@ -189,7 +189,7 @@ def _new(given, dynamic_ratio):
     if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
         return network
     quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))
-    members = list(gated_quantizers(network).values())
+    members = list(with_gates(network).values())
     for quantizer in members[: int(dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)
     return network

@@ -38,11 +38,11 @@ class Distillation:
 
     def can_be_tested(self, epoch: int) -> bool:
         """Whether the epoch's network is a quantized one: while calibrating nothing is."""
-        return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
+        return self.schedule.phase_in(epoch) is not Phase.CALIBRATE
 
     def counts_for_best(self, epoch: int) -> bool:
         """Whether the epoch's network may be the best one: gates have to be applied."""
-        return self.schedule.phase_of(epoch) is Phase.DYNAMIC
+        return self.schedule.phase_in(epoch) is Phase.DYNAMIC
 
     def losses(self, network: SuperResolver, lr: Tensor, hr: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].

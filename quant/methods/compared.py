@@ -40,25 +40,22 @@ MOMENTUM = 0.99  # of min-max's moving averages
 class CalibratedQuantizer(ActivationQuantizer):
     """It starts from the extremes of the calibration batches; without calibration, from those of its first batch."""
 
-    def start(self, lows: Tensor, highs: Tensor) -> None:
+    def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
         """Set the bounds from the smallest and the largest value of each batch, [batches] each."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def start_bounds(self, x: Tensor) -> None:
+    def set_bounds(self, x: Tensor) -> None:
         """Set the bounds from one batch, of all processes that share it."""
-        self._start(batch_extremes(x)[None])
+        self.set_bounds_from(*batch_extremes(x)[:, None])
 
     @torch.no_grad()
     def end_calibration(self) -> None:
         """Set the bounds from the records, and forget those."""
-        if self.observations and not self._started:
-            self._start(torch.stack(self.observations))
+        if self.observations and not self.bounds_set:
+            self.set_bounds_from(*torch.stack(self.observations, 1))
+            self.mark_bounds_set()
         super().end_calibration()
-
-    def _start(self, observed):
-        self.start(*observed.unbind(1))
-        self.mark_started()
 
 
 class ScaleQuantizer(CalibratedQuantizer):
@@ -79,7 +76,7 @@ class ScaleQuantizer(CalibratedQuantizer):
         self.signed = nn.Buffer(torch.ones(1))
         self.alpha: Tensor = (nn.Parameter if self.trained else nn.Buffer)(torch.ones(1))
 
-    def start(self, lows: Tensor, highs: Tensor) -> None:
+    def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the batches' mean largest |x|."""
         self.signed.fill_(float(lows.min() < 0))
         self.alpha.data.copy_(torch.maximum(highs, -lows).mean())
@@ -118,7 +115,7 @@ class PamsQuantizer(ScaleQuantizer):
     The moving mean is the paper's, decay 0.9997, corrected for having begun at zero.
     """
 
-    def start(self, lows: Tensor, highs: Tensor) -> None:
+    def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
         """alpha becomes the moving mean of the batches' largest |x|; the feature counts as signed."""
         ages = torch.arange(len(highs) - 1, -1, -1, device=highs.device)
         shares = DECAY**ages
@@ -141,7 +138,7 @@ class MovingRangeQuantizer(CalibratedQuantizer):
         super().__init__(k_bits)
         self.lower, self.upper = nn.Buffer(torch.zeros(1)), nn.Buffer(torch.zeros(1))
 
-    def start(self, lows: Tensor, highs: Tensor) -> None:
+    def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
         """The range becomes the moving averages of the calibration batches."""
         self.upper.copy_(highs[0].clamp(min=0))
         self.lower.copy_(lows[0].clamp(max=0))

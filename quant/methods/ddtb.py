@@ -33,8 +33,8 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
                  symmetric: bool = False) -> None:
-        super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
-        self.starts_calibrated = init_bounds == "calibrated"
+        super().__init__(k_bits, bounds_set=init_bounds == "released" and k_bits != 2)
+        self.bounds_from_calibration = init_bounds == "calibrated"
         self.percentile = percentile
         self.symmetric = symmetric
         self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
@@ -57,20 +57,19 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.is_dynamic.fill_(float(dynamic))
         self.dynamic = bool(dynamic)
 
-    def start_bounds(self, x: Tensor) -> None:
+    def set_bounds(self, x: Tensor) -> None:
         """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
         self._move_bounds(x, 1.0)
-        self.mark_started()
 
     def end_calibration(self) -> None:
         """Bounds that calibration has set stay."""
-        if self.starts_calibrated and self.observations:
-            self.mark_started()
+        if self.bounds_from_calibration and self.observations:
+            self.mark_bounds_set()
         super().end_calibration()
 
     def _calibrate(self, parts):
         x = super()._calibrate(parts)
-        if self.starts_calibrated and self._observing and not self._started:
+        if self.bounds_from_calibration and self._observing and not self.bounds_set:
             self._move_bounds(x, 1 / len(self.observations))
         return x
 

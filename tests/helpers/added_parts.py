@@ -137,10 +137,9 @@ class StepSizeQuantizer(ActivationQuantizer):
         half = 2 ** (self.k_bits - 1)
         return -half * self.step, (half - 1) * self.step
 
-    def start_bounds(self, x):
+    def set_bounds(self, x):
         most = 2 ** (self.k_bits - 1) - 1
         self.step.data.copy_(x.abs().max() / most if self.start_step == "largest" else 2 * x.abs().mean() / most**0.5)
-        self.mark_started()
 
     def quantized(self, *parts):
         half = 2 ** (self.k_bits - 1)
