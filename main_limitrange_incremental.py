@@ -7,12 +7,12 @@ import sys
 import main_ori
 import model
 from data.build import build_test_sets
-from model.weights import load_strictly, read_weights
+from model.weights import load_strictly
 from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.open import load_weights, weights_file
+from quant.open import file_at, load_weights
 from quant.phase import phase_of
 from utility import UserError, run_main
 
@@ -34,7 +34,7 @@ def run(options):
         continued = options.resume or options.load and folder.to_continue()
         phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
-                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, starts_in=phase)
+                            first_stage_epoch=options.first_stage_epoch, seed=options.seed, first_phase=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler=options.compiler)
         main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,
@@ -48,10 +48,10 @@ def start_weights(teacher, student, options):
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
     """
     if options.refine:
-        load_weights(student, options.refine, "--refine", to_train=True)
+        checkpoint = load_weights(student, options.refine, "--refine")
     if path := options.pre_train:
         try:
-            weights_file(path, "--pre_train")
+            file_at(path, "--pre_train")
         except UserError as error:
             name = f"{options.model}_baseline_x{options.scale}"
             how = f"python main_ori.py --model {options.model} --scale 3 --save {name}" if options.scale == 3 else \
@@ -59,7 +59,7 @@ def start_weights(teacher, student, options):
             raise UserError(f"{error}; `{how}` trains it, then give --pre_train ../experiment/{name}") from error
         load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
     elif options.refine:
-        load_strictly(teacher, teacher_in(options.refine), options.refine)
+        load_strictly(teacher, teacher_in(checkpoint, options.refine), options.refine)
         log.info("--refine %s: its teacher is this run's too", options.refine)
     else:
         log.warning("warning: no --pre_train: teacher and student start from random weights; give a trained network")
@@ -72,9 +72,9 @@ def start_weights(teacher, student, options):
     return phase
 
 
-def teacher_in(path):
-    """The teacher's state dict in a run's checkpoint. Raises UserError where the file has none."""
-    objective = (read_weights(weights_file(path)).checkpoint or {}).get("objective")
+def teacher_in(checkpoint, path):
+    """The teacher's state dict in a run's checkpoint, read from `path`. Raises UserError where it has none."""
+    objective = checkpoint.get("objective")
     if not isinstance(objective, dict) or "teacher" not in objective:
         raise UserError(f"--refine {path}: has no teacher in it, as a run's checkpoint has; give the full-precision "
                         "network, too, by --pre_train")

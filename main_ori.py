@@ -16,7 +16,7 @@ from loss.supervised import Supervised
 from model.interpolation import start_as_interpolation
 from option import LIGHTER, config_text, experiment_folder, network_flags, parse_options, run_options
 from quant.deploy.onnx_backend import OnnxNetwork
-from quant.open import load_weights, open_network, trained_file
+from quant.open import file_of_run, load_weights, open_network
 from trainer import Trainer
 from utility import run_main
 
@@ -101,7 +101,7 @@ def weights_to_test(options, folder):
         return options.resume, "--resume"
     if options.pre_train and options.k_bits == 32 and not options.load:
         return options.pre_train, "--pre_train"
-    return trained_file(folder.path), "--load" if options.load else "--save"
+    return file_of_run(folder.path), "--load" if options.load else "--save"
 
 
 def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):

@@ -136,8 +136,8 @@ def _idle(o):
     if o.test_only:
         idle |= {"pre_train"} if o.refine or o.resume or o.load else set()
         return sorted(idle | {"reset"} | ({"precision"} if o.backend != "torch" else set()))
-    idle |= {name for record in registry.NETWORKS.values() for name in record.settings} - set(
-        registry.NETWORKS[o.model].settings)
+    idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(
+        registry.settings_of(o.model))
     idle |= QUANTIZED | method_settings().keys() if o.k_bits == 32 else UNQUANTIZED
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
@@ -271,7 +271,7 @@ def _data(add):
 
 
 def _model(add):
-    add("--model", type=lambda text: registry.find(text).name, default="EDSR",
+    add("--model", type=registry.find, default="EDSR",
         help="EDSR, RDN or SRResNet (also called bnsrresnet)")
     add("--pre_train", default="",
         help="full-precision weights to start from, and the teacher's; of another scale: all but the upsampler")
@@ -280,7 +280,7 @@ def _model(add):
              "short training")
     add("--refine", default="", help="weights to test, or to train further: a file or a run's folder")
     for name, setting in SETTINGS.items():
-        kind: Any = _scale if name == "scale" else number if setting.kind is float else setting.kind
+        kind: Any = _scale if name == "scale" else number if setting.type is float else setting.type
         add(f"--{name}", type=kind, default=setting.default, help=setting.help)
     add("--precision", default="single", choices=("single", "half"),
         help="arithmetic of tests; half: 16-bit convolutions")

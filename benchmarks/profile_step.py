@@ -25,7 +25,7 @@ from benchmarks.common import models, prepare, show, start_dynamic, step_parser 
 from benchmarks.data_loading import make_images, readers, train_set  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
-from quant import distill, functional, gate, weight  # noqa: E402
+from quant import distill, functional, weight  # noqa: E402
 from quant.methods import ddtb  # noqa: E402
 
 PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percentiles", "recomputed in backward",
@@ -33,7 +33,7 @@ PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percenti
 # functions whose time, with that of their backward, belongs to a part; the innermost one counts
 PLACES = [
     (ddtb.DualBoundQuantizer, "forward", "activation quantizers"),
-    (gate.Gate, "forward", "gates"),
+    (ddtb.Gate, "forward", "gates"),
     (weight.QuantConv2d, "quantized_weight", "weight quantizers"),
     (weight, "percentiles", "percentiles"),
     (functional, "_recompute", "recomputed in backward"),
@@ -66,7 +66,7 @@ def plain():
     """Within it quantizers run in the plain formulas, and all operands are kept for backward."""
     replacements = [
         (ddtb, "fake_quantize_parts", lambda parts, *how: plain_fake_quantize(torch.cat(parts, 1), *how)),
-        (gate, "fake_quantize", plain_fake_quantize),
+        (ddtb, "fake_quantize", plain_fake_quantize),
         (weight, "fake_quantize", plain_fake_quantize),
         (weight, "percentiles", plain_percentiles),
         (weight, "extremes", lambda x: (x.detach().min(), x.detach().max())),

@@ -17,7 +17,8 @@ from data.pictures import plain
 from engine.device import wait_for
 from engine.run_folder import RunFolder
 from metrics.functional import psnr, ssim
-from model.inference import constant_weights, super_resolve
+from model.common import constant_weights
+from model.inference import super_resolve
 from utility import UserError
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Evaluator:
         rows, seconds, left_out = [], 0.0, 0
         how = {"border": test_set.border, "luma": test_set.luma}
         half = torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half)
-        with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights(network):
+        with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights():
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
                 try:

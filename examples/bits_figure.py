@@ -10,7 +10,7 @@ from examples.demo import ROOT
 from examples.results import read_shipped
 from metrics.figure import save_figure
 from metrics.report import FULL_PRECISION, published_results
-from model.registry import NETWORKS
+from model.registry import NETWORKS, title
 from utility import MAKER, add_force, check_output, first_line, run_main
 
 SETS = ("Set5", "Urban100")
@@ -46,13 +46,13 @@ def draw(own):
     figure = Figure(figsize=(8, 6), layout="constrained")
     for place, (scale, name) in enumerate(((scale, name) for scale in (2, 4) for name in SETS), start=1):
         axes = figure.add_subplot(2, 2, place, title=f"{name} x{scale}", ylabel="PSNR (dB)")
-        for model, record in NETWORKS.items():
+        for model in NETWORKS:
             for found, style, whose in ((own, "-o", "here"), (paper, "--", "paper")):
                 points = [(x, found[model, scale, name, bits]) for x, bits in enumerate(WIDTHS)
                           if (model, scale, name, bits) in found]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, color=COLOURS.get(model), markersize=4, linewidth=1.2,
-                              label=f"{record.title}, {whose}")
+                              label=f"{title(model)}, {whose}")
         axes.set_xticks(range(len(WIDTHS)), ["2 bit", "3", "4", "full"])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, loc="lower right")

@@ -19,7 +19,7 @@ from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
 from metrics.report import result_lines, run_folder
 from quant import open_network
-from quant.activation import gated_quantizers
+from quant.activation import with_gates
 from utility import MAKER, UserError, add_force, check_output, first_line, run_main, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +149,7 @@ def _depth(name):
 
 def read_gates(path):
     """{quantizer: whether it has a gate} of a run's network."""
-    return {name: quantizer.dynamic for name, quantizer in gated_quantizers(open_network(path)).items()}
+    return {name: quantizer.dynamic for name, quantizer in with_gates(open_network(path)).items()}
 
 
 def draw_gates(gates):

@@ -1,7 +1,8 @@
 """Pieces that more than one network is made of."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from model.settings import SETTINGS
 from utility import UserError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+# {module: what it computed of its weights}, within `constant_weights`
+KEPT: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("KEPT", default=None)
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
@@ -44,6 +47,20 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
+@contextlib.contextmanager
+def constant_weights() -> Iterator[None]:
+    """While the block runs no weights change, so modules may keep, in KEPT, what they compute from them.
+
+    The caller promises this: a write through `weight.data`, as weight averaging does it, cannot be detected.
+    """
+    outer = KEPT.get()
+    token = KEPT.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        KEPT.reset(token)
+
+
 def shuffle_factors(scale: int) -> list[int]:
     """The pixel shuffles that make `scale`: [2, 2] for 4, [scale] for 2 and 3. Raises ValueError for any other."""
     if scale not in (2, 3, 4):
@@ -69,7 +86,8 @@ class SuperResolver(nn.Module):
 
     Images are float32 [N, n_colors, h, w] in 0..rgb_range, features [N, n_feats, h, w]; the output is
     [N, n_colors, scale*h, scale*w]. `settings` holds the constructor's arguments, so that a checkpoint can rebuild it;
-    ValueError is raised for one that can't work.
+    ValueError is raised for one that can't work. All tensors that it keeps are in its state dict: quant.open makes it
+    without memory, and fills it from a file.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of.
     """
 

@@ -1,32 +1,12 @@
 """From one LR image to its SR image: whole or in tiles, once or averaged over flips and turns."""
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.pictures import Picture, plain
-from model.common import SuperResolver
+from model.common import SuperResolver, constant_weights
 from model.tiles import in_tiles
-
-
-@contextlib.contextmanager
-def constant_weights(network: nn.Module) -> Iterator[None]:
-    """While the block runs the weights do not change, so modules may keep what they compute from them.
-
-    The caller promises this: a write through `weight.data`, as weight averaging does it, cannot be detected.
-    """
-    modules = getattr(network, "modules", list)()  # an exported network has none
-    keeping = [module for module in modules if getattr(module, "constant", None) is False]
-    for module in keeping:
-        module.set_constant(True)
-    try:
-        yield
-    finally:
-        for module in keeping:
-            module.set_constant(False)
 
 
 def super_resolve(network: nn.Module, lr: Tensor, *, scale: int, chop_size: int | None = None,
@@ -39,7 +19,7 @@ def super_resolve(network: nn.Module, lr: Tensor, *, scale: int, chop_size: int 
     def forward(image):
         return in_tiles(network, image, scale=scale, size=chop_size) if chop_size else network(image)
 
-    with constant_weights(network):
+    with constant_weights():
         return _ensemble(forward, lr) if self_ensemble else forward(lr)
 
 

@@ -1,11 +1,12 @@
-"""The networks by name: one record each. Whatever depends on which networks there are reads it here.
+"""The networks by name. Whatever depends on which networks there are reads it here.
 
-To add one: write its class (a `model.common.SuperResolver`) in a file of its own, `register` its record there, and
-import the file in quant/__init__.py.
+To add one: write its class (a `model.common.SuperResolver`) in a file of its own, `register` it there, and import the
+file in quant/__init__.py. Its class is named as tables name the network; checkpoints have that name in lower case, the
+command line takes any case. The parameters of its constructor are the flags that build it.
 """
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,69 +18,52 @@ from model.settings import SETTINGS, made_from
 from model.srresnet import SRResNet
 from utility import UserError
 
-
-@dataclass(frozen=True)
-class Network:
-    """name: in checkpoints, and with `aliases` on the command line, in any case. title: in tables.
-
-    The flags that build it are the parameters of its constructor. Calling the record makes the network.
-    """
-
-    name: str
-    kind: type[SuperResolver]
-    title: str
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """The constructor's parameters, each a flag of the same name."""
-        return tuple(inspect.signature(self.kind).parameters)
-
-    def __call__(self, **settings: Any) -> SuperResolver:
-        """The network, freshly initialised, on the CPU."""
-        return self.kind(**settings)
+# {name, the class's in lower case: class}
+NETWORKS: dict[str, type[SuperResolver]] = {}
+# {what the command line takes besides: name}
+ALIASES = {"bnsrresnet": "srresnet"}
 
 
-NETWORKS: dict[str, Network] = {}
+def register(kind: type[SuperResolver]) -> None:
+    """Add a network. Raises ValueError where its name is taken."""
+    name = kind.__name__.lower()
+    if name in NETWORKS or name in ALIASES:
+        raise ValueError(f"network {name}: is registered already")
+    NETWORKS[name] = kind
 
 
-def register(record: Network) -> None:
-    """Add a network. Raises ValueError where its name or an alias is taken."""
-    names = {record.name, *record.aliases}
-    taken = names & {name for other in NETWORKS.values() for name in (other.name, *other.aliases)}
-    if taken:
-        raise ValueError(f"network {', '.join(sorted(taken))}: is registered already")
-    NETWORKS[record.name] = record
+register(EDSR)
+register(RDN)
+register(SRResNet)
 
 
-register(Network("edsr", EDSR, "EDSR"))
-register(Network("rdn", RDN, "RDN"))
-register(Network("srresnet", SRResNet, "SRResNet", aliases=("bnsrresnet",)))
+def settings_of(name: str) -> tuple[str, ...]:
+    """The parameters of a network's constructor, each a flag of the same name."""
+    return tuple(inspect.signature(NETWORKS[name]).parameters)
 
 
-def find(text: str) -> Network:
-    """The record that a name or an alias in any case stands for. Raises UserError, which lists the titles."""
-    for record in NETWORKS.values():
-        if text.lower() in (record.name, *record.aliases):
-            return record
-    titles = [record.title for record in NETWORKS.values()]
-    raise UserError(f"--model {text}: unknown; choose {', '.join(titles[:-1])} or {titles[-1]}")
+def find(text: str) -> str:
+    """The name that a name or an alias in any case stands for. Raises UserError, which lists the titles."""
+    name = ALIASES.get(text.lower(), text.lower())
+    if name not in NETWORKS:
+        *titles, last = map(title, NETWORKS)
+        raise UserError(f"--model {text}: unknown; choose {', '.join(titles)} or {last}")
+    return name
 
 
 def title(name: str) -> str:
     """What tables call a network; an unknown name stands for itself."""
-    return NETWORKS[name].title if name in NETWORKS else name
+    return NETWORKS[name].__name__ if name in NETWORKS else name
 
 
 def build(options: Any) -> SuperResolver:
     """The network that parsed options describe, freshly initialised, on the CPU."""
-    record = NETWORKS[options.model]
-    return record(**{name: getattr(options, name) for name in record.settings})
+    return NETWORKS[options.model](**{name: getattr(options, name) for name in settings_of(options.model)})
 
 
 def name_of(network: SuperResolver) -> str:
     """The registry's name of a network."""
-    return next(record.name for record in NETWORKS.values() if type(network) is record.kind)
+    return type(network).__name__.lower()
 
 
 def skeleton(record: Any, where: str) -> SuperResolver:
@@ -92,16 +76,18 @@ def skeleton(record: Any, where: str) -> SuperResolver:
     if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(f"{where}: names no network that this version knows ({name!r:.40}); choose another file")
     with torch.device("meta"):
-        return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name].kind, where)
+        return made_from({key: value for key, value in record.items() if key != "name"}, NETWORKS[name], where)
 
 
-def scale_of(network: SuperResolver, state: dict[str, torch.Tensor]) -> int:
-    """The scale whose upsampler a state dict of such a network has, by its shapes; the network's where none fits."""
-    def shapes(tensors):
-        return {name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+def scale_of(record: dict[str, Any], state: Mapping[str, torch.Tensor], where: str) -> int | None:
+    """The scale at which the network of a record has an upsampler of a state dict's shapes; None where none has them.
 
-    for scale in (network.scale, *SETTINGS["scale"].values):
-        record = {"name": name_of(network), **network.settings, "scale": scale}
-        if shapes(state) == shapes(skeleton(record, "").state_dict()):
+    record, where: as in `skeleton`; a scale in the record does not count.
+    """
+    for scale in SETTINGS["scale"].values:
+        network = skeleton({**record, "scale": scale}, where)
+        own, found = ({name: tensor.shape for name, tensor in tensors.items() if network.in_upsampler(name)}
+                      for tensors in (network.state_dict(), state))
+        if own and own == found:
             return scale
-    return network.scale
+    return None

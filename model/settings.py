@@ -19,7 +19,7 @@ LARGEST = 2**63
 class Setting:
     """One setting, a flag of the same name: its type, default and help, and its values or the range it lies in."""
 
-    kind: type
+    type: type
     default: Any
     help: str
     values: tuple = ()
@@ -31,9 +31,9 @@ class Setting:
         """What to give instead of `value`, in words; empty where it can work."""
         if self.values:
             return "" if value in self.values else f"choose {' or '.join(map(str, self.values))}"
-        if not is_of(value, self.kind):
-            return "give a whole number" if self.kind is int else "give a finite number"
-        if self.kind is float and self.least == 0 and value <= 0:
+        if not is_of(value, self.type):
+            return "give a whole number" if self.type is int else "give a finite number"
+        if self.type is float and self.least == 0 and value <= 0:
             return "give a finite number above 0"
         if not self.least <= value <= self.most:
             return f"give {self.least} or more" if value < self.least else f"give {self.most} or less"
@@ -75,24 +75,20 @@ def made_from(record: Any, make: Callable, where: str) -> Any:
     annotation (else of its default), and no parameter may be missing. Raises UserError where that is not so, and for a
     ValueError or TypeError of `make`; it begins with `where`: the file, and which part of it.
     """
-    if not isinstance(record, dict):
-        raise UserError(f"{where} {_shown(record)}: is no record of names and values; give a whole file")
-    parameters = inspect.signature(make).parameters
-    rest = next((one for one in parameters.values() if one.kind is one.VAR_KEYWORD), None)
-    for name, value in record.items():
-        parameter = parameters.get(name, rest) if isinstance(name, str) else None
-        if parameter is None:
-            raise UserError(f"{where} has {_shown(name)}, unknown to this version; use the one that wrote it")
-        kind = parameter.annotation if parameter.annotation is not parameter.empty else type(parameter.default)
-        if isinstance(kind, type) and kind is not type and not is_of(value, kind):
-            raise UserError(f"{where}: {name} {_shown(value)} is not of the type {kind.__name__}")
-    for name, one in parameters.items():
-        if name not in record and one.default is one.empty and one is not rest:
-            raise UserError(f"{where} lacks {name}; give a whole file")
+    signature = inspect.signature(make)
+    rest = next((one for one in signature.parameters.values() if one.kind is one.VAR_KEYWORD), None)
     try:
+        if not isinstance(record, dict):
+            raise ValueError(f"{record!r:.40} is no record of names and values; give a whole file")
+        signature.bind(**record)
+        for name, value in record.items():
+            parameter: Any = signature.parameters.get(name, rest)
+            expected = parameter.annotation if parameter.annotation is not parameter.empty else type(parameter.default)
+            if isinstance(expected, type) and expected is not type and not is_of(value, expected):
+                raise ValueError(f"{name} {value!r:.40} is not of the type {expected.__name__}")
         return make(**record)
     except (TypeError, ValueError) as error:  # as constructors are documented to refuse values and names
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {str(error):.200}") from error
 
 
 def contradictions(found: Mapping[str, Any], given: Mapping[str, Any], place: str) -> str:
@@ -113,7 +109,3 @@ def read_json(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} can't be read ({str(error):.60}); give a whole file") from error
-
-
-def _shown(value):
-    return f"{value!r:.40}" if not isinstance(value, int) or abs(value) < LARGEST else "a huge number"

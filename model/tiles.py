@@ -1,15 +1,15 @@
 """Large images in overlapping tiles: the whole image's result, in a memory that the size of a tile bounds.
 
-The body computes its feature first, for the whole image: the feature takes no more memory than the output image. The
-upsampler, which needs most of the memory, then passes over the feature in tiles. A body that would need more memory
-than the upsampler needs for a tile passes in tiles too, of its own size.
+The body computes its feature first, for the whole image: that takes no more memory than the output image. The
+upsampler, which needs most of the memory, then passes over the feature in tiles. A body that would need more than the
+upsampler for a tile passes in tiles too, of its own size.
 
 A tile is computed with a margin of neighbours around the core that is kept of it. With a margin as wide as the modules
 can see, the core is the whole image's result. Means over the whole image (GlobalMean, in the gates of dynamic
-quantizers) take several passes over all tiles: each pass uses the means of the pass before, until they stay the same.
-The first gate has its true mean after one pass, the second, which depends on the first, after two, and so on.
-Gates round their input: a nearly right mean gives the exact result, a wrong one a visible error. A trained
-4-bit EDSR x4 with 14 gates is 50 dB from the whole image's result with the means of 2 passes, 84 dB with those of 6.
+quantizers) take several passes over all tiles, each with the means of the pass before, until they stay the same: the
+first gate has its true mean after one pass, the second, which depends on the first, after two, and so on. Gates round
+their input, so a nearly right mean gives the exact result, and a wrong one a visible error: a trained 4-bit EDSR x4
+with 14 gates is 50 dB from the whole image's result with the means of 2 passes, 84 dB with those of 6.
 """
 
 import math
@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from model.common import SuperResolver, convolutions
 
+# a margin is cut to a quarter of its tile, or little of a tile would be kept
+MARGINS_A_TILE = 4
 # means that agree to this are the same but for the order of a sum
 SETTLED = 1e-6
 
@@ -45,7 +47,7 @@ class GlobalMean(nn.Module):
 
 
 class TileMeans:
-    """Adds up what one GlobalMean sees of each tile's core, and answers with the mean of the last pass.
+    """Adds up what one GlobalMean sees of each tile's core, and returns the mean found by the previous pass.
 
     In the first pass, when there is none, the tile's own mean stands in.
     """
@@ -79,8 +81,8 @@ class Tile:
 
 
 def plan_tiles(height: int, width: int, *, size: int, margin: int) -> list[Tile]:
-    """Tiles of up to size x size whose kept parts cover an image once, margin (at most size // 4) off inner edges."""
-    rows, columns = (_spans(length, size, min(margin, size // 4)) for length in (height, width))
+    """Tiles of up to size x size whose kept parts cover an image once, margin (a quarter of size at most) off edges."""
+    rows, columns = (_spans(length, size, min(margin, size // MARGINS_A_TILE)) for length in (height, width))
     return [Tile(*zip(row, column, strict=True)) for row in rows for column in columns]
 
 

@@ -28,13 +28,13 @@ KEYS_SHOWN = 8
 
 @dataclass
 class Weights:
-    """A state dict, tensors on the CPU, from `path`; `kind` says in words what the file is.
+    """A state dict, tensors on the CPU, from `path`; `described` says in words what the file is.
 
     checkpoint: the whole of one of our own training files, else None. metadata: the texts in a safetensors file.
     """
 
     path: Path
-    kind: str
+    described: str
     state: dict[str, torch.Tensor]
     checkpoint: dict | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -74,8 +74,8 @@ def _foreign(content, path):
     if state is None:
         raise UserError(f"{path}: holds no state dict, tensors by name; give a file of this program, of EDSR-PyTorch, "
                         "of BasicSR or of the release")
-    kind = f"a state dict under {'.'.join(keys)}" if keys else "a state dict"
-    return Weights(path, kind, _plain(state, path))
+    described = f"a state dict under {'.'.join(keys)}" if keys else "a state dict"
+    return Weights(path, described, _plain(state, path))
 
 
 def _is_state(content):

@@ -10,29 +10,30 @@ from quant.phase import Phase, Phased
 
 
 class ActivationQuantizer(nn.Module, Phased):
-    """The base class: calibration, when the bounds start, float32. A feature is [N, channels, h, w], or parts of it.
+    """The base class: calibration, when the bounds are set, float32. A feature is [N, channels, h, w], or parts of it.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
     float32. During calibration features pass unchanged; `observations` holds [min, max] of each one seen while
-    observing, a tensor [2] each. The bounds start in the first training forward, or when calibration ends.
+    observing, a tensor [2] each. The bounds are set in the first training forward, or when calibration ends;
+    `bounds_set` mirrors the buffer `initialised`, which says so, in Python, where no forward waits for it.
 
-    A subclass defines `static_bounds`, `quantized` and `start_bounds`. `gate` is None where there is none.
+    A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none.
     """
 
     dynamic = False
     logits: Tensor | None = None
     gate: Any
 
-    def __init__(self, k_bits: int, *, initialised: bool = False) -> None:
+    def __init__(self, k_bits: int, *, bounds_set: bool = False) -> None:
         super().__init__()
         check_bits(k_bits)
         self.k_bits = k_bits
         self.gate = None
         self.max_val, self.min_val = nn.Buffer(torch.zeros(1)), nn.Buffer(torch.zeros(1))
-        self.initialised = nn.Buffer(torch.tensor([initialised]))
+        self.initialised = nn.Buffer(torch.tensor([bounds_set]))
         self.observations = []
         self._observing = False
-        self._started = initialised
+        self.bounds_set = bounds_set
         self.register_load_state_dict_post_hook(type(self).read_flags)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -44,13 +45,9 @@ class ActivationQuantizer(nn.Module, Phased):
         """The quantizer of a feature; percentile: where its DDTB bounds start from; settings: the method's."""
         return cls(k_bits)
 
-    def bound_parameters(self) -> list[nn.Parameter]:
-        """The trained bounds, which learn at a rate of their own: every Parameter that lies in the quantizer itself."""
-        return list(self.parameters(recurse=False))
-
     def read_flags(self, *_: object) -> None:
-        """Mirror the buffer `initialised` in Python, where no forward waits for it; call it when it was changed."""
-        self._started = bool(self.initialised.item())
+        """Mirror the buffers that `load_state_dict`, or another, has changed."""
+        self.bounds_set = bool(self.initialised.item())
 
     def set_dynamic(self, dynamic: bool) -> None:
         """Say whether the gate is used; only methods.ddtb.DualBoundQuantizer has one."""
@@ -73,7 +70,7 @@ class ActivationQuantizer(nn.Module, Phased):
         """The feature on its levels, float32 [N, channels, h, w]."""
         raise NotImplementedError
 
-    def start_bounds(self, x: Tensor) -> None:
+    def set_bounds(self, x: Tensor) -> None:
         """Set the bounds from x, a training batch [N, channels, h, w]."""
         raise NotImplementedError
 
@@ -83,10 +80,10 @@ class ActivationQuantizer(nn.Module, Phased):
             self.min_val[0], self.max_val[0] = self.observations[-1]
         self.observations.clear()
 
-    def mark_started(self) -> None:
-        """The bounds are set; no later batch sets them."""
+    def mark_bounds_set(self) -> None:
+        """No later batch sets the bounds."""
         self.initialised.fill_(True)
-        self._started = True
+        self.bounds_set = True
 
     def forward(self, *parts: Tensor) -> Tensor:
         dtype = self.max_val.dtype
@@ -94,8 +91,9 @@ class ActivationQuantizer(nn.Module, Phased):
         parts = tuple(part if part.dtype is dtype else part.to(dtype) for part in parts)
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
-        if self.training and not self._started:
-            self.start_bounds(concatenated(parts))
+        if self.training and not self.bounds_set:
+            self.set_bounds(concatenated(parts))
+            self.mark_bounds_set()
         return self.quantized(*parts)
 
     def observe(self, observing: bool) -> None:
@@ -118,7 +116,7 @@ def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: module for name, module in network.named_modules() if isinstance(module, ActivationQuantizer)}
 
 
-def gated_quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
+def with_gates(network: nn.Module) -> dict[str, ActivationQuantizer]:
     """Those of `quantizers` that have a gate and can become dynamic."""
     return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gate is not None}
 

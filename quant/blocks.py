@@ -25,7 +25,8 @@ class Recipe:
 
     weight_quantizer: the name of DDTB's. percentile: M, where bounds start from. calibrates_quantized: whether weights
     are quantized during calibration (measured in the release: RDN's are, the others' are not). keeps_operands: whether
-    convolutions keep their quantized inputs for backward; in dense blocks the next quantizer keeps them anyway.
+    convolutions keep their quantized inputs for backward; RDN's next quantizer keeps the same tensors, so recomputing
+    would save nothing.
     """
 
     weight_quantizer: str

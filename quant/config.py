@@ -1,6 +1,7 @@
 """What a quantized network is: bits, method, and the method's own settings."""
 
 from argparse import Namespace
+from dataclasses import dataclass
 from typing import Any
 
 from quant.functional import check_bits
@@ -17,6 +18,7 @@ def as_kept(given: dict[str, Any], k_bits: int) -> dict[str, Any]:
     return {**given, "skip_bits": 0} if given.get("skip_bits") == k_bits else given
 
 
+@dataclass(init=False)
 class QuantConfig:
     """k_bits: 2..8, for weights and features. quantizer: a name in quant.methods.METHODS.
 
@@ -24,6 +26,11 @@ class QuantConfig:
     own, by name; those not given have their default, those of another method are left out. Raises ValueError for a
     value that can't be, and for a name that no method knows.
     """
+
+    k_bits: int
+    quantizer: str
+    skip_bits: int
+    settings: dict[str, str]
 
     def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str) -> None:
         if quantizer not in METHODS:
@@ -48,12 +55,11 @@ class QuantConfig:
 
     @property
     def method(self) -> Method:
-        """The quantizer's Method."""
         return METHODS[self.quantizer]
 
     @property
     def sum_bits(self) -> int:
-        """Bits of the features that feed a sum."""
+        """Bits of the features that feed a sum: skip_bits, or k_bits where that is 0."""
         return self.skip_bits or self.k_bits
 
     def to_dict(self) -> dict:
@@ -64,9 +70,3 @@ class QuantConfig:
         """`to_dict` without what means nothing to a trained network."""
         for_start = {name for name, setting in self.method.settings.items() if setting.for_start}
         return {name: value for name, value in self.to_dict().items() if name not in for_start}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, QuantConfig) and self.to_dict() == other.to_dict()
-
-    def __repr__(self) -> str:
-        return f"QuantConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"

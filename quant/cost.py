@@ -30,10 +30,11 @@ from torch import nn
 
 import model
 from model.common import MeanShift, SuperResolver, convolutions
-from quant.activation import gated_quantizers, quantizers
+from model.registry import settings_of
+from quant.activation import quantizers, with_gates
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
-from quant.gate import GATE_BITS
+from quant.methods.ddtb import GATE_BITS
 from quant.open import open_network
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
@@ -183,12 +184,12 @@ def _new(given, dynamic_ratio):
     missing = [f"--{name}" for name in ("model", "scale") if name not in given]
     if missing:
         raise UserError(f"{' and '.join(missing)}: needed to build a network; give them, or a file with --refine")
-    record = model.NETWORKS[given["model"]]
-    network = record(**{name: given[name] for name in record.settings if name in given})
+    network = model.NETWORKS[given["model"]](
+        **{name: given[name] for name in settings_of(given["model"]) if name in given})
     if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
         return network
     quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))
-    members = list(gated_quantizers(network).values())
+    members = list(with_gates(network).values())
     for quantizer in members[: int(dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)
     return network

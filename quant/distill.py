@@ -38,11 +38,11 @@ class Distillation:
 
     def can_be_tested(self, epoch: int) -> bool:
         """Whether the epoch's network is a quantized one: while calibrating nothing is."""
-        return self.schedule.phase_of(epoch) is not Phase.CALIBRATE
+        return self.schedule.phase_in(epoch) is not Phase.CALIBRATE
 
     def counts_for_best(self, epoch: int) -> bool:
         """Whether the epoch's network may be the best one: gates have to be applied."""
-        return self.schedule.phase_of(epoch) is Phase.DYNAMIC
+        return self.schedule.phase_in(epoch) is Phase.DYNAMIC
 
     def losses(self, network: SuperResolver, lr: Tensor, hr: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].
@@ -86,8 +86,11 @@ class Distillation:
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:
-    """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options."""
-    bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.bound_parameters()}
+    """For the optimizer: bounds with a rate of their own and no decay, everything else by the optimizer's options.
+
+    Bounds are the Parameters that lie in a quantizer itself.
+    """
+    bounds = {id(bound) for quantizer in quantizers(network).values() for bound in quantizer.parameters(recurse=False)}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [{"params": [parameter for parameter in trained if id(parameter) not in bounds]},
             {"params": [parameter for parameter in trained if id(parameter) in bounds], "lr": bound_lr,

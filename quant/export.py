@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 import model
-from data.images import read_folder
+from data.images import named_path, read_folder
 from data.patches import to_planes, to_values
 from model.common import SuperResolver
 from model.edsr import EDSR
@@ -66,15 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                       source={"file": path.name, "sha256": file_hash(path)})
     with atomic_path(options.out) as temporary:
         temporary.write_bytes(exported.SerializeToString())
-    print(f"{options.out}: {Path(options.out).stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, opset {exported.opset_import[0].version}, "
           f"{summary(exported)}")
     return int(left_out > 0)
 
 
 def _parse(argv):
     parser = network_parser("Export a network to ONNX, quantized convolutions in integers.")
-    parser.add_argument("--refine", required=True, help="what to export: a run's folder, a checkpoint, a packed file")
-    parser.add_argument("--out", required=True, help="file to write, ending in .onnx")
+    parser.add_argument("--refine", required=True, type=named_path,
+                        help="what to export: a run's folder, a checkpoint, a packed file")
+    parser.add_argument("--out", required=True, type=named_path, help="file to write, ending in .onnx")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
                         help="layers that DDTB does not quantize: fp32 (default), every value as in PyTorch, or "
                              "post-training int8, fast")
@@ -112,7 +113,7 @@ def _folded(network, images, options):
 
 
 def _check(options, k_bits):
-    if not options.out.endswith(".onnx"):
+    if options.out.suffix != ".onnx":
         raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
     if k_bits not in (*BITS, 32, None):
         raise UserError(f"--k_bits {k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from data.demo_set import photograph
-from data.images import read_folder, read_image
+from data.images import named_path, read_folder, read_image
 from data.imresize import imresize
 from data.patches import to_planes, to_values
 from metrics.figure import save_figure
@@ -49,13 +49,15 @@ class Record:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line a quantizer and write two pictures; 1 where an image was left out. Raises UserError."""
     parser = network_parser(first_line(__doc__))
-    parser.add_argument("checkpoint", help="a quantized network: a file or a run's folder")
-    parser.add_argument("--images", help="folder of LR images (default: photographs of scikit-image, scaled down)")
-    parser.add_argument("--out", default="inspect", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("checkpoint", type=named_path, help="a quantized network: a file or a run's folder")
+    parser.add_argument("--images", type=named_path,
+                        help="folder of LR images (default: photographs of scikit-image, scaled down)")
+    parser.add_argument("--out", type=named_path, default="inspect",
+                        help="folder for the pictures (default: %(default)s)")
     add_force(parser)
     options = parser.parse_args(argv)
-    out = Path(options.out)
-    inputs = [options.checkpoint, *(Path(options.images).glob("*") if options.images else ())]
+    out = options.out
+    inputs = [options.checkpoint, *(options.images.glob("*") if options.images else ())]
     for name in ("bounds.png", "gates.png"):
         check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=inputs, force=options.force)
     network = open_network(options.checkpoint, **given_flags(options))

@@ -3,8 +3,8 @@
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from data.images import named_path
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.packed import FORMAT, SUFFIX, write_packed
 from quant.open import open_network
@@ -15,15 +15,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read --refine, write --out, say how large it became. Raises UserError for a user's mistake."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = network_parser("Pack the weights of a quantized network as k-bit integers (safetensors).")
-    parser.add_argument("--refine", required=True, help="what to pack: a run's folder or a checkpoint")
-    parser.add_argument("--out", required=True, help=f"file to write, ending in {SUFFIX}")
+    parser.add_argument("--refine", required=True, type=named_path, help="what to pack: a run's folder or a checkpoint")
+    parser.add_argument("--out", required=True, type=named_path, help=f"file to write, ending in {SUFFIX}")
     parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
                         help="how tensors that are not quantized are kept (default: fp32, exact)")
     add_force(parser)
     options = parser.parse_args(argv)
     if options.k_bits == 32:
         raise UserError("--k_bits 32: there is nothing to pack in full precision; give the bits of a quantized network")
-    if Path(options.out).suffix != SUFFIX:
+    if options.out.suffix != SUFFIX:
         raise UserError(f"--out {options.out}: a packed file's name ends in {SUFFIX}")
     network = open_network(options.refine, flag="--refine", **given_flags(options))
     source = network.source

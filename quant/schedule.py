@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model import parallel
-from quant.activation import gated_quantizers, quantizers
+from quant.activation import quantizers, with_gates
 from quant.phase import Phase, set_phase
 
 FIRST_STAGE_EPOCH = 6
@@ -21,34 +21,34 @@ class Schedule:
     dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
 
     dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
-    starts_in: the phase of a network that was trained before, which keeps its bounds and gates: earlier phases are
+    first_phase: the phase of a network that was trained before, which keeps its bounds and gates: earlier phases are
     left out.
     """
 
     def __init__(self, network: nn.Module, *, dynamic_ratio: float, first_stage_epoch: int = FIRST_STAGE_EPOCH,
-                 dynamic_choice: str = "variance", seed: int = 1, starts_in: Phase = Phase.CALIBRATE) -> None:
+                 dynamic_choice: str = "variance", seed: int = 1, first_phase: Phase = Phase.CALIBRATE) -> None:
         self.network = network
         self.dynamic_ratio = dynamic_ratio
         self.first_stage_epoch = first_stage_epoch
         self.dynamic_choice = dynamic_choice
         self.seed = seed
-        self.starts_in = self.phase = starts_in
-        self.chosen = starts_in is not Phase.CALIBRATE
+        self.first_phase = self.phase = first_phase
+        self.chosen = first_phase is not Phase.CALIBRATE
         self._quantizers = quantizers(network)
-        self._gated = gated_quantizers(network)
+        self._gated = with_gates(network)
         if not self.chosen:
             for quantizer in self._gated.values():
                 quantizer.set_dynamic(False)
 
-    def phase_of(self, epoch: int) -> Phase:
+    def phase_in(self, epoch: int) -> Phase:
         """The phase that an epoch trains in."""
-        if epoch >= self.first_stage_epoch or self.starts_in is Phase.DYNAMIC:
+        if epoch >= self.first_stage_epoch or self.first_phase is Phase.DYNAMIC:
             return Phase.DYNAMIC
-        return Phase.STATIC if epoch >= 2 else self.starts_in
+        return Phase.STATIC if epoch >= 2 else self.first_phase
 
     def start_epoch(self, epoch: int) -> None:
         """Put the network into the epoch's phase; after calibration choose the dynamic quantizers, once."""
-        self.phase = self.phase_of(epoch)
+        self.phase = self.phase_in(epoch)
         if self.phase is not Phase.CALIBRATE and not self.chosen:
             self.choose_dynamic()
         set_phase(self.network, self.phase)
@@ -99,8 +99,7 @@ class Schedule:
         """Plain values and tensors; the choice itself is in the network's `is_dynamic` buffers."""
         observations = {name: torch.stack(quantizer.observations)
                         for name, quantizer in self._quantizers.items() if quantizer.observations}
-        return {"phase": self.phase.value, "chosen": self.chosen, "dynamic_ratio": self.dynamic_ratio,
-                "first_stage_epoch": self.first_stage_epoch, "starts_in": self.starts_in.value,
+        return {"phase": self.phase.value, "chosen": self.chosen, "starts_in": self.first_phase.value,
                 "observations": observations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,7 +113,7 @@ class Schedule:
             raise ValueError("the schedule's records can't be used")
         self.phase = Phase(state["phase"])
         self.chosen = state["chosen"]
-        self.starts_in = Phase(state.get("starts_in", Phase.CALIBRATE))
+        self.first_phase = Phase(state.get("starts_in", Phase.CALIBRATE))
         for name, quantizer in self._quantizers.items():
             quantizer.observations = list(records.get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)

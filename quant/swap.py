@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import nn
-
 from model.common import SuperResolver
 from quant.activation import quantizers
 from quant.blocks import BLOCKS, STAYS_FLOAT
@@ -12,32 +10,28 @@ from quant.phase import Phased
 from utility import UserError
 
 
-def quantize(network: nn.Module, config: QuantConfig) -> nn.Module:
-    """Replace every float block of the network by its quantized form; `config` is a QuantConfig.
+def quantize(network: SuperResolver, config: QuantConfig) -> SuperResolver:
+    """Replace every float block of the network by its quantized form. Returns the network.
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
-    the blocks (head, tail) stay in full precision. Returns the network, or its quantized form where it is itself a
-    block; its `quant_config` is `config`. Copy a teacher before. Raises ValueError for a network that is quantized
-    already, holds a block with no quantized form, or holds nothing to quantize; UserError for skip_bits without skips.
+    the blocks (head, tail) stay in full precision. `network.quant_config` becomes `config`. Copy a teacher before.
+    Raises ValueError for a network that is quantized already, holds a block with no quantized form, or holds nothing
+    to quantize; UserError for skip_bits without skips.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")
-    if type(network) in BLOCKS:
-        quantized: Any = _quantized(network, config)
-    else:
-        _refuse_unknown(network)
-        found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
-                 if type(block) in BLOCKS]
-        if not found:
-            raise ValueError(f"{type(network).__name__} holds no block to quantize")
-        for parent, name, block in found:
-            setattr(parent, name, _quantized(block, config))
-        quantized = network
-        if config.skip_bits and config.skip_bits not in {one.k_bits for one in quantizers(network).values()}:
-            raise UserError(f"--skip_bits {config.skip_bits}: the skips of {type(network).__name__} are not quantized; "
-                            "leave the flag out")
-    quantized.quant_config = config
-    return quantized
+    _refuse_unknown(network)
+    found = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()
+             if type(block) in BLOCKS]
+    if not found:
+        raise ValueError(f"{type(network).__name__} holds no block to quantize")
+    for parent, name, block in found:
+        setattr(parent, name, _quantized(block, config))
+    if config.skip_bits and config.skip_bits not in {one.k_bits for one in quantizers(network).values()}:
+        raise UserError(f"--skip_bits {config.skip_bits}: the skips of {type(network).__name__} are not quantized; "
+                        "leave the flag out")
+    network.quant_config = config
+    return network
 
 
 def _quantized(block, config):

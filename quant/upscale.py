@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from data.images import MAX_PIXELS, image_files, named_path
 from data.pictures import Picture, read_picture
+from model.tiles import MARGINS_A_TILE
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from utility import MAKER, UserError, add_force, check_file, check_output, run_main
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv):
     parser = argparse.ArgumentParser(
         description="Enlarge pictures with an exported network. Transparency and colour profile are kept.")
-    parser.add_argument("--onnx", required=True, help="file that quant.export made")
+    parser.add_argument("--onnx", required=True, type=named_path, help="file that quant.export made")
     parser.add_argument("--input", required=True, type=named_path, help="image, or folder of images")
     parser.add_argument("--output", required=True, type=named_path, help="folder for the results, NAME_xSCALE.png")
     parser.add_argument("--tile", type=int,
@@ -83,7 +84,7 @@ def _parse(argv):
 
 def exact_tile(network: OnnxNetwork) -> int:
     """The LR pixels a side from which on a tile's margins hold all that the network sees around a pixel."""
-    return 4 * network.reach
+    return MARGINS_A_TILE * network.reach
 
 
 def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.common import KEPT
 from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, recomputed
 from quant.phase import Phase, Phased
 
@@ -81,13 +82,9 @@ WEIGHT_BOUNDS = {"percentile": percentile_bounds, "minmax": minmax_bounds}
 class QuantConv2d(nn.Conv2d, Phased):
     """A convolution whose weight is quantized in every forward, while calibrating only if so asked; the bias is not.
 
-    It takes over the Parameters of `conv`. Within `model.inference.constant_weights` the weight is quantized once.
-    keeps_operands: quantized inputs and weights stay in memory for backward; otherwise backward recomputes them, which
-    costs time for nothing where another module keeps them anyway.
+    It takes over the Parameters of `conv`. Within `model.common.constant_weights` the weight is quantized once.
+    keeps_operands: whether quantized inputs and weights stay in memory for backward, which else recomputes them.
     """
-
-    constant = False
-    _kept = None
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
                  keeps_operands: bool = False) -> None:
@@ -104,20 +101,11 @@ class QuantConv2d(nn.Conv2d, Phased):
     def quantized_weight(self) -> Tensor:
         """The weight on its levels; shape and device of the weight."""
         quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
-        if not self.constant or self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or (kept := KEPT.get()) is None:
             return quantize(self.weight, self.k_bits)
-        if self._kept is None:
-            self._kept = quantize(self.weight, self.k_bits)
-        return self._kept
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy's weight is its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("constant", "_kept")}
-
-    def set_constant(self, constant: bool) -> None:
-        """Say whether the weight is constant from now on; the quantized weight that was kept is forgotten."""
-        self.constant = constant
-        self._kept = None
+        if self not in kept:
+            kept[self] = quantize(self.weight, self.k_bits)
+        return kept[self]
 
     def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(levels, scale): the quantized weight is levels / scale, bit for bit. The one source for packing and export.

@@ -12,7 +12,7 @@ import model.settings
 import quant.methods
 from model import NETWORKS
 from model.inference import super_resolve
-from model.registry import Network, register
+from model.registry import register
 from quant import QuantConfig, blocks, cost, export, open_network, pack, quantize
 from quant.activation import quantizers
 from quant.distill import parameter_groups
@@ -99,13 +99,17 @@ def test_their_own_flags_reach_them(launch, experiments, capsys):
 
 
 def test_a_network_derived_from_another_keeps_its_own_name():
-    class Mine(NETWORKS["edsr"].kind):
+    class Mine(NETWORKS["edsr"]):
         pass
 
-    register(Network("mine", Mine, "Mine"))
+    register(Mine)
     assert model.name_of(Mine(scale=2, n_resblocks=1, n_feats=8)) == "mine"
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(ValueError, match="bnsrresnet: is registered already"):
-        register(Network("mine", NETWORKS["edsr"].kind, "Mine", aliases=("bnsrresnet",)))
+    class BNSRResNet(NETWORKS["edsr"]):
+        pass
+
+    for kind, name in ((NETWORKS["edsr"], "edsr"), (BNSRResNet, "bnsrresnet")):
+        with pytest.raises(ValueError, match=f"network {name}: is registered already"):
+            register(kind)

@@ -143,6 +143,7 @@ def test_a_checkpoint_without_options_continues(config, launch, bare, experiment
 
     def older(state):
         del state["options"], state["objective"]["schedule"]["starts_in"]
+        state["objective"]["schedule"] |= {"dynamic_ratio": 0.4, "first_stage_epoch": 2}
         state["quant"] = {name: state["quant"][name] for name in ("k_bits", "init_bounds")}
         for group in state["optimizer"]["param_groups"]:
             group.pop("decoupled_weight_decay", None)
@@ -394,7 +395,8 @@ def test_head_and_body_of_another_scale_are_taken_and_the_upsampler_begins_anew(
     source, network = (NETWORKS[name](scale=scale, **SIZES[name]) for scale in scales)
     fresh = {key: value.clone() for key, value in network.state_dict().items()}
     state = source.state_dict()
-    assert (scale_of(network, state), scale_of(network, fresh)) == scales
+    record = {"name": name, **SIZES[name]}
+    assert (scale_of(record, state, ""), scale_of(record, fresh, "")) == scales
     torch.save(state, tmp_path / "x.pt")
     caplog.set_level("INFO")
     load_weights(network, tmp_path / "x.pt", "--pre_train", any_scale=True)

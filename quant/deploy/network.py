@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from model.registry import NETWORKS, find
+from model.registry import NETWORKS, find, title
 from model.settings import SETTINGS, number
 from quant.methods import METHODS, method_settings
 from quant.open import known_flags
@@ -16,10 +16,10 @@ def network_parser(description: str) -> argparse.ArgumentParser:
     """A parser with training's flags of a network and its quantization; those that are not given are None."""
     parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
     group = parser.add_argument_group("network, for files that don't say it").add_argument
-    group("--model", type=lambda name: find(name).name, help=", ".join(record.title for record in NETWORKS.values()))
+    group("--model", type=find, help=", ".join(map(title, NETWORKS)))
     group("--k_bits", type=int, help="bits of weights and features, 2 to 8; 32: full precision")
     for name, setting in SETTINGS.items():
-        group(f"--{name}", type=setting.kind if setting.kind is not float else number, help=setting.help)
+        group(f"--{name}", type=setting.type if setting.type is not float else number, help=setting.help)
     group("--skip_bits", type=int, help="bits of the features that feed a sum, 2 to 8; 0: those of --k_bits")
     group("--quantizer", choices=tuple(METHODS), help="the method")
     for name, own in method_settings().items():

@@ -21,9 +21,9 @@ import model
 from model.common import SuperResolver
 from model.settings import made_from
 from model.weights import check_tensors
-from quant.activation import gated_quantizers, quantizers
+from quant.activation import quantizers, with_gates
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.gate import GATE_BITS
+from quant.methods.ddtb import GATE_BITS
 from quant.phase import Phase, phase_of
 from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
@@ -137,7 +137,7 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
     own = skeleton.state_dict()
     convs = {f"{name}.weight" for name, module in skeleton.named_modules() if isinstance(module, QuantConv2d)}
     idle, gates = [], set()
-    for name in gated_quantizers(skeleton):
+    for name in with_gates(skeleton):
         if phase is Phase.DYNAMIC and bool(state.get(f"{name}.is_dynamic", torch.zeros(1)).any()):
             gates |= {f"{name}.gate.{part}.weight" for part in GATE_PARTS}
         else:

@@ -1,18 +1,14 @@
 """The quantizers by name: DDTB, and those that the literature compares it with, in DDTB's places of a network.
 
-Each file holds one activation quantizer, its equation and its source. What no paper says, because it did not quantize
-such networks, is said in the class. To add one: write a subclass of `quant.activation.ActivationQuantizer` in a file of
-its own, and add its Method to METHODS, here or in that file; quant/__init__.py then imports the file.
+To add one: write a subclass of `quant.activation.ActivationQuantizer` in a file of its own, and add its Method to
+METHODS, here or in that file; quant/__init__.py then imports the file.
 """
 
 from dataclasses import dataclass, field
 
 from quant.activation import ActivationQuantizer
+from quant.methods.compared import DoReFaQuantizer, MovingRangeQuantizer, PamsQuantizer, ScaleQuantizer
 from quant.methods.ddtb import DualBoundQuantizer
-from quant.methods.dorefa import DoReFaQuantizer
-from quant.methods.minmax import MovingRangeQuantizer
-from quant.methods.pact import PactQuantizer
-from quant.methods.pams import PamsQuantizer
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ METHODS: dict[str, Method] = {
             ("dual", "symmetric"),
             help="ddtb: two trainable bounds; symmetric: one for both sides, an ablation")}),
     "pams": Method(PamsQuantizer, "symmetric"),
-    "pact": Method(PactQuantizer, "dorefa"),
+    "pact": Method(ScaleQuantizer, "dorefa"),
     "dorefa": Method(DoReFaQuantizer, "dorefa"),
     "minmax": Method(MovingRangeQuantizer, "minmax"),
 }

@@ -4,14 +4,19 @@ Ultra-low Precision Super-Resolution Networks", ECCV 2022, arXiv 2203.03844). qu
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model import parallel
+from model.common import full_precision
+from model.tiles import GlobalMean
 from quant.activation import ActivationQuantizer
-from quant.functional import fake_quantize_parts, percentiles
-from quant.gate import Gate
+from quant.functional import fake_quantize, fake_quantize_parts, percentiles
 from quant.phase import Phase
+from quant.weight import quantize_symmetric
 
 START_BOUND = 10.0
+GATE_BITS = 2
+GATE_CHANNELS = 32
 
 
 class DualBoundQuantizer(ActivationQuantizer):
@@ -28,8 +33,8 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
                  symmetric: bool = False) -> None:
-        super().__init__(k_bits, initialised=init_bounds == "released" and k_bits != 2)
-        self.starts_calibrated = init_bounds == "calibrated"
+        super().__init__(k_bits, bounds_set=init_bounds == "released" and k_bits != 2)
+        self.bounds_from_calibration = init_bounds == "calibrated"
         self.percentile = percentile
         self.symmetric = symmetric
         self.alpha_upper = nn.Parameter(torch.tensor([START_BOUND]))
@@ -52,20 +57,19 @@ class DualBoundQuantizer(ActivationQuantizer):
         self.is_dynamic.fill_(float(dynamic))
         self.dynamic = bool(dynamic)
 
-    def start_bounds(self, x: Tensor) -> None:
+    def set_bounds(self, x: Tensor) -> None:
         """Set both bounds from the percentiles of x, of the whole batch where several processes share it."""
         self._move_bounds(x, 1.0)
-        self.mark_started()
 
     def end_calibration(self) -> None:
         """Bounds that calibration has set stay."""
-        if self.starts_calibrated and self.observations:
-            self.mark_started()
+        if self.bounds_from_calibration and self.observations:
+            self.mark_bounds_set()
         super().end_calibration()
 
     def _calibrate(self, parts):
         x = super()._calibrate(parts)
-        if self.starts_calibrated and self._observing and not self._started:
+        if self.bounds_from_calibration and self._observing and not self.bounds_set:
             self._move_bounds(x, 1 / len(self.observations))
         return x
 
@@ -100,3 +104,43 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, percentile={self.percentile}, dynamic={self.dynamic}"
+
+
+class Gate(nn.Module):
+    """A feature [N, C, h, w] to logits [N, 2, 1, 1], for the upper and the lower bound; beta = 2*sigmoid(logits).
+
+    The feature comes in parts that would be concatenated over channels, or whole as the only part.
+    Only `expand` learns: its input is quantized without a gradient. The batch norm's running statistics move in
+    training; a training batch of one sample is normalised by them, since it has no statistics of its own. Where several
+    processes share a training batch, they exchange the pooled channels, a few numbers, and each process computes the
+    gate for the whole batch: extremes and statistics are then those of the whole batch.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = GlobalMean()
+        self.reduce = nn.Conv2d(channels, GATE_CHANNELS, 1, bias=False)
+        self.norm = nn.BatchNorm2d(GATE_CHANNELS)
+        self.expand = nn.Conv2d(GATE_CHANNELS, 2, 1, bias=False)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        with full_precision(parts[0].device):  # the bounds stay float32, at next to no cost
+            with torch.no_grad():
+                pooled = self.pool(*parts).to(self.reduce.weight.dtype)
+                whole = self._quantize(parallel.all_gather(pooled) if self.training else pooled)
+                hidden = F.conv2d(whole, quantize_symmetric(self.reduce.weight, GATE_BITS))
+                hidden = self._quantize(F.relu(self._normalise(hidden)))
+            own = parallel.own_slice(hidden) if self.training else hidden
+            return F.conv2d(own, quantize_symmetric(self.expand.weight, GATE_BITS))
+
+    def _normalise(self, hidden):
+        if self.training and len(hidden) == 1:
+            norm = self.norm
+            return F.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return self.norm(hidden)
+
+    def _quantize(self, x):
+        """2-bit levels between min and max: those of the batch in training, of each image in evaluation."""
+        if not self.training:
+            return fake_quantize(x, x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True), GATE_BITS)
+        return fake_quantize(x, x.amin().view(1), x.amax().view(1), GATE_BITS)

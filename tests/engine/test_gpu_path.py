@@ -79,7 +79,7 @@ def distilling(name, phase, *, quantizer="ddtb", started=True):
     quantize(student, QuantConfig(4, quantizer=quantizer))
     objective = Distillation(teacher, Schedule(student, dynamic_ratio=0.5))
     for number, member in enumerate(quantizers(student).values()):
-        member._started = started
+        member.bounds_set = started
         if member.gate is not None:
             member.set_dynamic(number % 2 == 0)
     objective.schedule.chosen = True
@@ -114,7 +114,7 @@ def test_bounds_start_in_the_first_training_step(fake, name):
     student, objective = distilling(name, Phase.STATIC, started=False)
     with fake:
         losses(student, objective, CUDA)
-    assert all(member._started for member in quantizers(student).values())
+    assert all(member.bounds_set for member in quantizers(student).values())
 
 
 @pytest.mark.parametrize("quantizer", METHODS)

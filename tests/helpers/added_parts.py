@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from model.common import SuperResolver, conv
-from model.registry import NETWORKS, Network, register
+from model.registry import NETWORKS, register
 from model.settings import SETTINGS, Setting
 from model.tiles import GlobalMean
 from quant.activation import ActivationQuantizer
@@ -137,10 +137,9 @@ class StepSizeQuantizer(ActivationQuantizer):
         half = 2 ** (self.k_bits - 1)
         return -half * self.step, (half - 1) * self.step
 
-    def start_bounds(self, x):
+    def set_bounds(self, x):
         most = 2 ** (self.k_bits - 1) - 1
         self.step.data.copy_(x.abs().max() / most if self.start_step == "largest" else 2 * x.abs().mean() / most**0.5)
-        self.mark_started()
 
     def quantized(self, *parts):
         half = 2 ** (self.k_bits - 1)
@@ -152,8 +151,8 @@ def add_all():
     if "espcn" in NETWORKS:
         return
     SETTINGS["n_resgroups"] = Setting(int, 2, "groups of blocks (RCAN)", least=1)
-    register(Network("espcn", ESPCN, "ESPCN"))
-    register(Network("rcan", RCAN, "RCAN"))
+    register(ESPCN)
+    register(RCAN)
     BLOCKS.update({ConvReLU: QuantConvReLU, RCAB: QuantRCAB})
     STAYS_FLOAT.update({ChannelAttention, ResidualGroup})
     METHODS["stepsize"] = Method(StepSizeQuantizer, "minmax", {

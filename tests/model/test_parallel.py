@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import parallel
-from quant.gate import Gate
+from quant.methods.ddtb import Gate
 from utility import UserError
 
 SCRIPT = Path(__file__).with_name("run_ranks.py")

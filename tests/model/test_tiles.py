@@ -74,7 +74,7 @@ def test_eight_megapixels_fit_in_two_gibibytes(tmp_path):
     network = quantize(NETWORKS["edsr"](scale=4), QuantConfig(4))
     for quantizer in quantizers(network).values():
         quantizer.set_dynamic(True)
-        quantizer.mark_started()
+        quantizer.mark_bounds_set()
     torch.save(network.state_dict(), tmp_path / "network.pt")
     folder = tmp_path / "benchmark" / "Big"
     pixels = np.random.default_rng(0).integers(0, 256, (500, 1000, 3), dtype=np.uint8)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from quant.functional import fake_quantize
-from quant.gate import Gate
+from quant.methods.ddtb import Gate
 from quant.weight import quantize_symmetric
 
 

@@ -72,3 +72,10 @@ def test_what_cannot_be_inspected_is_named(launch, experiments, tmp_path):
     torch.save({"a.alpha_upper": torch.ones(1)}, tmp_path / "plain.pt")
     with pytest.raises(UserError, match="--model, --scale and --k_bits"):
         main([str(tmp_path / "plain.pt")])
+
+
+@pytest.mark.parametrize("flags", [[""], ["x.pt", "--out", ""], ["x.pt", "--images", ""]])
+def test_an_empty_name_is_no_folder(flags, capsys):
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert "is empty; name a file or folder" in capsys.readouterr().err

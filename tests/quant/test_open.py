@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 import model
 from data.images import write_png
 from model.weights import FORMAT
-from quant import Phase, enlarge, export, is_quantized, open_network
+from quant import Phase, QuantConfig, enlarge, export, is_quantized, open_network, quantize
 from quant import inspect as looking
 from quant.activation import quantizers
 from quant.cost import main as cost
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import write_packed
 from quant.export import main as exporting
+from quant.methods import METHODS
 from quant.pack import main as packing
 from utility import UserError, run_main
 
@@ -144,6 +145,52 @@ def test_a_mean_that_is_not_div2ks_tells_nothing(small_network, saved):
     full = small_network("edsr", k_bits=32)
     state = full.state_dict() | {"sub_mean.bias": torch.tensor([-0.1, -9.0, 3.0])}
     assert open_network(saved(state), **{**full.settings, "model": "EDSR", "rgb_range": 7}).rgb_range == 7
+
+
+def test_the_shapes_of_a_bare_state_dict_tell_the_scale(small_network, saved):
+    for scale in (2, 3, 4):
+        full = small_network("edsr", scale=scale, k_bits=32)
+        path = saved(full.state_dict())
+        sizes = {name: value for name, value in full.settings.items() if name != "scale"}
+        assert open_network(path, model="EDSR", **sizes, defaults={"scale": 2}).scale == scale
+        with pytest.raises(UserError, match="does not fit this network"):
+            open_network(path, model="EDSR", **sizes, scale=5 - scale if scale < 4 else 2)
+
+
+@pytest.mark.parametrize("quantizer", [None, *METHODS])
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "rdn"])
+def test_a_network_that_was_opened_is_as_one_that_was_built(small_network, saved, packed, name, quantizer):
+    """Its tensors have memory of their own, the usual strides, and gradients where training has them."""
+    built = small_network(name, k_bits=32)
+    if quantizer is not None:
+        quantize(built, QuantConfig(4, quantizer))
+    state = {key: tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+             for key, tensor in built.state_dict().items()}
+    opened = open_network(saved(checkpoint(built, state_dict=state)))
+    for part in ("named_parameters", "named_buffers"):
+        pairs = list(zip(getattr(opened, part)(), getattr(built, part)(), strict=True))
+        assert [(key, type(one), one.dtype, one.stride(), one.requires_grad) for (key, one), _ in pairs] == \
+            [(key, type(one), one.dtype, one.stride(), one.requires_grad) for _, (key, one) in pairs]
+    tensors = list(opened.state_dict().values())
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
+    if quantizer == "ddtb":
+        opened = open_network(packed(built))
+        assert not any(tensor.is_meta for tensor in (*opened.parameters(), *opened.buffers()))
+
+
+def test_counters_that_old_files_lack_begin_at_zero(small_network, saved):
+    state = {key: tensor for key, tensor in small_network("srresnet").state_dict().items() if "num_batches" not in key}
+    opened = open_network(saved(state), model="SRResNet", k_bits=4, n_resblocks=2, n_feats=12)
+    counters = [tensor for key, tensor in opened.state_dict().items() if key.endswith("num_batches_tracked")]
+    assert counters and all(counter.item() == 0 for counter in counters)
+
+
+def test_one_tensor_under_two_names_becomes_two(small_network, saved):
+    state = small_network("edsr", k_bits=32).state_dict()
+    state["body.1.body.0.weight"] = state["body.0.body.0.weight"]
+    opened = open_network(saved(state), model="EDSR", n_resblocks=2, n_feats=12)
+    first, second = (opened.body[place].body[0].weight for place in (0, 1))
+    assert torch.equal(first, second) and first.data_ptr() != second.data_ptr()
 
 
 # programs and tools -------------------------------------------------------------------------------------------------

@@ -38,13 +38,13 @@ def calibrate(network, schedule, seeds):
 def test_phase_of_each_epoch(network, epoch, phase):
     schedule = Schedule(network, dynamic_ratio=0.5)
     schedule.start_epoch(epoch)
-    assert schedule.phase_of(epoch) is schedule.phase is phase
+    assert schedule.phase_in(epoch) is schedule.phase is phase
     assert {module.phase for module in network.modules() if isinstance(module, Phased)} == {phase}
 
 
 def test_first_stage_can_end_elsewhere(network):
     schedule = Schedule(network, dynamic_ratio=0.5, first_stage_epoch=3)
-    assert [schedule.phase_of(epoch) for epoch in (1, 2, 3)] == list(Phase)
+    assert [schedule.phase_in(epoch) for epoch in (1, 2, 3)] == list(Phase)
 
 
 def test_a_new_schedule_begins_without_dynamic_quantizers(small_network):

@@ -160,11 +160,10 @@ def test_other_bit_widths_are_refused(k_bits):
         QuantConfig(k_bits)
 
 
-def test_a_block_alone_is_replaced_by_its_quantized_form():
+def test_every_block_is_replaced_by_its_quantized_form():
     blocks = [ResBlock(4), BNResBlock(4), DenseBlock(4, 4, 2, 3), GlobalFusion(4, 2, 3)]
     assert {type(block) for block in blocks} == set(BLOCKS)
-    for block in blocks:
-        quantized = quantize(block, CONFIG)
+    for block, quantized in zip(blocks, quantize(nn.Sequential(*blocks), CONFIG), strict=True):
         assert type(quantized) is BLOCKS[type(block)] and is_quantized(quantized)
         assert {id(p) for p in block.parameters()} <= {id(p) for p in quantized.parameters()}
 

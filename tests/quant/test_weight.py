@@ -6,7 +6,7 @@ from percentiles import numpy_percentile
 from torch import nn
 from torch.nn import functional as F
 
-from model.inference import constant_weights
+from model.common import constant_weights
 from quant import Phase, set_phase
 from quant.weight import (
     WEIGHT_QUANTIZERS,
@@ -107,10 +107,10 @@ def test_calibration_leaves_the_weight_alone_unless_asked(conv):
 
 def test_a_constant_weight_is_quantized_once(conv):
     quantized = QuantConv2d(conv, 2, "minmax").eval()
-    with torch.no_grad(), constant_weights(quantized):
+    with torch.no_grad(), constant_weights():
         first = quantized.quantized_weight()
         assert quantized.quantized_weight() is first
-        with constant_weights(quantized):
+        with constant_weights():
             assert quantized.quantized_weight() is first
         assert quantized.quantized_weight() is first
         assert torch.equal(first, quantize_minmax(conv.weight, 2))
@@ -128,18 +128,18 @@ def test_every_change_of_a_weight_counts(conv, change):
     quantized = QuantConv2d(conv, 2, "minmax").eval()
     conv.weight.grad = torch.randn_like(conv.weight)
     with torch.no_grad():
-        with constant_weights(quantized):
+        with constant_weights():
             quantized.quantized_weight()
         quantized.quantized_weight()
         change(quantized)
         assert torch.equal(quantized.quantized_weight(), quantize_minmax(conv.weight, 2))
-        with constant_weights(quantized):
+        with constant_weights():
             assert torch.equal(quantized.quantized_weight(), quantize_minmax(conv.weight, 2))
 
 
 def test_what_is_kept_of_a_weight_is_not_shared_by_copies(conv):
     quantized = QuantConv2d(conv, 2, "minmax").eval()
-    with torch.no_grad(), constant_weights(quantized):
+    with torch.no_grad(), constant_weights():
         quantized.quantized_weight()
         other = copy.deepcopy(quantized)
         other.weight.data.mul_(-1)

@@ -9,8 +9,7 @@ from onnx import TensorProto
 from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
-from quant.gate import GATE_BITS
-from quant.methods.ddtb import DualBoundQuantizer
+from quant.methods.ddtb import GATE_BITS, DualBoundQuantizer
 from quant.weight import quantize_symmetric
 
 MOST_GATED_BITS = 7

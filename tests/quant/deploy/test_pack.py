@@ -8,9 +8,9 @@ from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model import NETWORKS
+import model
 from model.torch_file import save_torch_file
-from quant import Phase, export, pack, quantize, set_phase
+from quant import Phase, export, open_network, pack, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.onnx_file import all_nodes
@@ -41,13 +41,6 @@ def test_bits_that_do_not_fit():
         unpack_bits(np.zeros(1, np.uint8), 4, (3,))
 
 
-def fresh(network):
-    """A new network of the same kind, all else random."""
-    torch.manual_seed(99)
-    name = type(network).__name__.lower()
-    return quantize(NETWORKS[name](**network.settings), network.quant_config)
-
-
 @pytest.fixture
 def packed(tmp_path):
     """Function that packs a network and gives the file."""
@@ -60,7 +53,8 @@ def packed(tmp_path):
 
 
 def load_packed(network, path):
-    load_weights(network, path, "--refine")
+    """The network in a packed file, which has to be as this one."""
+    return open_network(path, model=model.name_of(network), **network.settings, **network.quant_config.trained())
 
 
 def read_packed(path):
@@ -78,8 +72,7 @@ def outputs(network, lr):
 @pytest.mark.parametrize(("scale", "k_bits"), [(2, 2), (3, 3), (4, 4), (2, 8)])
 def test_output_is_the_checkpoints_to_the_bit(small_network, smooth_image, packed, name, scale, k_bits):
     network = small_network(name, scale, k_bits)
-    loaded = fresh(network)
-    load_packed(loaded, packed(network))
+    loaded = load_packed(network, packed(network))
     lr = smooth_image(12, 9, count=2)
     assert torch.equal(outputs(loaded, lr), outputs(network, lr))
 
@@ -88,10 +81,9 @@ def test_output_is_the_checkpoints_to_the_bit(small_network, smooth_image, packe
 def test_sums_of_their_own_bits(small_network, smooth_image, packed, name):
     network = small_network(name, k_bits=2, skip_bits=7)
     lr = smooth_image(12, 9)
-    loaded = fresh(network)
-    load_packed(loaded, packed(network))
+    loaded = load_packed(network, packed(network))
     assert torch.equal(outputs(loaded, lr), outputs(network, lr))
-    published = fresh(small_network(name, k_bits=2))
+    published = small_network(name, k_bits=2)
     with pytest.raises(UserError, match="was trained for --skip_bits 7"):
         load_packed(published, packed(network))
 
@@ -99,8 +91,7 @@ def test_sums_of_their_own_bits(small_network, smooth_image, packed, name):
 def test_phase_is_kept(small_network, smooth_image, packed):
     network = small_network("edsr", dynamic=1)
     set_phase(network, Phase.STATIC)
-    loaded = fresh(network)
-    load_packed(loaded, packed(network))
+    loaded = load_packed(network, packed(network))
     assert torch.equal(outputs(loaded, smooth_image(8, 8)), outputs(network, smooth_image(8, 8)))
     assert not any(".gate." in key for key in read_packed(packed(network))[0])
 
@@ -109,8 +100,7 @@ def test_packing_again_and_exporting_give_the_same(small_network, packed, tmp_pa
     network = small_network("rdn")
     path = packed(network)
     first = load_file(path)
-    loaded = fresh(network)
-    load_packed(loaded, path)
+    loaded = load_packed(network, path)
     second = load_file(packed(loaded))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
     assert export.export(loaded).SerializeToString() == export.export(network).SerializeToString()
@@ -121,8 +111,7 @@ def test_packing_again_and_exporting_give_the_same(small_network, packed, tmp_pa
 def test_checkpoint_packed_and_exported_have_the_same_integers(small_network, smooth_image, packed, name, k_bits):
     """Bounds taken again of weights that lie on their levels are off by a last bit, which decides rounding ties."""
     network = small_network(name, k_bits=k_bits)
-    loaded = fresh(network)
-    load_packed(loaded, packed(network))
+    loaded = load_packed(network, packed(network))
     for first, second in zip(network.modules(), loaded.modules(), strict=True):
         if isinstance(first, QuantConv2d):
             assert all(map(torch.equal, first.integer_weight(), second.integer_weight()))
@@ -161,8 +150,7 @@ def test_symmetric_bounds_take_a_bit_more(small_network, smooth_image, packed):
     weight = network.RDBs[0].LFF.weight
     with torch.no_grad():
         weight.clamp_(-0.1, 0.1).view(-1)[:2] = torch.tensor([-0.1, 0.1])
-    loaded = fresh(network)
-    load_packed(loaded, packed(network))
+    loaded = load_packed(network, packed(network))
     assert torch.equal(outputs(loaded, smooth_image(8, 8)), outputs(network, smooth_image(8, 8)))
 
 
@@ -185,8 +173,7 @@ def test_size(small_network, packed):
 
 def test_half_precision_rest(small_network, smooth_image, packed):
     network = small_network("srresnet")
-    loaded = fresh(network)
-    load_packed(loaded, packed(network, rest="fp16"))
+    loaded = load_packed(network, packed(network, rest="fp16"))
     expected, found = outputs(network, smooth_image(8, 8)), outputs(loaded, smooth_image(8, 8))
     assert 0 < (found - expected).abs().mean() < 0.05 * expected.std()
     with torch.no_grad():
@@ -198,9 +185,10 @@ def test_half_precision_rest(small_network, smooth_image, packed):
 def test_a_packed_network_cannot_be_trained(small_network, packed):
     network = small_network("edsr")
     path = packed(network)
-    load_packed(network, path)
     with pytest.raises(UserError, match="no weights to train"):
-        network.train()
+        load_packed(network, path).train()
+    with pytest.raises(UserError, match="--refine .*x.safetensors: a packed file can be tested, not trained"):
+        load_weights(network, path, "--refine")
 
 
 def test_the_wrong_file(small_network, packed, tmp_path):

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from quant.methods import METHODS
-from quant.methods.dorefa import DoReFaQuantizer
-from quant.methods.minmax import MOMENTUM, MovingRangeQuantizer
-from quant.methods.pact import PactQuantizer
-from quant.methods.pams import DECAY, PamsQuantizer
+from quant.methods.compared import DECAY, MOMENTUM, DoReFaQuantizer, MovingRangeQuantizer, PamsQuantizer, ScaleQuantizer
 from quant.phase import Phase
 from quant.weight import quantize_dorefa
 
@@ -22,14 +19,14 @@ def started(kind, k_bits, *, high, low):
     return quantizer
 
 
-@pytest.mark.parametrize("kind", [PamsQuantizer, PactQuantizer, DoReFaQuantizer])
+@pytest.mark.parametrize("kind", [PamsQuantizer, ScaleQuantizer, DoReFaQuantizer])
 def test_signed_features_get_odd_levels_around_zero(kind):
     quantizer = started(kind, 3, high=3.0, low=-1.0)
     x = torch.tensor([[[[-9.0, -3.0, -0.4, 0.4, 0.6, 2.4, 2.6, 9.0]]]])
     assert quantizer(x).flatten().tolist() == [-3, -3, 0, 0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("kind", [PactQuantizer, DoReFaQuantizer])
+@pytest.mark.parametrize("kind", [ScaleQuantizer, DoReFaQuantizer])
 def test_features_never_negative_get_all_levels_above_zero(kind):
     quantizer = started(kind, 2, high=3.0, low=0.0)
     assert quantizer(torch.tensor([[[[-1.0, 0.4, 0.6, 1.6, 7.0]]]])).flatten().tolist() == [0, 0, 1, 2, 3]
@@ -40,7 +37,7 @@ def test_pams_is_symmetric_whatever_the_feature():
     assert quantizer(torch.tensor([[[[-3.0, 1.0, 2.0]]]])).flatten().tolist() == [-3, 0, 3]
 
 
-@pytest.mark.parametrize("kind", [PamsQuantizer, PactQuantizer])
+@pytest.mark.parametrize("kind", [PamsQuantizer, ScaleQuantizer])
 def test_alpha_learns_from_what_is_clipped_alone(kind):
     quantizer = started(kind, 3, high=3.0, low=-3.0)
     x = torch.tensor([[[[-5.0, -1.2, 0.7, 3.0, 4.0]]]], requires_grad=True)
@@ -50,7 +47,7 @@ def test_alpha_learns_from_what_is_clipped_alone(kind):
 
 
 def test_unsigned_pact_learns_from_the_upper_side_alone():
-    quantizer = started(PactQuantizer, 3, high=3.0, low=0.0)
+    quantizer = started(ScaleQuantizer, 3, high=3.0, low=0.0)
     x = torch.tensor([[[[-5.0, 1.0, 4.0]]]], requires_grad=True)
     quantizer(x).backward(torch.tensor([[[[10.0, 100.0, 2.0]]]]))
     assert x.grad.flatten().tolist() == [0, 100, 0]
