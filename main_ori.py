@@ -76,6 +76,7 @@ def test(options, folder, device):
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = build_test_sets(options)
+    folder.begin()
     results = build_evaluator(options, test_sets, folder, device)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from data.image_sets import parse_ranges
+from engine.checkpoint import options_in, reading_parts
 from engine.run_folder import RunFolder
-from engine.run_options import read_options
 from loss import parse as parse_loss
 from model import registry
 from model.settings import SETTINGS, number
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, method_settings
-from quant.open import known_flags
+from quant.open import best_or_last, known_flags
+from quant.phase import Phase
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import UserError, check_file, whole_number
 
@@ -64,8 +65,9 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
     options = argparse.Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
-    if found := _stored_options(options, parser, quantized=quantized):
-        _settle(options, given, found[0], found[1], defaults)
+    if found := _own_run(options, parser, quantized=quantized):
+        path, stored, fixed = found
+        _merge_with_run(options, given, defaults, path, stored, fixed)
     elif quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _idle(options)
@@ -104,23 +106,31 @@ def _kept_epoch(folder, number):
     return kept[int(number)]
 
 
-def _stored_options(options, parser, *, quantized):
-    """(StoredOptions, names to take from them) for what the call continues, or for the run that it tests; else None."""
+def _own_run(options, parser, *, quantized):
+    """(checkpoint, its options, names of those that can't change) of the run that is continued or tested; else None."""
     run = experiment_folder(options.load or options.save)
     if options.test_only:  # the network's file says what it is; a run says on which images it is tested
         weights = options.refine or options.resume or ("" if quantized else options.pre_train)
-        paths, names = [run] if options.load or not weights else [], IMAGES
+        path = best_or_last(run) if options.load or not weights else None
     else:
-        paths, names = [path for path in (options.resume, options.load and RunFolder(run).checkpoint) if path][:1], None
-    stored = next(filter(None, map(read_options, paths)), None)
-    if stored is None:
+        path = options.resume or options.load and RunFolder(run).checkpoint
+    state = path and options_in(path)
+    if not state:
         return None
-    method = METHODS.get(str(stored.values.get("quantizer")), METHODS["ddtb"])
+    stored = state["options"]
+    method = METHODS.get(str(stored.get("quantizer")), METHODS["ddtb"])
     others = method_settings().keys() - method.settings.keys()
     unused = {"help", *_call_options(), *others}  # older runs kept these too
     actions = {action.dest: action for action in parser._actions if action.dest not in unused}
-    _check_stored(stored, actions, parser.parse_args([]))
-    return stored, {name for name in actions if name in stored.values and (names is None or name in names)}
+    stored = {name: value for name, value in stored.items() if name in actions}
+    _check_stored(path, stored, actions, parser.parse_args([]))
+    fixed = _network_options() | TRAINING | method_settings().keys()
+    with reading_parts(path):
+        if state["objective"].get("schedule", {}).get("chosen"):
+            fixed |= {"dynamic_ratio", "dynamic_choice"}
+        if state.get("phase") == Phase.DYNAMIC.value:
+            fixed |= {"first_stage_epoch"}
+    return path, {name: stored[name] for name in stored if name in IMAGES or not options.test_only}, fixed
 
 
 def _network_options():
@@ -151,16 +161,15 @@ def _call_options():
     return (CALL | COMPATIBLE.keys()) - _network_options()
 
 
-def _check_stored(stored, actions, defaults):
+def _check_stored(path, stored, actions, defaults):
     """Raise UserError, naming the file, for stored values that no flag could have given."""
-    values = {name: value for name, value in stored.values.items() if name in actions}
-    wrong = [f"{name} {value!r:.40}" for name, value in values.items() if not _fits(value, actions[name])]
+    wrong = [f"{name} {value!r:.40}" for name, value in stored.items() if not _fits(value, actions[name])]
     if wrong:
-        raise UserError(f"{stored.source}: its options can't be used ({', '.join(wrong)}); give another checkpoint")
+        raise UserError(f"{path}: its options can't be used ({', '.join(wrong)}); give another checkpoint")
     try:
-        check(argparse.Namespace(**{**vars(defaults), **values}), quantized=True)
+        check(argparse.Namespace(**{**vars(defaults), **stored}), quantized=True)
     except UserError as error:
-        raise UserError(f"{stored.source}: its options can't be used ({error})") from error
+        raise UserError(f"{path}: its options can't be used ({error})") from error
 
 
 def _fits(value, action):
@@ -175,31 +184,26 @@ def _fits(value, action):
         return False
 
 
-def _settle(options, given, stored, names, defaults):
+def _merge_with_run(options, given, defaults, path, stored, fixed):
     """Take what is not given from the run's own options; follow or refuse what is given and differs, with a note."""
-    taken = {name: stored.values[name] for name in sorted(names) if name not in given}
+    taken = {name: stored[name] for name in sorted(stored) if name not in given}
     vars(options).update(taken)
     flags = " ".join(_flag(name, value) for name, value in taken.items() if value != defaults[name])
     if flags:
-        options.notes.append(f"{stored.source}: {flags}, as it was trained")
-    fixed = _network_options() | TRAINING | method_settings().keys() if stored.trained else set()
-    if stored.chosen:
-        fixed = fixed | {"dynamic_ratio", "dynamic_choice"} | ({"first_stage_epoch"} if stored.applied else set())
+        options.notes.append(f"{path}: {flags}, as it was trained")
     idle = _idle(options)
-    for name in sorted(names & given.keys()):
-        old, new = stored.values[name], given[name]
+    for name in sorted(stored.keys() & given.keys()):
+        old, new = stored[name], given[name]
         if old == new:
             continue
         if name in fixed:
             remedy = f"give that instead of {_typed(new)}, or leave it out"
             if (name, old) == ("k_bits", 32):
                 remedy = "quantize it in a run of its own, with --pre_train and another --save"
-            raise UserError(f"{stored.source}: was trained with {_flag(name, old)}; {remedy}")
+            raise UserError(f"{path}: was trained with {_flag(name, old)}; {remedy}")
         if not options.test_only and name not in idle:
-            late = name in START and stored.trained
-            effect = "has no effect, the run has its start already" if late else "followed from now on"
-            before = _typed(old) or "none"
-            options.notes.append(f"{_flag(name, new)}: {effect}; {stored.source} was trained with {before}")
+            effect = "has no effect, the run has its start already" if name in START else "followed from now on"
+            options.notes.append(f"{_flag(name, new)}: {effect}; {path} was trained with {_typed(old) or 'none'}")
 
 
 def _flag(name, value):

@@ -99,10 +99,8 @@ def _reduced(tensor, operation):
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one exchange.
 
-    Losses are means over equal slices of the batch, so this is the whole batch's gradient. DistributedDataParallel,
-    which hides the exchange behind the backward, could save what it takes: 34 of 1,427 ms for a 4-bit EDSR x4, 96 of
-    1,695 ms for SRResNet (two processes, gloo; with it, 1,258 and 2,019 ms). But it would have to own
-    forward(), which the objectives bypass, and to search the graph in each step for the gates that take part.
+    Losses are means over equal slices of the batch, so this is the whole batch's gradient. DistributedDataParallel
+    would have to own forward(), which the objectives bypass, and to search each step's graph for the gates in it.
     """
     if world_size() == 1:
         return
