@@ -38,7 +38,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
 
 
-def options_in(path: str | Path) -> dict[str, Any] | None:
+def checkpoint_with_options(path: str | Path) -> dict[str, Any] | None:
     """A checkpoint of ours that keeps its options, {name: value}; None for any other file, as the oldest ones are.
 
     Raises nothing: the code that loads the file says what is wrong with it.

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
-from engine.ranks import Ranks
 from engine.run_folder import RunFolder
+from model import parallel
 from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -51,23 +51,22 @@ def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
 
 
 @contextlib.contextmanager
-def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], notes: Sequence[str] = (),
-             test_only: bool = False, load: bool = False, resume: str = "", reset: bool = False, seed: int = 1,
-             deterministic: bool = False, cpu: bool = False,
-             gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
+def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequence[str] = (), test_only: bool = False,
+             load: bool = False, resume: str = "", reset: bool = False, seed: int = 1, deterministic: bool = False,
+             cpu: bool = False, gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
     The folder's `begin` is called before anything is written; a mistake found before that leaves the disk unchanged.
     A training run that does not continue the folder's last checkpoint then moves the run that is there aside, or
     deletes it with `reset`. config_text: a function, called when config.txt is written. load: continue the folder's
-    checkpoint; resume: this file. notes: lines that the log begins with. ranks: which of the run's processes this is;
-    the first one alone writes.
+    checkpoint; resume: this file. notes: lines that the log begins with. Of the run's processes the first one alone
+    writes.
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
         own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
         continues = own or load and not resume
-        if ranks.rank == 0:
+        if parallel.is_first():
             log_to_file = stack.enter_context(logging_to_stdout())
             for note in notes:
                 log.info("%s", note)
@@ -94,4 +93,4 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
         set_seed(seed)
         if deterministic:
             use_deterministic_algorithms()
-        yield folder, choose_device(ranks, cpu=cpu, gpu_id=gpu_id)
+        yield folder, choose_device(cpu=cpu, gpu_id=gpu_id)

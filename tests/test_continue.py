@@ -10,7 +10,7 @@ from kill_resume import differences
 
 import main_limitrange_incremental
 import main_ori
-from engine.checkpoint import options_in
+from engine.checkpoint import checkpoint_with_options
 from engine.recorder import Recorder
 from model import NETWORKS
 from model.registry import scale_of
@@ -427,7 +427,7 @@ def test_options_of_files_that_have_none(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pt")
     (tmp_path / "text.pt").write_text("x")
     for name in ("plain.pt", "text.pt", "nowhere.pt", "."):
-        assert options_in(tmp_path / name) is None
+        assert checkpoint_with_options(tmp_path / name) is None
 
 
 def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(launch, bare, experiments):
