@@ -298,9 +298,9 @@ def _own_run(options, parser, defaults, *, quantized):
         return None
     stored = state["options"]
     method = METHODS.get(str(stored.get("quantizer")), METHODS["ddtb"])
-    unused = _call_options() | (method_settings().keys() - method.settings.keys())  # older runs kept these too
-    stored = _read_again(path, {name: value for name, value in stored.items() if name in defaults.keys() - unused},
-                         parser, defaults)
+    others = method_settings().keys() - method.settings.keys()
+    known = defaults.keys() - _call_options() - others  # older runs kept these too
+    stored = _read_again(path, {name: stored[name] for name in stored if name in known}, parser, defaults)
     fixed = _network_options() | FIXED | method_settings().keys()
     with reading_parts(path):
         if state["objective"].get("schedule", {}).get("chosen"):
