@@ -35,8 +35,7 @@ class Setting:
     def problem(self, value: Any) -> str:
         """What to give instead of `value`, in words; empty where it can work."""
         if self.values:
-            *others, last = map(str, self.values)
-            return "" if value in self.values else f"choose {', '.join(others)} or {last}"
+            return "" if value in self.values else f"choose one of {', '.join(map(str, self.values))}"
         if not is_of(value, self.kind):
             return "give a whole number below 2**63" if self.kind is int else "give a finite number"
         if self.kind not in (int, float):
