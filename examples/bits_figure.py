@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from examples.demo import ROOT
 from examples.results import read_shipped
 from metrics.figure import save_figure
-from metrics.report import published_results
+from metrics.report import FULL_PRECISION, published_results
 from model.registry import NETWORKS
-from utility import FULL_PRECISION, MAKER, add_force, check_output, first_line, run_main
+from utility import MAKER, add_force, check_output, first_line, run_main
 
 SETS = ("Set5", "Urban100")
 WIDTHS = (2, 3, 4, FULL_PRECISION)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from data.image_sets import find_test_sets
 from examples.demo import ROOT, run
-from metrics.report import published_results, read_run
+from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
-from utility import FULL_PRECISION, UserError, first_line, run_main
+from utility import UserError, first_line, run_main
 
 SETS = ("Set5", "Set14", "B100", "Urban100")
 METHOD_NAMES = {"ddtb": "DDTB", "pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
