@@ -215,14 +215,14 @@ def build_parser(*, quantized: bool) -> ArgumentParser:
     for title, settings in groups().items():
         group = parser.add_argument_group(title)
         for name, setting in settings.items():
-            how: dict[str, Any] = {"type": setting.read or setting.kind}
-            if setting.kind is bool:
+            how: dict[str, Any] = {"type": setting.read or setting.type}
+            if setting.type is bool:
                 how = {"action": "store_true"}
-            elif setting.kind is str and setting.values:
+            elif setting.type is str and setting.values:
                 how["metavar"] = f"{{{','.join(setting.values)}}}"
             elif name == "resume":
                 how |= {"nargs": "?", "const": RESUME_OWN}
-            silent = setting.kind is bool or setting.default in ("", ".") or setting.help == COMPATIBILITY
+            silent = setting.type is bool or setting.default in ("", ".") or setting.help == COMPATIBILITY
             default = "" if silent else f" (default: {_typed(setting.default)})"
             group.add_argument(f"--{name}", help=setting.help + default, **how)
     return parser

@@ -22,7 +22,7 @@ class Setting:
     positive: above 0. read: makes the value of a flag's text where the type alone does not.
     """
 
-    kind: type
+    type: type
     default: Any
     help: str
     values: tuple = ()
@@ -36,9 +36,9 @@ class Setting:
         """What to give instead of `value`, in words; empty where it can work."""
         if self.values:
             return "" if value in self.values else f"choose one of {', '.join(map(str, self.values))}"
-        if not is_of(value, self.kind):
-            return "give a whole number below 2**63" if self.kind is int else "give a finite number"
-        if self.kind not in (int, float):
+        if not is_of(value, self.type):
+            return "give a whole number below 2**63" if self.type is int else "give a finite number"
+        if self.type not in (int, float):
             return ""
         if self.positive and value <= 0:
             return "give a number above 0"

@@ -19,7 +19,7 @@ def network_parser(description: str) -> argparse.ArgumentParser:
     group("--model", type=lambda name: find(name).name, help=", ".join(record.title for record in NETWORKS.values()))
     group("--k_bits", type=int, help="bits of weights and features, 2 to 8; 32: full precision")
     for name, setting in SETTINGS.items():
-        group(f"--{name}", type=setting.kind if setting.kind is not float else number, help=setting.help)
+        group(f"--{name}", type=setting.type if setting.type is not float else number, help=setting.help)
     group("--skip_bits", type=int, help="bits of the features that feed a sum, 2 to 8; 0: those of --k_bits")
     group("--quantizer", choices=tuple(METHODS), help="the method")
     for name, own in method_settings().items():
