@@ -14,7 +14,7 @@ from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
 from quant.open import file_at, load_weights
 from quant.phase import phase_of
-from utility import UserError, run_main
+from utility import FULL_PRECISION, UserError, run_main
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 def main(argv=None):
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     options = parse_options(argv, quantized=True)
-    return main_ori.run(options) if options.k_bits == 32 or options.test_only else run(options)
+    return main_ori.run(options) if options.k_bits == FULL_PRECISION or options.test_only else run(options)
 
 
 def run(options):
     """Quantize a network and train it by parsed options."""
-    with main_ori.run_context(options) as (ranks, folder, device):
+    with main_ori.run_context(options) as (folder, device):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = main_ori.build_evaluator(options, build_test_sets(options), folder, device)
@@ -36,9 +36,9 @@ def run(options):
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
                             first_stage_epoch=options.first_stage_epoch, seed=options.seed, first_phase=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
-                                 compiler=options.compiler)
+                                 compiler="inductor" if options.compile else None)
         main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,
-                       continued=continued, ranks=ranks, folder=folder, device=device)
+                       continued=continued, folder=folder, device=device)
     return 0
 
 

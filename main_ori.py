@@ -9,16 +9,16 @@ from data.build import build_test_sets, build_train_loader
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
-from engine.ranks import join_processes
 from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
+from model import parallel
 from model.interpolation import start_as_interpolation
-from option import LIGHTER, config_text, experiment_folder, network_flags, parse_options, run_options
+from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.open import file_of_run, load_weights, open_network
 from trainer import Trainer
-from utility import run_main
+from utility import FULL_PRECISION, run_main
 
 
 def main(argv=None):
@@ -28,7 +28,7 @@ def main(argv=None):
 
 def run(options):
     """Train and test a full-precision network by parsed options."""
-    with run_context(options) as (ranks, folder, device):
+    with run_context(options) as (folder, device):
         if options.test_only:
             return test(options, folder, device)
         network = model.build(options)
@@ -44,22 +44,22 @@ def run(options):
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
-                               compiler=options.compiler)
+                               compiler="inductor" if options.compile else None)
         train(network, objective, [p for p in network.parameters() if p.requires_grad], evaluator, options,
-              continued=continued, ranks=ranks, folder=folder, device=device)
+              continued=continued, folder=folder, device=device)
     return 0
 
 
 @contextlib.contextmanager
 def run_context(options):
-    """What both programs begin with: (ranks, RunFolder, device)."""
+    """What both programs begin with: (RunFolder, device)."""
     path = experiment_folder(options.load or options.save)
-    with join_processes(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu) as ranks, open_run(
-            path, ranks=ranks, config_text=lambda: config_text(options), notes=options.notes,
+    with parallel.joined(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu), open_run(
+            path, config_text=lambda: config_text(options), notes=options.notes,
             test_only=options.test_only, load=bool(options.load), resume=options.resume, reset=options.reset,
             seed=options.seed, deterministic=options.deterministic, cpu=options.cpu,
             gpu_id=options.gpu_id) as (folder, device):
-        yield ranks, folder, device
+        yield folder, device
 
 
 def test(options, folder, device):
@@ -76,6 +76,7 @@ def test(options, folder, device):
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = build_test_sets(options)
+    folder.begin()
     results = build_evaluator(options, test_sets, folder, device)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
@@ -99,21 +100,21 @@ def weights_to_test(options, folder):
         return options.refine, "--refine"
     if options.resume:
         return options.resume, "--resume"
-    if options.pre_train and options.k_bits == 32 and not options.load:
+    if options.pre_train and options.k_bits == FULL_PRECISION and not options.load:
         return options.pre_train, "--pre_train"
     return file_of_run(folder.path), "--load" if options.load else "--save"
 
 
-def train(network, objective, groups, evaluator, options, *, continued, ranks, folder, device):
+def train(network, objective, groups, evaluator, options, *, continued, folder, device):
     """Train by `objective`, on from the checkpoint `continued` where there is one. groups: the optimizer's."""
     optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                                 momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)
     trainer = Trainer(
-        network, objective, loader=build_train_loader(options, rank=ranks.rank, world_size=ranks.world_size),
+        network, objective, loader=build_train_loader(options, rank=parallel.rank(), world_size=parallel.world_size()),
         optimizer=optimizer, scheduler=build_scheduler(optimizer, decay=options.decay, gamma=options.gamma),
         evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
         print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,
-        gclip=options.gclip, amp=options.amp, run_options=run_options(options))
+        gclip=options.gclip, amp=options.amp, run_options=options_to_keep(options))
     if continued:
         trainer.resume(continued)
     trainer.fit()

@@ -1,7 +1,6 @@
 """The one training loop, for full-precision and for quantized networks.
 
-What differs between the two is handed in: the objective (`loss.supervised.Supervised`, `quant.distill.Distillation`)
-says what a batch costs and what phase an epoch is in.
+The objective says what a batch costs, and in `phase` what the epoch does: a quant.Phase, None in full precision.
 """
 
 import logging
@@ -18,32 +17,36 @@ from data.loader import TrainLoader
 from engine import checkpoint
 from engine.evaluator import Evaluator
 from engine.optimizer import load_optimizer, step_scheduler
-from engine.precision import MixedPrecision
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder
 from loss.supervised import Supervised
 from model import parallel
 from model.common import SuperResolver
 from model.torch_file import save_torch_file
-from model.weights import FORMAT, load_strictly, read_weights
-from quant.distill import Distillation
+from model.weights import FORMAT, load_strictly
+from quant.activation import collapsed
+from quant.distill import Distillation, bounds_by_name
+from quant.phase import Phase
 from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
+# Convolutions alone run in 16 bit. Weights, bounds and the optimizer stay float32, and by their own code quantizers,
+# gates and losses: 16 bit leave round(s*x - z) no fraction to round by and can't resolve a bound's step, and losses are
+# means of squares, which overflow float16, or of differences below bfloat16's half grey level.
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the best
 
 
 class Trainer:
     """Trains `network` by `objective` and keeps everything in `run`, a RunFolder.
 
-    loader: data.build_train_loader's. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
-    called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.
     `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
     trains on its slices of the batches; the first one alone tests, logs and writes.
 
     epochs: the last one. print_every: batches. checkpoint_every: batches; 0: at epochs' ends. save_models: keep every
-    epoch's network. gclip, amp: engine.precision's. run_options: what checkpoints say of the options, by name.
+    epoch's network. gclip: largest absolute gradient, 0: no limit. amp: 'off', 'bf16' or 'fp16', whose loss is scaled
+    and whose overflowing steps are left out. run_options: what checkpoints say of the options, by name.
     """
 
     def __init__(self, network: SuperResolver, objective: Supervised | Distillation, *, loader: TrainLoader,
@@ -51,18 +54,15 @@ class Trainer:
                  evaluator: Evaluator, recorder: Recorder, run: RunFolder, device: torch.device, epochs: int,
                  print_every: int = 100, checkpoint_every: int = 0, save_models: bool = False, gclip: float = 0.0,
                  amp: str = "off", run_options: dict[str, Any] | None = None) -> None:
-        self.network = network
-        self.objective = objective
+        self.network, self.objective = network, objective
         self.loader, self.optimizer, self.scheduler = loader, optimizer, scheduler
         self.evaluator, self.recorder, self.run = evaluator, recorder, run
-        self.device = device
-        self.epochs = epochs
+        self.device, self.epochs, self.gclip = device, epochs, gclip
         self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
-        self.gclip = gclip
         self.run_options = run_options or {}
-        self.precision = MixedPrecision(amp, device)
-        self.position = (1, 0)
-        self.best = NONE_YET
+        self.autocast = torch.autocast(device.type, dtype=DTYPES.get(amp), enabled=amp != "off")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.position, self.best = (1, 0), NONE_YET
         self.sums = {}
 
     def fit(self) -> None:
@@ -71,10 +71,12 @@ class Trainer:
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
         if parallel.is_first():
-            self.run.ensure_ready()
+            self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
                 log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
                 self.best = NONE_YET
+        if self.position == (1, 0):  # from here on the run can be continued with its options
+            self.save()
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
                 self._train_epoch(held)
@@ -85,8 +87,7 @@ class Trainer:
     def _train_epoch(self, held):
         epoch, done = self.position
         self.objective.start_epoch(self.network, epoch)
-        rate = self.optimizer.param_groups[0]["lr"]
-        log.info("[Epoch %d]\tLearning rate: %.2e", epoch, rate)
+        log.info("[Epoch %d]\tLearning rate: %.2e", epoch, self.optimizer.param_groups[0]["lr"])
         self.loader.sampler.set_position(epoch, done)
         bar = tqdm(self.loader, initial=done, total=len(self.loader), desc=f"epoch {epoch}", leave=False,
                    disable=None if parallel.is_first() else True)
@@ -109,13 +110,17 @@ class Trainer:
             idle = time.perf_counter()
 
     def _step(self, lr, hr):
-        with self.precision.autocast():
+        with self.autocast:
             total, parts = self.objective.losses(self.network, lr, hr)
         if total is not None:
             self.optimizer.zero_grad(set_to_none=True)
-            self.precision.backward(total)
+            self.scaler.scale(total).backward()
             parallel.average_gradients(self.network.parameters())
-            self.precision.step(self.optimizer, self.network.parameters(), gclip=self.gclip)
+            self.scaler.unscale_(self.optimizer)
+            if self.gclip > 0:
+                torch.nn.utils.clip_grad_value_(self.network.parameters(), self.gclip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         for name, part in parts.items():
             self.sums[name] = self.sums.get(name, 0) + part
 
@@ -152,17 +157,18 @@ class Trainer:
         parallel.wait_for_all()
         step_scheduler(self.scheduler)
         self.position, self.sums = (epoch + 1, 0), {}
-        self.save(best=is_best, keep=self.save_models and self.objective.can_be_tested(epoch))
+        self.save(best=is_best, keep=self.save_models and self.objective.phase is not Phase.CALIBRATE)
 
     def _test(self, epoch, means):
         """Test, record the epoch's curves; returns whether its network is the best so far."""
-        results = self.evaluator(self.network, epoch) if self.objective.can_be_tested(epoch) else {}
-        for warning in self.objective.warnings(self.network):
-            log.warning("warning: %s", warning)
+        phase = self.objective.phase
+        results = {} if phase is Phase.CALIBRATE else self.evaluator(self.network, epoch)
+        if names := collapsed(self.network):
+            log.warning("warning: bounds of %s have met; a minimal width is kept between them", ", ".join(names))
         self.recorder.add_epoch(epoch, losses=means, results=results, rate=self.optimizer.param_groups[0]["lr"],
-                                scalars=self.objective.report(self.network))
+                                scalars=bounds_by_name(self.network))
         judged = [row["psnr"] for row in results.values() if row.get("psnr") is not None]
-        if not judged or not self.objective.counts_for_best(epoch) or not judged[0] > self.best["psnr"]:
+        if not judged or phase not in (None, Phase.DYNAMIC) or not judged[0] > self.best["psnr"]:
             return False
         self.best = {"psnr": judged[0], "epoch": epoch}
         log.info("best so far: %s", self._best_text())
@@ -188,18 +194,19 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run which goes on needs, as tensors and plain values."""
-        epoch, batch = self.position
+        (epoch, batch), phase = self.position, self.objective.phase
         return {
             "format": FORMAT,
             "options": self.run_options,
             "epoch": epoch - 1,
             "batch": batch,
             "network": {"name": model.name_of(self.network), **self.network.settings},
-            **self.objective.checkpoint(self.network),
+            "quant": None if phase is None else self.network.quant_config.to_dict(),
+            "phase": None if phase is None else phase.value,
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "precision": self.precision.state_dict(),
+            "precision": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
             "best": self.best,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
@@ -212,13 +219,11 @@ class Trainer:
 
         Everything is checked before training. Raises UserError for any other file, or one of another network.
         """
-        weights = read_weights(path)
-        state = weights.checkpoint
-        if state is None or "optimizer" not in state:
-            raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
+        state = checkpoint.read_training(path)
         with checkpoint.reading_parts(path):
-            checkpoint.check_same_network(state, path, self.network, self.objective.checkpoint(self.network)["quant"])
-            checkpoint.check_training_state(state, path, batches=len(self.loader))
+            if state["batch"] > len(self.loader):
+                raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
+                                f"{len(self.loader)} now; give the flags of its training")
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
         positions = parallel.all_gather(torch.tensor([self.position]))
@@ -231,10 +236,11 @@ class Trainer:
         load_optimizer(self.optimizer, state["optimizer"])
         for _ in range(state["epoch"]):
             step_scheduler(self.scheduler)
-        self.precision.load_state_dict(state["precision"])
+        if state["precision"] and self.scaler.is_enabled():  # else one begun in another precision: torch's own scale
+            self.scaler.load_state_dict(state["precision"])
         self.best = state["best"]
-        stored = {**self.run_options, **(state.get("options") or {})}
-        if _judged_by(stored) != _judged_by(self.run_options) and state["epoch"] < self.epochs and self.best["epoch"]:
+        same_test = checkpoint.tested_alike(state.get("options") or {}, self.run_options)
+        if not same_test and state["epoch"] < self.epochs and self.best["epoch"]:
             log.info("the best network so far (%s) was found by another test; the best is counted anew",
                      self._best_text())
             self.best = NONE_YET
@@ -242,9 +248,3 @@ class Trainer:
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])
-
-
-def _judged_by(options):
-    """What PSNR depends on besides the network: values by other tests can't be compared."""
-    first = [name for name in options.get("data_test", ()) if name != "Demo"][:1]
-    return first, str(options.get("data_range")).split("/")[-1], *map(options.get, ("self_ensemble", "precision"))

@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import secrets
-import select
 import signal
 import stat
 import sys
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
+FULL_PRECISION = 32  # the bits of a network that is not quantized
 UNFINISHED = ".part-"
 STALE_SECONDS = 3600  # more than a write can take
 MAKER = "DDTB reference implementation"  # how pictures say who made them
@@ -66,40 +66,22 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
         message, code = f"error: {error}", 2
     except Stopped as stop:
         message, code = str(stop), 128 + stop.number
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
     except (MemoryError, OSError, RuntimeError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
-            code = 128 + signal.SIGPIPE
-        elif lack := _what_lacks(error, lighter):
-            message, code = f"error: {lack}", 1
-        else:
+        if not (lack := _what_lacks(error, lighter)):
             raise
-    finally:
-        unwritten = _finish_stdout()
-    if unwritten is not None and not isinstance(unwritten, BrokenPipeError) and not message:
-        message, code = f"error: standard output: can't be written ({unwritten.strerror})", 1
+        message, code = f"error: {lack}", 1
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its end
+        if not message and not isinstance(error, BrokenPipeError):
+            message, code = f"error: standard output: can't be written ({error.strerror})", 1
     with contextlib.suppress(OSError):
         if message:
             print(message, file=sys.stderr)
     return code
-
-
-def _nobody_reads_stdout():
-    """Whether stdout is a pipe whose other end is closed."""
-    poll = select.poll()
-    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
-        poll.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _finish_stdout():
-    """Flush stdout. Returns the OSError that prevents it; stdout then leads nowhere, as Python flushes it again."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return error
-    return None
 
 
 def _what_lacks(error, lighter):

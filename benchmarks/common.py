@@ -93,9 +93,10 @@ def prepare(name, args):
     device = torch.device(args.device)
     full, low = full.to(device), low.to(device)
     teacher = copy.deepcopy(full).eval()
+    compiler = "inductor" if options.compile else None
     supervised = Supervised(loss.build(options.loss, rgb_range=255, patch_size=args.patch_size, device=device),
-                            compiler=options.compiler)
-    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]), compiler=options.compiler)
+                            compiler=compiler)
+    distillation = Distillation(teacher, Schedule(low, dynamic_ratio=RATIOS[name]), compiler=compiler)
     supervised.start_epoch(full, 1)
     distillation.start_epoch(low, 1)
     size = args.patch_size // args.scale

@@ -1,1 +1,1 @@
-"""What the trainer works with: run folder, checkpoints, device, precision, the test pass and the curves."""
+"""What the trainer works with: run folder, checkpoints, device, the test pass and the curves."""

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.ranks import Ranks
+from model import parallel
 from utility import UserError
 
 log = logging.getLogger(__name__)
 
 
-def choose_device(ranks: Ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.device:
+def choose_device(*, cpu: bool = False, gpu_id: int = 0) -> torch.device:
     """CUDA's device `gpu_id`, else Apple's GPU, else the CPU; with `cpu` always the CPU.
 
     Each of several processes has the GPU of its own number. Raises UserError for a number that this machine lacks.
@@ -23,13 +23,13 @@ def choose_device(ranks: Ranks, *, cpu: bool = False, gpu_id: int = 0) -> torch.
         return torch.device("cpu")
     if torch.cuda.is_available():
         number, reason = gpu_id, f"--gpu_id {gpu_id}"
-        if ranks.world_size > 1:
-            number, reason = ranks.local_rank, f"process {ranks.local_rank} of this machine"
+        if parallel.world_size() > 1:
+            number, reason = parallel.local_rank(), f"process {parallel.local_rank()} of this machine"
         if number >= torch.cuda.device_count():
             raise UserError(f"{reason}: this machine has {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(number)
         return torch.device("cuda", number)
-    if torch.backends.mps.is_available() and ranks.world_size == 1:
+    if torch.backends.mps.is_available() and parallel.world_size() == 1:
         return torch.device("mps")
     log.info("no CUDA device here: running on the CPU")
     return torch.device("cpu")

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Call it with a network and an epoch; it returns and writes the results of every test set.
 
-    run: a RunFolder, which the first call makes ready; eval.txt gets a line of JSON a set, results-<set>/ the images.
+    run: a RunFolder that has begun; eval.txt gets a line of JSON a set, results-<set>/ the images.
     model, scale, k_bits, rgb_range: of the network. chop_size, self_ensemble: as in `super_resolve`. half: in 16 bits.
     backend: what runs the network, for eval.txt. save_results: keep the SR images, with save_gt the LR and HR ones too.
     """
@@ -49,7 +49,6 @@ class Evaluator:
         Raises UserError for a network whose values are not finite.
         """
         network.eval()
-        self.run.ensure_ready()
         return {test_set.name: self._test(network, test_set, epoch) for test_set in self.test_sets}
 
     def _test(self, network, test_set, epoch):

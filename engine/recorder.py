@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from engine.run_folder import RunFolder
@@ -56,5 +57,6 @@ class Recorder:
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "")
             axes.grid(alpha=0.3)
             figure.tight_layout()
-            with atomic_path(self.run.path / f"{prefix}_{name}.png") as temporary:
+            file = f"{prefix}_{Path(name).name}.png"  # a checkpoint may have brought the name
+            with atomic_path(self.run.path / file) as temporary:
                 figure.savefig(temporary, dpi=120)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
-from engine.ranks import Ranks
 from engine.run_folder import RunFolder
+from model import parallel
 from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -26,15 +26,16 @@ def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
     handlers = [logging.StreamHandler(sys.stdout), kept]
     level = root.level
     root.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a full disk or a closed terminal costs lines of the log, not the run
 
     def add(path):
-        handlers.append(_outlived(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")))
+        handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         kept.setTarget(handlers[-1])
         kept.flush()
         kept.capacity = 0
 
     for handler in handlers:
-        root.addHandler(_outlived(handler))
+        root.addHandler(handler)
     try:
         yield add
     except (UserError, Stopped) as error:
@@ -49,36 +50,28 @@ def logging_to_stdout() -> Iterator[Callable[[Path], None]]:
                 handler.close()
 
 
-def _outlived(handler):
-    """The handler, set so that a full disk or closed terminal costs lines of the log, not the run."""
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.handleError = lambda record: None
-    return handler
-
-
 @contextlib.contextmanager
-def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], notes: Sequence[str] = (),
-             test_only: bool = False, load: bool = False, resume: str = "", reset: bool = False, seed: int = 1,
-             deterministic: bool = False, cpu: bool = False,
-             gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
+def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequence[str] = (), test_only: bool = False,
+             load: bool = False, resume: str = "", reset: bool = False, seed: int = 1, deterministic: bool = False,
+             cpu: bool = False, gpu_id: int = 0) -> Iterator[tuple[RunFolder, torch.device]]:
     """Prepare what every run needs: its folder, the log, seeds, the device. Gives (RunFolder, device).
 
-    The first code that writes calls the folder's `ensure_ready`; a mistake found before that leaves the disk unchanged.
+    The folder's `begin` is called before anything is written; a mistake found before that leaves the disk unchanged.
     A training run that does not continue the folder's last checkpoint then moves the run that is there aside, or
     deletes it with `reset`. config_text: a function, called when config.txt is written. load: continue the folder's
-    checkpoint; resume: this file. notes: lines that the log begins with. ranks: which of the run's processes this is;
-    the first one alone writes.
+    checkpoint; resume: this file. notes: lines that the log begins with. Of the run's processes the first one alone
+    writes.
     """
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
         own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
         continues = own or load and not resume
-        if ranks.rank == 0:
+        if parallel.is_first():
             log_to_file = stack.enter_context(logging_to_stdout())
             for note in notes:
                 log.info("%s", note)
 
-            def make_ready():
+            def begin():
                 if test_only or not continues:
                     begins = not (test_only or resume)
                     folder.make(reset=reset and begins, archive=not test_only)
@@ -88,7 +81,7 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
                 folder.append("log.txt", "")  # ends a half line
                 log_to_file(folder.path / "log.txt")
 
-            folder.make_ready = make_ready
+            folder.begin = begin
             folder.check_writable()
             if continues and not test_only:  # before the checkpoint is read, which another process may be writing
                 if not resume:
@@ -100,4 +93,4 @@ def open_run(path: str | Path, *, ranks: Ranks, config_text: Callable[[], str], 
         set_seed(seed)
         if deterministic:
             use_deterministic_algorithms()
-        yield folder, choose_device(ranks, cpu=cpu, gpu_id=gpu_id)
+        yield folder, choose_device(cpu=cpu, gpu_id=gpu_id)

@@ -29,7 +29,7 @@ class RunFolder:
 
     Other files and runs in the folder or below it stay untouched.
     origin: the folder of the models that the run continues from, None for a new run. rewound: it continues from an
-    earlier epoch of itself, and its former models, `origin`, were moved aside.
+    earlier epoch of itself, and its former models, `origin`, were moved aside. begin: makes it ready to be written to.
     """
 
     def __init__(self, path: str | Path, *, origin: Path | None = None) -> None:
@@ -38,12 +38,7 @@ class RunFolder:
         self.best = self.path / BEST
         self.origin = origin
         self.rewound = False
-        self.make_ready: Callable[[], Any] = self.make
-
-    def ensure_ready(self) -> None:
-        """Call `make_ready`, once: the folder can be written to then."""
-        make_ready, self.make_ready = self.make_ready, lambda: None
-        make_ready()
+        self.begin: Callable[[], Any] = self.make
 
     def check_writable(self) -> None:
         """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
@@ -74,13 +69,19 @@ class RunFolder:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        reason = "stopped before its first checkpoint" if self.is_run() else "no run is there yet"
-        log.info("--load %s: %s, beginning", self.path, reason)
+        log.info("--load %s: no checkpoint is there yet, beginning", self.path)
         return None
 
     def models(self) -> list[Path]:
         """The networks that the run has saved."""
         return [path for path in (self.checkpoint, self.best, *self.kept_epochs().values()) if os.path.lexists(path)]
+
+    def _only_begun(self):
+        """Whether nothing is there but the checkpoint that a run writes before its first step."""
+        with contextlib.suppress(KeyError, TypeError, UserError):
+            state = read_torch_file(self.checkpoint)
+            return self.models() == [self.checkpoint] and state["epoch"] == state["batch"] == 0
+        return False
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
@@ -95,7 +96,7 @@ class RunFolder:
             if reset and self.path.exists():
                 with self.claimed():
                     self._delete()
-            elif archive and self.models():
+            elif archive and self.models() and not self._only_begun():
                 with self.claimed():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)

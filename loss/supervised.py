@@ -14,6 +14,8 @@ class Supervised:
     compiler: model.common.compiled's, for the network's forward pass.
     """
 
+    phase = None  # as quantized training has one
+
     def __init__(self, loss: Loss, *, compiler: str | None = None) -> None:
         self.loss = loss
         self._forward = compiled(lambda network, lr: network(lr), compiler)
@@ -23,30 +25,10 @@ class Supervised:
         network.train()
         self.loss.train()
 
-    def can_be_tested(self, epoch: int) -> bool:
-        """Every epoch's network can."""
-        return True
-
-    def counts_for_best(self, epoch: int) -> bool:
-        """Every epoch counts."""
-        return True
-
     def losses(self, network: nn.Module, lr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss to minimise, {name: weighted part, a detached 0-d tensor}); lr [N, 3, h, w], hr [N, 3, s*h, s*w]."""
         total = self.loss(self._forward(network, lr), hr)
         return total, dict(self.loss.parts)
-
-    def report(self, network: nn.Module) -> dict[str, float]:
-        """No scalars of its own."""
-        return {}
-
-    def warnings(self, network: nn.Module) -> list[str]:
-        """Nothing to warn of."""
-        return []
-
-    def checkpoint(self, network: nn.Module) -> dict[str, Any]:
-        """Full precision."""
-        return {"quant": None}
 
     def state_dict(self) -> dict[str, Any]:
         """The loss's own state: a discriminator with its optimizer, where it has one."""

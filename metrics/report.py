@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from model.registry import title
-from utility import UserError, add_force, atomic_path, check_file, check_output, first_line, run_main
+from utility import FULL_PRECISION, UserError, add_force, atomic_path, check_file, check_output, first_line, run_main
 
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
-FULL_PRECISION = 32
 CSV_FIELDS = (
     "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run"
 ).split(",")

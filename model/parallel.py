@@ -1,4 +1,4 @@
-"""What the processes of a training run compute together; engine/ranks.py says how they start.
+"""What the processes of a training run compute together, as torchrun starts them.
 
 Each batch is split into equal slices. Gradients, losses, extremes and statistics are computed over all slices, so every
 process holds the same network at any time. In a run of one process each function returns its argument, so networks and
@@ -7,8 +7,10 @@ quantizers call them unconditionally.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
@@ -21,19 +23,42 @@ PATIENCE = timedelta(days=1)
 
 
 @contextlib.contextmanager
-def process_group(backend: str) -> Iterator[None]:
-    """Connect to the other processes by the variables that torchrun sets; disconnect when the block ends well.
+def joined(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> Iterator[None]:
+    """Meet the other processes of this run, where torchrun started some; part from them when the block ends well.
 
-    backend: torch.distributed's, for what travels between them. Raises UserError where they can't meet.
+    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, for tests
+    in several processes, and where the processes can't meet.
     """
+    processes = 1
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        processes, _ = _number("WORLD_SIZE"), _number("RANK")
+    elif n_gpus > 1 and test_only:
+        raise UserError(f"--n_GPUs {n_gpus}: tests run on one GPU; leave the flag out")
+    elif n_gpus > 1:
+        raise UserError(f"--n_GPUs {n_gpus}: one process uses one GPU; type torchrun --nproc_per_node "
+                        f"{n_gpus} {Path(sys.argv[0]).name} ... with the other flags")
+    if processes == 1:
+        yield
+        return
+    if test_only:
+        raise UserError("--test_only: tests run in one process; type python instead of torchrun")
     try:
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and not cpu else "gloo",
+                                       timeout=PATIENCE)
     except (distributed.DistError, ValueError) as error:
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(f"the processes of this run can't meet at {place} ({first_line(str(error)):.200}); start all "
                         "of them with torchrun, at an address and port that are free") from error
     yield
     distributed.destroy_process_group()
+
+
+def _number(name):
+    text = os.environ.get(name, "0")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"{name}={text}: is no number; torchrun sets it, else leave it unset") from error
 
 
 @contextlib.contextmanager
@@ -53,9 +78,19 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Which of them on this machine this one is, from 0."""
+    return _number("LOCAL_RANK") if distributed.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this is the process that tests, logs and writes."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+    return rank() == 0
 
 
 def wait_for_all() -> None:
@@ -85,7 +120,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 def own_slice(batch: Tensor) -> Tensor:
     """This process's slice [n, ...] of a batch [world_size * n, ...] that `all_gather` made."""
-    return batch if world_size() == 1 else batch.chunk(world_size())[distributed.get_rank()]
+    return batch if world_size() == 1 else batch.chunk(world_size())[rank()]
 
 
 def _reduced(tensor, operation):
@@ -99,10 +134,8 @@ def _reduced(tensor, operation):
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one exchange.
 
-    Losses are means over equal slices of the batch, so this is the whole batch's gradient. DistributedDataParallel,
-    which hides the exchange behind the backward, could save what it takes: 34 of 1,427 ms for a 4-bit EDSR x4, 96 of
-    1,695 ms for SRResNet (two processes, gloo; with it, 1,258 and 2,019 ms). But it would have to own
-    forward(), which the objectives bypass, and to search the graph in each step for the gates that take part.
+    Losses are means over equal slices of the batch, so this is the whole batch's gradient. DistributedDataParallel
+    would have to own forward(), which the objectives bypass, and to search each step's graph for the gates in it.
     """
     if world_size() == 1:
         return

@@ -17,7 +17,10 @@ LARGEST = 2**63
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, a flag of the same name: its type, default and help, and its values or the range it lies in."""
+    """One setting, a flag of the same name: its type, default and help, and its values or the range it lies in.
+
+    positive: above 0. read: makes the value of a flag's text where the type alone does not.
+    """
 
     type: type
     default: Any
@@ -26,32 +29,22 @@ class Setting:
     least: float = -math.inf
     most: float = math.inf
     odd: bool = False
+    positive: bool = False
+    read: Callable[[str], Any] | None = None
 
     def problem(self, value: Any) -> str:
         """What to give instead of `value`, in words; empty where it can work."""
         if self.values:
-            return "" if value in self.values else f"choose {' or '.join(map(str, self.values))}"
+            return "" if value in self.values else f"choose one of {', '.join(map(str, self.values))}"
         if not is_of(value, self.type):
-            return "give a whole number" if self.type is int else "give a finite number"
-        if self.type is float and self.least == 0 and value <= 0:
-            return "give a finite number above 0"
+            return "give a whole number below 2**63" if self.type is int else "give a finite number"
+        if self.type not in (int, float):
+            return ""
+        if self.positive and value <= 0:
+            return "give a number above 0"
         if not self.least <= value <= self.most:
             return f"give {self.least} or more" if value < self.least else f"give {self.most} or less"
         return "give an odd number" if self.odd and value % 2 == 0 else ""
-
-
-# the largest are beyond what any machine trains; more would bring it down before anything can fail
-SETTINGS = {
-    "scale": Setting(int, 4, "magnification: 2, 3 or 4", values=(2, 3, 4)),
-    "n_colors": Setting(int, 3, "colour channels: 3, or 1 for luma alone", values=(3, 1)),
-    "rgb_range": Setting(float, 255, "largest pixel value inside the program", least=0),
-    "n_resblocks": Setting(int, 16, "residual blocks (EDSR, SRResNet)", least=1, most=1000),
-    "n_feats": Setting(int, 64, "feature channels (EDSR, SRResNet)", least=1, most=2**14),
-    "res_scale": Setting(float, 1.0, "factor on each residual (EDSR)", least=0),
-    "G0": Setting(int, 64, "feature channels (RDN)", least=1, most=2**14),
-    "RDNkSize": Setting(int, 3, "kernel size (RDN)", least=1, most=99, odd=True),
-    "RDNconfig": Setting(str, "B", "blocks, convolutions, growth (RDN)", values=("A", "B")),
-}
 
 
 def number(text: str) -> float:
@@ -60,11 +53,26 @@ def number(text: str) -> float:
     return int(value) if value.is_integer() else value
 
 
+# the largest are beyond what any machine trains; more would bring it down before anything can fail
+SETTINGS = {
+    "scale": Setting(int, 4, "magnification: 2, 3 or 4", values=(2, 3, 4)),
+    "n_colors": Setting(int, 3, "colour channels: 3, or 1 for luma alone", values=(3, 1)),
+    "rgb_range": Setting(float, 255, "largest pixel value inside the program", positive=True, read=number),
+    "n_resblocks": Setting(int, 16, "residual blocks (EDSR, SRResNet)", least=1, most=1000),
+    "n_feats": Setting(int, 64, "feature channels (EDSR, SRResNet)", least=1, most=2**14),
+    "res_scale": Setting(float, 1.0, "factor on each residual (EDSR)", positive=True, read=number),
+    "G0": Setting(int, 64, "feature channels (RDN)", least=1, most=2**14),
+    "RDNkSize": Setting(int, 3, "kernel size (RDN)", least=1, most=99, odd=True),
+    "RDNconfig": Setting(str, "B", "blocks, convolutions, growth (RDN)", values=("A", "B")),
+}
+
+
 def is_of(value: Any, kind: Any) -> bool:
     """Whether a value that a file holds is of a type: int, float (whole numbers too), bool, str, list, dict."""
     if kind in (int, float):
         kinds = (int, float) if kind is float else int
-        return isinstance(value, kinds) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+        limit = math.inf if isinstance(value, float) else LARGEST
+        return isinstance(value, kinds) and not isinstance(value, bool) and -limit < value < limit
     return isinstance(value, kind)
 
 

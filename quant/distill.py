@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
 from model.common import SuperResolver, compiled
-from quant.activation import collapsed, quantizers
+from quant.activation import quantizers
 from quant.phase import Phase
 from quant.schedule import Schedule
 
@@ -36,13 +36,10 @@ class Distillation:
         self.schedule.start_epoch(epoch)
         network.train(self.schedule.phase is not Phase.CALIBRATE)
 
-    def can_be_tested(self, epoch: int) -> bool:
-        """Whether the epoch's network is a quantized one: while calibrating nothing is."""
-        return self.schedule.phase_in(epoch) is not Phase.CALIBRATE
-
-    def counts_for_best(self, epoch: int) -> bool:
-        """Whether the epoch's network may be the best one: gates have to be applied."""
-        return self.schedule.phase_in(epoch) is Phase.DYNAMIC
+    @property
+    def phase(self) -> Phase:
+        """The Phase of the epoch that trains."""
+        return self.schedule.phase
 
     def losses(self, network: SuperResolver, lr: Tensor, hr: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Run the student on lr [N, 3, h, w] and compare with hr [N, 3, s*h, s*w].
@@ -60,20 +57,6 @@ class Distillation:
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
-
-    def report(self, network: SuperResolver) -> dict[str, float]:
-        """Scalars worth a curve, by name: every quantizer's bounds. Waits for the device."""
-        return {f"bounds/{name}/{side}": bound.item() for name, quantizer in quantizers(network).items()
-                for side, bound in zip(("lower", "upper"), quantizer.static_bounds(), strict=True)}
-
-    def warnings(self, network: SuperResolver) -> list[str]:
-        """Sentences on what looks wrong in the network. Waits for the device."""
-        names = collapsed(network)
-        return [f"bounds of {', '.join(names)} have met; a minimal width is kept between them"] if names else []
-
-    def checkpoint(self, network: SuperResolver) -> dict[str, Any]:
-        """What a checkpoint says of the quantized network besides its state dict."""
-        return {"quant": network.quant_config.to_dict(), "phase": self.schedule.phase.value}
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state, and the teacher: a run continues from its checkpoint alone."""
@@ -95,3 +78,9 @@ def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[
     return [{"params": [parameter for parameter in trained if id(parameter) not in bounds]},
             {"params": [parameter for parameter in trained if id(parameter) in bounds], "lr": bound_lr,
              "weight_decay": 0.0}]
+
+
+def bounds_by_name(network: nn.Module) -> dict[str, float]:
+    """{"bounds/<quantizer>/lower" or upper: value}, empty in full precision. Waits for the device: for logs."""
+    return {f"bounds/{name}/{side}": bound.item() for name, quantizer in quantizers(network).items()
+            for side, bound in zip(("lower", "upper"), quantizer.static_bounds(), strict=True)}

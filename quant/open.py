@@ -22,11 +22,10 @@ from quant.deploy.packed import fix_weights, is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
-from utility import UserError, check_file
+from utility import FULL_PRECISION, UserError, check_file
 
 log = logging.getLogger(__name__)
 
-FULL_PRECISION = 32
 BEST, LAST = "model/model_best.pth.tar", "model/checkpoint.pth.tar"
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 

@@ -16,8 +16,7 @@ from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.config import QuantConfig, as_kept
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
-from quant.open import FULL_PRECISION
-from utility import UserError, check_file
+from utility import FULL_PRECISION, UserError, check_file
 
 FORMAT = "ddtb-onnx-1"
 FLOAT = 1  # onnx.TensorProto.FLOAT

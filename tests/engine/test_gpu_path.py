@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import loss
 import model
-from engine.precision import MixedPrecision
 from loss.supervised import Supervised
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
@@ -101,7 +100,7 @@ def test_losses_of_every_phase(fake, name, phase, amp):
     convolution = next(module for module in student.modules() if type(module) is QuantConv2d)
     found = []
     convolution.register_forward_hook(lambda module, x, y: found.append(y.dtype))
-    with fake, MixedPrecision(amp, CUDA).autocast():
+    with fake, torch.autocast("cuda", dtype=torch.bfloat16, enabled=amp == "bf16"):
         total, parts = losses(student, objective, CUDA)
     assert set(found) == {torch.bfloat16 if amp == "bf16" else torch.float32}
     assert {part.device.type for part in parts.values()} == {"cuda"}

@@ -5,15 +5,14 @@ import torch
 from torch import nn
 
 import model
-from engine.precision import MixedPrecision
 from model.common import MeanShift
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
+from trainer import DTYPES, Trainer
 
 CPU = torch.device("cpu")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SETTINGS = {"edsr": {"n_feats": 8, "n_resblocks": 1}, "srresnet": {"n_feats": 8, "n_resblocks": 1},
             "rdn": {"RDNconfig": "A", "G0": 8}}
 
@@ -48,7 +47,7 @@ def distilling(name):
 def test_convolutions_run_in_16_bit_and_quantizers_in_32(name, amp):
     student, objective = distilling(name)
     convolutions, features = seen(student, QuantConv2d), seen(student, DualBoundQuantizer)
-    with MixedPrecision(amp, CPU).autocast():
+    with torch.autocast("cpu", dtype=DTYPES[amp]):
         total, parts = objective.losses(student, *batch())
     assert {y.dtype for _, _, y in convolutions} == {DTYPES[amp]}
     assert {y.dtype for _, _, y in features} == {torch.float32}
@@ -95,6 +94,19 @@ def test_weights_have_the_levels_of_float32(name):
         assert torch.equal(conv.quantized_weight(), expected)
 
 
+class MeanError:
+    """An objective: the mean absolute error."""
+
+    def losses(self, network, lr, hr):
+        return (network(lr).float() - hr).abs().mean(), {}
+
+
+def training(network, amp, *, objective=None, gclip=0.0):
+    """A Trainer of the network by SGD with rate 1, whose steps can be taken one by one."""
+    return Trainer(network, objective or MeanError(), loader=None, optimizer=torch.optim.SGD(network.parameters(), 1.0),
+                   scheduler=None, evaluator=None, recorder=None, run=None, device=CPU, epochs=1, gclip=gclip, amp=amp)
+
+
 @pytest.mark.parametrize("name", ["edsr", "srresnet"])
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_losses_and_gradients_come_close_to_float32(amp, name):
@@ -102,13 +114,14 @@ def test_losses_and_gradients_come_close_to_float32(amp, name):
     for kind in ("off", amp):
         torch.manual_seed(0)
         network = model.NETWORKS[name](scale=2, **SETTINGS[name])
-        precision = MixedPrecision(kind, CPU)
-        precision.load_state_dict(MixedPrecision("fp16", CPU).state_dict() | {"scale": 1024.0})
+        trainer = training(network, kind)
+        if kind == "fp16":
+            trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1024.0})
         lr, hr = batch()
-        with precision.autocast():
-            loss = (network(lr).float() - hr).abs().mean()
-        precision.backward(loss)
-        precision.scaler.unscale_(torch.optim.SGD(network.parameters(), 1.0))
+        with trainer.autocast:
+            loss, _ = trainer.objective.losses(network, lr, hr)
+        trainer.scaler.scale(loss).backward()
+        trainer.scaler.unscale_(trainer.optimizer)
         found[kind] = loss.item(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
     (loss, gradient), (low_loss, low_gradient) = found["off"], found[amp]
     assert low_loss == pytest.approx(loss, rel=0.01)  # a pixel near 255 is off by up to half a level in bfloat16
@@ -122,39 +135,45 @@ def test_the_mean_is_added_in_float32():
         assert torch.equal(shift(x), x + shift.bias.view(1, 3, 1, 1))
 
 
-def stepped(precision, gradient, *, gclip=0.0):
-    """The weight, once 1, after a step of SGD with rate 1 by the gradient of gradient * weight."""
-    weight = nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([weight], 1.0)
-    precision.backward((weight * gradient).sum())
-    precision.step(optimizer, [weight], gclip=gclip)
-    return weight.item()
+class Weight(nn.Module):
+    """A weight, once 1, which is its own objective: the loss is the weight times lr."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def losses(self, network, lr, hr):
+        return (network.weight * lr).sum(), {}
+
+
+def stepping(amp, *, gclip=0.0):
+    network = Weight()
+    return training(network, amp, objective=network, gclip=gclip)
+
+
+def stepped(trainer, gradient):
+    """The weight after a step by that gradient."""
+    trainer._step(torch.tensor(gradient), None)
+    return trainer.network.weight.item()
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_gradients_are_clipped_as_they_are_not_as_they_are_scaled(amp):
-    assert stepped(MixedPrecision(amp, CPU), 0.25) == 0.75
-    assert stepped(MixedPrecision(amp, CPU), 7.0, gclip=0.5) == 0.5
+    assert stepped(stepping(amp), 0.25) == 0.75
+    assert stepped(stepping(amp, gclip=0.5), 7.0) == 0.5
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_falls():
-    precision = MixedPrecision("fp16", CPU)
-    before = precision.scaler.get_scale()
-    assert stepped(precision, float("inf")) == 1
-    assert precision.scaler.get_scale() == before / 2
-
-
-def test_the_scale_is_state():
-    precision, other = MixedPrecision("fp16", CPU), MixedPrecision("fp16", CPU)
-    stepped(precision, float("inf"))
-    other.load_state_dict(precision.state_dict())
-    assert other.scaler.get_scale() == precision.scaler.get_scale()
-    assert other.state_dict() == precision.state_dict()
+    trainer = stepping("fp16")
+    before = trainer.scaler.get_scale()
+    assert stepped(trainer, float("inf")) == 1
+    assert trainer.scaler.get_scale() == before / 2
 
 
 @pytest.mark.parametrize("begun, continued", [("off", "fp16"), ("fp16", "bf16"), ("fp16", "off")])
-def test_a_run_continues_in_another_precision(begun, continued):
-    MixedPrecision(continued, CPU).load_state_dict(MixedPrecision(begun, CPU).state_dict())
+def test_a_run_continues_in_another_precision(begun, continued, launch, experiments):
+    assert launch(f"--save run --amp {begun}") == 0
+    assert launch(f"--load run --amp {continued} --epochs 2") == 0
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -154,12 +154,3 @@ def test_what_lies_behind_a_link_stays_there(tmp_path, how):
     assert names(other.path) == before and (run.path / "nested").samefile(other.path)
     assert not (run.path / "model").is_symlink() and not run.models()
     assert (tmp_path / "run.old-1" / "model").is_symlink() == (how == "archive")
-
-
-def test_a_run_begins_once(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    times = []
-    run.make_ready = lambda: times.append(1)
-    run.ensure_ready()
-    run.ensure_ready()
-    assert times == [1]

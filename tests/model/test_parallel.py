@@ -150,7 +150,41 @@ def test_processes_that_cannot_meet(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(torch.distributed, "init_process_group", fail)
-    with pytest.raises(UserError, match=f"can't meet at .*{error}"), parallel.process_group("gloo"):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"can't meet at .*{error}"), parallel.joined():
+        pass
+
+
+def test_several_gpus_need_torchrun():
+    with pytest.raises(UserError, match="--n_GPUs 4: one process uses one GPU; type torchrun --nproc_per_node 4 "), \
+            parallel.joined(n_gpus=4):
+        pass
+    with pytest.raises(UserError, match="--n_GPUs 4: tests run on one GPU"), parallel.joined(n_gpus=4, test_only=True):
+        pass
+
+
+def test_tests_run_in_one_process(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="type python instead of torchrun"), parallel.joined(test_only=True):
+        pass
+
+
+def test_one_process_meets_nobody(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with parallel.joined():
+        assert (parallel.rank(), parallel.world_size(), parallel.local_rank()) == (0, 1, 0)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    with parallel.joined():
+        assert (parallel.rank(), parallel.world_size(), parallel.local_rank()) == (0, 1, 0)
+
+
+def test_a_rank_that_is_no_number(monkeypatch):
+    for name, value in (("RANK", "first"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="RANK=first: is no number"), parallel.joined():
         pass
 
 

@@ -5,7 +5,7 @@ import torch
 
 from loss.attention_transfer import attention_transfer
 from quant import Phase, QuantConfig, Schedule, quantize
-from quant.distill import Distillation, parameter_groups
+from quant.distill import Distillation, bounds_by_name, parameter_groups
 
 
 @pytest.fixture
@@ -53,10 +53,13 @@ def test_parts_by_phase(pair, epoch, names):
     assert total == sum(expected.values())
 
 
-@pytest.mark.parametrize(("epoch", "counts"), [(1, False), (2, False), (5, False), (6, True), (60, True)])
-def test_epochs_count_for_the_best_once_gates_are_applied(pair, epoch, counts):
-    _, distillation = pair
-    assert distillation.counts_for_best(epoch) == counts
+@pytest.mark.parametrize(("epoch", "phase"), [(1, Phase.CALIBRATE), (2, Phase.STATIC), (5, Phase.STATIC),
+                                              (6, Phase.DYNAMIC), (60, Phase.DYNAMIC)])
+def test_the_phase_of_an_epoch(pair, epoch, phase):
+    student, distillation = pair
+    calibrate(student, distillation)
+    distillation.start_epoch(student, epoch)
+    assert distillation.phase is phase
 
 
 def test_the_teacher_is_never_touched(pair):
@@ -81,23 +84,11 @@ def test_groups_of_the_optimizer(pair):
     assert named == fixed | {name for name, _ in student.named_parameters() if "alpha_" in name}
 
 
-def test_the_checkpoint_says_bits_and_phase(pair):
+def test_bounds_are_named_by_their_quantizers(pair):
     student, distillation = pair
-    calibrate(student, distillation)
-    distillation.start_epoch(student, 2)
-    quant = {"k_bits": 4, "quantizer": "ddtb", "skip_bits": 0, "init_bounds": "percentile", "bounds": "dual"}
-    expected = {"quant": quant, "phase": Phase.STATIC.value}
-    assert distillation.checkpoint(student) == expected
-
-
-def test_report_and_warnings_name_the_quantizers(pair):
-    student, distillation = pair
-    scalars = distillation.report(student)
-    assert len(scalars) == 12 and scalars["bounds/body.0.act1/upper"] == 10
-    assert distillation.warnings(student) == []
-    torch.nn.init.constant_(student.body[1].act3.alpha_upper, -11.0)
-    (warning,) = distillation.warnings(student)
-    assert "body.1.act3" in warning
+    found = bounds_by_name(student)
+    assert len(found) == 12 and found["bounds/body.0.act1/upper"] == 10
+    assert bounds_by_name(distillation.teacher) == {}
 
 
 @pytest.mark.parametrize("name", ["edsr", pytest.param("srresnet", marks=pytest.mark.slow),
