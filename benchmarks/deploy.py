@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import argument_parser, built, milliseconds, models, show  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
-from data.patches import to_planes, to_values  # noqa: E402
+from data.pictures import to_planes, to_values  # noqa: E402
 from examples.budgets import RATIOS  # noqa: E402
 from examples.stages import full_precision  # noqa: E402
 from quant.activation import quantizers  # noqa: E402

@@ -12,7 +12,7 @@ from pathlib import Path
 import model
 from data.images import read_image
 from data.imresize import imresize
-from data.patches import to_planes
+from data.pictures import to_planes
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
 from metrics.pairs import crop_to

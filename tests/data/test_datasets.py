@@ -14,7 +14,7 @@ from PIL import Image
 
 from data import build_test_sets, build_train_loader
 from data.images import read_image, write_png
-from data.patches import to_planes, to_values
+from data.pictures import to_planes, to_values
 from utility import UserError, run_main
 
 
