@@ -37,7 +37,7 @@ NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the bes
 class Trainer:
     """Trains `network` by `objective` and keeps everything in `run`, a RunFolder.
 
-    loader: data.build_train_loader's. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
+    loader: a data.loader.TrainLoader. optimizer, scheduler: torch's, the scheduler steps once an epoch. evaluator:
     called with the network and epoch after each epoch, gives {set name: {"psnr", "ssim", ...}}. recorder: keeps curves.
     `position` is (epoch, batches of it that are done); epochs count from 1. Of several processes (model.parallel) each
     trains on its slices of the batches; the first one alone tests, logs and writes.

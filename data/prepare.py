@@ -7,10 +7,14 @@ Files that are there are compared with what belongs there and never overwritten,
 cut off goes on where it stopped, and a finished one is checked.
 """
 
+import os
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the threads are for several images
+
 import argparse
 import filecmp
 import logging
-import os
 import shutil
 import sys
 from argparse import Namespace

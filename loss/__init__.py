@@ -21,9 +21,9 @@ def build(spec: str, *, rgb_range: float, patch_size: int, gan_k: int = 1, vgg_w
     """Make the loss that `spec`, the value of --loss, asks for.
 
     The loss takes sr and hr [N, 3, patch_size, patch_size] in 0..rgb_range; one channel counts as three equal ones.
-    gan_k: discriminator steps per call, 1 or more. vgg_weights: a file with VGG19; torchvision's download without it. Raises
-    UserError, naming the flag or file, for a sum that does not parse, weights that can't be had, and patches too small
-    for a part.
+    gan_k: discriminator steps per call, 1 or more. vgg_weights: a file with VGG19; torchvision's download without it.
+    Raises UserError, naming the flag or file, for a sum that does not parse, weights that can't be had, and patches too
+    small for a part.
     """
     weights = parse(spec)
     for name in weights:

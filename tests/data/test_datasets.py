@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import build_test_sets, build_train_loader
+from data.build import build_test_sets, build_train_loader
 from data.images import read_image, write_png
 from data.pictures import to_planes, to_values
 from utility import UserError, run_main
