@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.image_sets import find_test_sets
-from examples.demo import ROOT, run
+from examples import ROOT
+from examples.demo import run
 from metrics.report import FULL_PRECISION, published_results, read_run
 from model.registry import title
 from quant.deploy.packed import file_hash
@@ -74,7 +75,7 @@ def main(argv=None):
     """Test what is shipped, print the tables. Returns 1 when a figure is not the published one."""
     options = parse(argv)
     rows = {}
-    for entry in read_shipped(options.pretrained):
+    for entry in read_listed(options.pretrained):
         if not entry.shipped:
             rows[entry] = entry.published
             continue
@@ -97,7 +98,7 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def read_shipped(folder):
+def read_listed(folder):
     """The entries of <folder>/models.json. Raises UserError for a file that is missing or not the one listed."""
     index = folder / "models.json"
     try:
@@ -138,21 +139,21 @@ def tables(rows, runs=()):
                     {name: scores(name, network) for name in runs})
 
 
-def table(network, shipped, own):
+def table(network, listed, own):
     """Markdown: measured PSNR/SSIM and the gap to full precision, then the same as the paper has them.
 
-    shipped: {ListedNetwork: scores}, where a full-precision network stands before those that are made of it; own: {name:
-    scores}, made of the last one.
+    listed: {ListedNetwork: scores}, where a full-precision network stands before those that are made of it; own:
+    {name: scores}, made of the last one.
     """
-    sets = [name for name in SETS if any(name in row for row in shipped.values())]
+    sets = [name for name in SETS if any(name in row for row in listed.values())]
     lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
     full = {}
-    for entry, row in shipped.items():
+    for entry, row in listed.items():
         full = row if entry.k_bits == FULL_PRECISION else full
         lines.append(_row(entry.label, row, full, sets))
     lines += [_row(name, row, full, sets) for name, row in own.items() if row]
     full = _published(*network, FULL_PRECISION)
-    for bits in sorted({entry.k_bits for entry in shipped}, reverse=True):
+    for bits in sorted({entry.k_bits for entry in listed}, reverse=True):
         if row := _published(*network, bits):
             lines.append(_row(f"paper: {_method(bits)}", row, full, sets))
     return "\n".join(lines)

@@ -50,21 +50,21 @@ def test_tests_what_is_there_and_says_what_is_lacking(shipped, five, experiments
 
 
 def test_figures_that_differ_are_told(shipped, capsys):
-    [entry] = results.read_shipped(shipped(results={"Set5": [30.0, 0.8]}))
+    [entry] = results.read_listed(shipped(results={"Set5": [30.0, 0.8]}))
     assert list(results.differences({entry: {"Set5": (30.019, 0.8)}})) == []
     assert list(results.differences({entry: {"Set5": (30.021, 0.8)}})) == [
         "edsr_x2.pt: 30.0210 dB on Set5, published 30.0000"]
 
 
 def test_what_is_shipped_is_what_is_listed():
-    for entry in (entry for entry in results.read_shipped(ROOT / "pretrained") if entry.shipped):
+    for entry in (entry for entry in results.read_listed(ROOT / "pretrained") if entry.shipped):
         path = ROOT / "pretrained" / entry.file
         assert path.stat().st_size < 13e6
 
 
 def test_a_changed_file_is_refused(shipped):
     with pytest.raises(UserError, match=r"edsr_x2\.pt: is missing or not what"):
-        results.read_shipped(shipped(sha256="0" * 64))
+        results.read_listed(shipped(sha256="0" * 64))
 
 
 def test_a_root_without_sets_is_refused(tmp_path):
