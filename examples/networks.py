@@ -43,7 +43,6 @@ def main(argv=None):
 
 
 def parse(argv):
-    """The command line."""
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--budget", choices=("short", "paper"), default="short",
                         help="short: examples/budgets.py; paper: baseline.sh and run.sh, on DIV2K (default: short)")

@@ -49,7 +49,6 @@ def main(argv=None):
 
 
 def parse(argv):
-    """The command line."""
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     add = parser.add_argument
     add("--full", required=True, help="full-precision run, for the crops")

@@ -90,7 +90,6 @@ def main(argv=None):
 
 
 def parse(argv):
-    """The command line."""
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
     parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")

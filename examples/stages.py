@@ -104,7 +104,6 @@ def test_flags(stage, data):
 
 
 def folder_of(run):
-    """A run's folder."""
     return RunFolder(EXPERIMENT_ROOT / run)
 
 
@@ -146,7 +145,6 @@ def recipe(stage):
 
 
 def read_index():
-    """models.json's entries."""
     return json.loads((PRETRAINED / "models.json").read_text())
 
 
