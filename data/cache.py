@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import re
-import stat
 import time
 from functools import partial
 from pathlib import Path
@@ -63,7 +62,7 @@ class DecodedCache:
         """The pixels of an image file, uint8 [h, w, 3]: mapped and read-only when there is a copy, else decoded."""
         try:
             return _mapped(*self._copies[image])
-        except (KeyError, RuntimeError):  # there is no copy, or it has gone by now
+        except (KeyError, OSError, RuntimeError):  # there is no copy, or it has gone or is another by now
             return read_image(image)
 
     def _adopt(self, image, since=0):
@@ -71,8 +70,7 @@ class DecodedCache:
         try:
             copy, shape = self._copy(image), (*image_shape(image), 3)
             status, header = os.stat(copy), _header(shape)
-            whole = status.st_size == len(header) + math.prod(shape)
-            if status.st_mtime_ns < since or not whole or not stat.S_ISREG(status.st_mode):  # a FIFO would never answer
+            if status.st_mtime_ns < since or status.st_size != len(header) + math.prod(shape):  # pipes have no size
                 return False
             with open(copy, "rb") as file:
                 if file.read(len(header)) != header:
@@ -120,8 +118,11 @@ def _header(shape):
 def _mapped(copy, start, shape):
     """The array of `shape` from byte `start` on. PyTorch's mapping holds no file descriptor, which would run out.
 
-    Raises RuntimeError where the file has gone or is shorter.
+    Raises OSError or RuntimeError where the file has gone or has another size.
     """
-    content = torch.from_file(copy, shared=False, size=start + math.prod(shape), dtype=torch.uint8).numpy()
+    size = start + math.prod(shape)
+    if os.stat(copy).st_size != size:  # to open what may be a pipe by now would wait for ever
+        raise OSError(f"{copy}: has changed")
+    content = torch.from_file(copy, shared=False, size=size, dtype=torch.uint8).numpy()
     content.flags.writeable = False
     return content[start:].reshape(shape)

@@ -173,9 +173,17 @@ def test_a_folder_that_cannot_be_written_costs_speed_only(images, copies, monkey
     assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
 
 
-def test_copies_may_disappear_during_a_run(images, copies):
+@pytest.mark.parametrize("left", ["nothing", "a pipe", "a folder", "half"])
+def test_copies_may_disappear_during_a_run(images, copies, left):
     cache = prepared(images)
+    content = copies[0].read_bytes()
     copies[0].unlink()
+    if left == "a pipe":
+        os.mkfifo(copies[0])
+    elif left == "a folder":
+        copies[0].mkdir()
+    elif left == "half":
+        copies[0].write_bytes(content[:-100])
     assert np.array_equal(cache.read(images[0]), read_image(images[0]))
 
 
