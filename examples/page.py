@@ -97,7 +97,10 @@ def draw(own):
                               label=f"{record.title}, {whose}")
         axes.set_xticks(range(len(WIDTHS)), ["2 bit", "3", "4", "full"])
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=6)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    labels = sorted(lines)
+    figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=len(NETWORKS),
+                  fontsize=8)
     return figure
 
 
