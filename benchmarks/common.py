@@ -146,8 +146,7 @@ def peak_bytes(run, device):
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell stderr of each start and stop
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profiled(device, profile_memory=True) as recorded:
         run()
     held = peak = 0
     for event in recorded.profiler.kineto_results.events():
@@ -155,6 +154,13 @@ def peak_bytes(run, device):
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+def profiled(device, **settings):
+    """torch.profiler.profile of what the CPU and the device do."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells stderr of each start and stop
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    return profile(activities=activities, **settings)
 
 
 def compare(bench, prepared, quantized, full, *, beside=None):

@@ -26,7 +26,7 @@ from data.cache import DecodedCache  # noqa: E402
 from data.datasets import TrainSet  # noqa: E402
 from data.image_sets import Pair  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
-from data.patches import to_values  # noqa: E402
+from data.pictures import to_values  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
 
 HEIGHT, WIDTH = 1404, 2040

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import argument_parser, built, milliseconds, models, show  # noqa: E402
 from data.images import read_image  # noqa: E402
 from data.imresize import imresize  # noqa: E402
-from data.patches import to_planes, to_values  # noqa: E402
+from data.pictures import to_planes, to_values  # noqa: E402
 from examples.budgets import RATIOS  # noqa: E402
-from examples.stages import full_precision  # noqa: E402
+from examples.stages import full_precision_file  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates  # noqa: E402
@@ -54,7 +54,7 @@ def photograph(scale):
 
 def networks(name, args):
     """(full precision, quantized with bounds from a photograph and its gates on), in evaluation mode."""
-    _, full, low = built(name, args, weights=full_precision(f"{name}_x{args.scale}"))
+    _, full, low = built(name, args, weights=full_precision_file(f"{name}_x{args.scale}"))
     lr = photograph(args.scale)
     with torch.no_grad():
         low.train()(torch.cat([lr[:, :, :PATCH, :PATCH], lr[:, :, -PATCH:, -PATCH:]]))

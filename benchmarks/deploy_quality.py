@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import model  # noqa: E402
 from benchmarks.common import argument_parser, show  # noqa: E402
-from data import build_test_sets  # noqa: E402
+from data.build import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from option import parse_options  # noqa: E402
 from quant.deploy.lowering.fold import fold_gates, in_8_bits  # noqa: E402

@@ -9,7 +9,6 @@ of its kernels. data: as one process loads it; workers do so beside the steps. r
 """
 
 import contextlib
-import os
 import statistics
 import sys
 import tempfile
@@ -17,11 +16,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import models, prepare, show, start_dynamic, step_parser  # noqa: E402
+from benchmarks.common import models, prepare, profiled, show, start_dynamic, step_parser  # noqa: E402
 from benchmarks.data_loading import make_images, readers, train_set  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
@@ -146,8 +145,7 @@ def measure(name, args, folder):
 
 def recorded(prepared, loaded, cuda):
     """The profiler's events of one step."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-    with profile(activities=activities) as run:
+    with profiled(prepared.device) as run:
         with record_function("data"):
             lr, hr, _ = next(loaded)
             lr, hr = lr.to(prepared.device), hr.to(prepared.device)
@@ -166,7 +164,6 @@ def table(one):
 
 def main(argv=None):
     args = step_parser(__doc__, repeats=5, patch_size=96).parse_args(argv)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell stderr of each start and stop
     with tempfile.TemporaryDirectory() as folder:
         for name in models(args):
             show(measure(name, args, Path(folder)), args.json, table)

@@ -74,8 +74,6 @@ def _reader(image_set, options, *, start=0.0):
     """
     if options.ext == "img":
         return read_image
-    if options.ext not in ("sep", "sep_reset"):
-        raise UserError(f"--ext {options.ext}: expected img, sep or sep_reset")
     images = [path for pair in image_set.pairs for path in (pair.lr, pair.hr)]
     begin = int(start * len(images))
     cache = DecodedCache(image_set.root)

@@ -1,44 +1,41 @@
 """Decoded copies of image files, memory-mapped, so that reading a crop costs a crop (`--ext sep`)."""
 
+import contextlib
+import functools
+import io
 import logging
 import math
 import os
-import stat
+import re
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm.contrib.concurrent import thread_map
 
 from data.images import image_shape, read_image
-from utility import atomic_path, remove_unfinished
+from utility import UserError, atomic_path, remove_unfinished
 
 log = logging.getLogger(__name__)
 
 FOLDER = "decoded"
+COPY_NAME = re.compile(r"(.+?)(?:\.[0-9]+-[0-9]+)?\.npy")  # of the image of that name, as it is or once was
 MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
 class DecodedCache:
-    """Keeps <root>/decoded/<folder>/<image>.npy for each <root>/<folder>/<image>, and reads those.
+    """Keeps <root>/decoded/<folder>/<image>.<size>-<time>.npy for each <root>/<folder>/<image>, and reads those.
 
-    A copy is a NumPy file of uint8 [h, w, 3], followed by size and modification time of the image it was made from;
-    it is made anew when the image has changed or the file is not whole. Files appear whole under their names, so any
-    number of processes may prepare the same folder. Reading one never runs code. (np.load keeps a file descriptor for
-    each mapped copy, and to open one anew takes longer than to cut a patch.)
+    A copy is a NumPy file of uint8 [h, w, 3], named by the size and modification time (ns) of the image it was made
+    from: of an image that has changed there is none. Files appear whole under their names, so any number of processes
+    may prepare the same folder. Reading one never runs code.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._copies = {}  # image: where its pixels lie, the arguments of _map
-        self._mapped = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a worker is given: which copies there are. It maps them by itself."""
-        return vars(self) | {"_mapped": {}}
+        self._copies = {}  # image: its copy; whoever reads maps it, a worker by itself
 
     def prepare(self, images: list[Path], *, threads: int = 1, rebuild: bool = False) -> None:
         """Make the copies that are missing, or all with `rebuild`, with a progress bar on a terminal.
@@ -53,72 +50,79 @@ class DecodedCache:
         remove_unfinished(self.root / FOLDER)
         log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
         try:  # in threads, since Pillow decodes without holding Python's lock
+            self._remove_former(missing)
             thread_map(partial(self._store, since=since), missing, max_workers=threads, desc="decoding",
                        unit=" images", disable=None)
         except OSError as error:
             reason = error.strerror or error
             log.warning("%s: %s; images without a copy are decoded at every read, which is slow", self.root, reason)
+        _mapped.cache_clear()  # of copies that are others now
 
     def read(self, image: Path) -> np.ndarray:
         """The pixels of an image file, uint8 [h, w, 3]: mapped and read-only when there is a copy, else decoded."""
-        if image not in self._mapped:
-            try:
-                pixels = _map(*self._copies[image])
-            except (KeyError, OSError, RuntimeError):  # there is no copy, or it has gone or is another by now
-                return read_image(image)
-            if len(self._mapped) >= MAPPED_AT_MOST:
-                self._mapped.clear()
-            self._mapped[image] = pixels
-        return self._mapped[image]
+        try:
+            return _mapped(*self._copies[image])
+        except (KeyError, OSError, RuntimeError):  # there is no copy, or it has gone or is another by now
+            return read_image(image)
+
+    def _adopt(self, image, since=0):
+        """Use the copy of `image` if it is there, of the image's shape, and no older than `since` (ns)."""
+        try:
+            copy, shape = self._copy(image), (*image_shape(image), 3)
+            status, header = os.stat(copy), _header(shape)
+            if status.st_mtime_ns < since or status.st_size != len(header) + math.prod(shape):  # pipes have no size
+                return False
+            with open(copy, "rb") as file:
+                if file.read(len(header)) != header:
+                    return False
+        except (OSError, UserError):  # the image's own faults show when it is decoded
+            return False
+        self._copies[image] = copy, len(header), shape
+        return True
 
     def _store(self, image, since):
         if self._adopt(image, since):  # another process was faster
             return
-        stamp = _stamp(image)
+        copy = self._copy(image)  # of the image as it is now, before it is read
         pixels = read_image(image)
-        with atomic_path(self._file(image)) as temporary, open(temporary, "wb") as file:
+        with atomic_path(copy) as temporary, open(temporary, "wb") as file:
             np.save(file, pixels, allow_pickle=False)
-            file.write(stamp)
         self._adopt(image)
 
-    def _adopt(self, image, since=0):
-        """Use the copy of `image` if it is whole, of the image as it is now, and no older than `since` (ns)."""
-        file = self._file(image)
-        try:
-            status = os.stat(file)
-            if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns < since:  # a FIFO would never answer
-                return False
-            shape = (*image_shape(image), 3)
-            with open(file, "rb") as opened:
-                np.lib.format.read_magic(opened)
-                header = np.lib.format.read_array_header_1_0(opened)
-                offset = opened.tell()
-                opened.seek(offset + math.prod(shape))
-                if header != (shape, False, np.dtype(np.uint8)) or opened.read(100) != _stamp(image):
-                    return False
-        except Exception:  # what anybody may have put there fails in nearly any way; the image's own faults show later
-            return False
-        self._mapped.pop(image, None)
-        self._copies[image] = (file, status.st_size, shape, offset)
-        return True
+    def _copy(self, image):
+        status = os.stat(image)
+        return f"{self._place(image)}.{status.st_size}-{status.st_mtime_ns}.npy"
 
-    def _file(self, image):
-        image = image.relative_to(self.root)
-        return self.root / FOLDER / image.parent / f"{image.name}.npy"
+    def _place(self, image):
+        return self.root / FOLDER / image.relative_to(self.root)
+
+    def _remove_former(self, images):
+        """Delete copies that were made of these images when they were others."""
+        copies = {self._place(image): self._copy(image) for image in images}
+        for folder in {place.parent for place in copies}:
+            for file in folder.glob("*.npy"):
+                copied = folder / COPY_NAME.fullmatch(file.name)[1]
+                if copied in copies and str(file) != copies[copied]:
+                    with contextlib.suppress(OSError):  # another process was faster, or the disk is read-only
+                        file.unlink()
 
 
-def _map(file, file_size, shape, offset):
-    """The array of `shape` from byte `offset` on. PyTorch's mapping holds no file descriptor, which would run out.
+def _header(shape):
+    """How a NumPy file of uint8 begins."""
+    start = io.BytesIO()
+    np.lib.format.write_array_header_1_0(start, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return start.getvalue()
+
+
+@functools.lru_cache(MAPPED_AT_MOST)
+def _mapped(copy, start, shape):
+    """The array of `shape` from byte `start` on. PyTorch's mapping holds no file descriptor, which would run out.
 
     Raises OSError or RuntimeError where the file has gone or has another size.
     """
-    if os.stat(file).st_size != file_size:
-        raise OSError(f"{file}: has changed")
-    content = torch.from_file(str(file), shared=False, size=offset + math.prod(shape), dtype=torch.uint8).numpy()
+    size = start + math.prod(shape)
+    if os.stat(copy).st_size != size:  # to open what may be a pipe by now would wait for ever
+        raise OSError(f"{copy}: has changed")
+    content = torch.from_file(copy, shared=False, size=size, dtype=torch.uint8).numpy()
     content.flags.writeable = False
-    return content[offset:].reshape(shape)
-
-
-def _stamp(image):
-    status = os.stat(image)
-    return f"{status.st_size} {status.st_mtime_ns}".encode()
+    return content[start:].reshape(shape)

@@ -7,8 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from data.image_sets import ImageSet, Pair
-from data.patches import augment, crop_pair, to_planes, to_values
-from data.pictures import Picture, plain, read_picture
+from data.pictures import Picture, picture_of, read_picture, to_planes, to_values
 from data.sampler import CROP, SampleKey, random_words
 from utility import UserError
 
@@ -31,10 +30,12 @@ class TrainSet:
     def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, str]:
         pair, read = self.sources[key.image]
         *place, turns = random_words(CROP, self.seed, key.epoch, key.position, count=3)
-        images = _unchanged(pair, read(pair.lr), read(pair.hr), self.scale, least=self.lr_patch)
-        patches = crop_pair(*images, scale=self.scale, lr_patch=self.lr_patch, place=place)
-        lr, hr = (augment(patch, int(turns)) if self.augmented else patch for patch in patches)
-        return lr.transpose(2, 0, 1), hr.transpose(2, 0, 1), pair.name
+        lr, hr = _unchanged(pair, read(pair.lr), read(pair.hr), self.scale, least=self.lr_patch)
+        top, left = (int(number) % (length - self.lr_patch + 1)
+                     for number, length in zip(place, lr.shape[:2], strict=True))
+        turns = int(turns) if self.augmented else 0
+        return (_patch(lr, top, left, self.lr_patch, turns),
+                _patch(hr, self.scale * top, self.scale * left, self.hr_patch, turns), pair.name)
 
 
 class EvalSet:
@@ -69,10 +70,25 @@ class EvalSet:
 
         Where there is no original, the pictures are a user's: they keep transparency, colours and colour profile.
         """
-        return plain(sr) if self.has_hr else read_picture(self.pairs[index].lr).enlarged(sr, scale=self.scale)
+        return picture_of(sr) if self.has_hr else read_picture(self.pairs[index].lr).enlarged(sr, scale=self.scale)
 
     def _values(self, image):
         return to_values(to_planes(image), **self.colours)
+
+
+def _patch(image, top, left, side, turns):
+    """A square part of [h, w, 3] as [3, side, side].
+
+    It is flipped left-right, flipped upside down, transposed: one for each of the three lowest bits of `turns`.
+    """
+    patch = np.array(image[top : top + side, left : left + side])  # turning a part of a large image would be slower
+    if turns & 1:
+        patch = patch[:, ::-1]
+    if turns & 2:
+        patch = patch[::-1]
+    if turns & 4:
+        patch = patch.transpose(1, 0, 2)
+    return patch.transpose(2, 0, 1)
 
 
 def _unchanged(pair, lr, hr, scale, least=1):

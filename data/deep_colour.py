@@ -40,15 +40,9 @@ def _png_depth(path):
 
 
 def _read_png(path):
-    try:
-        from torchvision.io import decode_png  # slow to import, and few files need it
+    from torchvision.io import decode_png  # slow to import, and few files need it
 
-        values = decode_png(torch.from_numpy(np.fromfile(path, np.uint8)))
-    except ImportError:
-        values = None
-    if values is None or values.dtype != torch.uint16:
-        raise ValueError("16-bit PNG needs torchvision 0.20 or newer; install it, or save it with 8 bits")
-    return values.permute(1, 2, 0).numpy()
+    return decode_png(torch.from_numpy(np.fromfile(path, np.uint8))).permute(1, 2, 0).numpy()
 
 
 def _with_alpha(values, transparent):
@@ -61,20 +55,14 @@ def _with_alpha(values, transparent):
 
 def _read_tiff(path):
     """The first page, uint16 [h, w, channels], alpha last."""
-    try:
-        import tifffile
-    except ImportError:
-        raise ValueError("16-bit TIFF needs the package tifffile; install it, or save it as PNG") from None
+    import tifffile  # few files need it
+
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         colours = COLOURS.get(page.photometric.name if page.photometric is not None else "")
         if colours is None or page.samplesperpixel not in (colours, colours + 1) or page.dtype != np.uint16:
             raise ValueError("16-bit pixels that are neither grey nor RGB; save it with 8 bits")
-        try:
-            values = page.asarray(squeeze=False)[:, 0].transpose(1, 2, 0, 3)  # of planes or of pixels together
-        except (ValueError, ImportError) as error:
-            raise ValueError(f"16-bit TIFF with {page.compression.name} compression needs the package imagecodecs; "
-                             "install it, or save it as PNG") from error
+        values = page.asarray(squeeze=False)[:, 0].transpose(1, 2, 0, 3)  # of planes or of pixels together
     values = values.reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric.name == "MINISWHITE":
         values = np.concatenate([65535 - values[..., :1], values[..., 1:]], axis=2)

@@ -59,7 +59,7 @@ def parse_ranges(data_range: str) -> list[list[tuple[int, int]]]:
     return ranges
 
 
-def share_out(ranges: list[tuple[int, int]], names: list[str], data_range: str) -> list[tuple[int, int] | None]:
+def range_of_each_set(ranges: list[tuple[int, int]], names: list[str], data_range: str) -> list[tuple[int, int] | None]:
     """The range of each set in `names`, None for all its images. Raises UserError for more ranges than sets.
 
     Several ranges belong to the sets in their order. One for several sets is DIV2K's (also of its JPEG inputs), or the
@@ -76,8 +76,8 @@ def share_out(ranges: list[tuple[int, int]], names: list[str], data_range: str) 
 
 def find_training_sets(dir_data: str | Path, names: list[str], *, scale: int, data_range: str) -> list[ImageSet]:
     """The sets <dir_data>/<name>, each with the images that the first part of `data_range` names. Raises UserError."""
-    wanted = share_out(parse_ranges(data_range)[0], names, data_range)
-    return [_numbered_set("--data_train", dir_data, name, scale, images)
+    wanted = range_of_each_set(parse_ranges(data_range)[0], names, data_range)
+    return [_ranged_set("--data_train", dir_data, name, scale, images)
             for name, images in zip(names, wanted, strict=True)]
 
 
@@ -96,12 +96,12 @@ def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_r
     lacking = [name for name in numbered if numbered_layouts(dir_data, name)]
     if len(parts) == 1 and lacking and not test_only:
         raise UserError(f"--data_range {data_range}: --data_test {lacking[0]} needs a second range, as 1-800/801-810")
-    wanted = iter(share_out(parts[-1], numbered, data_range) if numbered else [])
-    return [_whole_set(dir_data, name, scale, dir_demo) if name in whole else
-            _numbered_set("--data_test", dir_data, name, scale, next(wanted)) for name in names]
+    wanted = iter(range_of_each_set(parts[-1], numbered, data_range) if numbered else [])
+    return [_benchmark_set(dir_data, name, scale, dir_demo) if name in whole else
+            _ranged_set("--data_test", dir_data, name, scale, next(wanted)) for name in names]
 
 
-def _whole_set(dir_data, name, scale, dir_demo):
+def _benchmark_set(dir_data, name, scale, dir_demo):
     if name == "Demo":
         pairs = [Pair(stem, path, None) for stem, path in _some_images(dir_demo, "--dir_demo").items()]
         return ImageSet(name, Path(dir_demo), pairs, luma=True)
@@ -128,7 +128,7 @@ def valid_layout(layout: Layout) -> Layout | None:
     return valid if valid.hr != layout.hr else None
 
 
-def _numbered_set(flag, dir_data, name, scale, wanted):
+def _ranged_set(flag, dir_data, name, scale, wanted):
     """A set in DIV2K's layout. wanted: first and last number, from 1, in its sorted HR images; None for all of them."""
     _check_name(flag, name)
     layouts = numbered_layouts(dir_data, name)

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_convert
 
 from data.datasets import TrainSet
-from data.patches import to_values
+from data.pictures import to_values
 from data.sampler import SampleKey, TrainSampler
 from utility import UserError, first_line
 
@@ -28,7 +28,7 @@ FOR_THE_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 class TrainLoader(DataLoader):
     """Batches (lr, hr, names) of a TrainSet in the order of its sampler, for any number of workers the same ones.
 
-    lr, hr: float32 as `data.patches.to_values` gives them with these rgb_range, n_colors and pinned.
+    lr, hr: float32 as `data.pictures.to_values` gives them with these rgb_range, n_colors and pinned.
     A broken image file raises the UserError that names it, and so do workers that can't be had. A worker that is killed
     raises PyTorch's RuntimeError. PyTorch's global random state is left alone.
     """

@@ -1,4 +1,4 @@
-"""How a user's picture goes into a network and comes out: colours, grey, transparency, colour profile.
+"""How a picture goes into a network and comes out: value range, colours, grey, transparency, colour profile.
 
 A network with one colour works on luma, 16..235 in 8 bits, as MATLAB's rgb2ycbcr gives it. A grey picture goes in as
 its luma and comes out in its own full range; of a colour picture the network enlarges the luma, bicubic the chroma.
@@ -14,7 +14,6 @@ import torch
 
 from data.images import MAX_PIXELS, decoded, rgb, write_png
 from data.imresize import imresize
-from data.patches import to_planes, to_values
 from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,25 @@ class Picture:
         write_png(path, pixels, icc_profile=self.icc_profile, maker=maker)
 
 
-def plain(sr: torch.Tensor) -> Picture:
+def to_planes(image: np.ndarray) -> torch.Tensor:
+    """uint8 [h, w, 3], an array, -> uint8 [3, h, w], a tensor of its own memory."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def to_values(planes: torch.Tensor, *, rgb_range: float = 255, n_colors: int = 3,
+              pinned: bool = False) -> torch.Tensor:
+    """uint8 [..., 3, h, w] -> float32 [..., 3, h, w] in 0..rgb_range, in page-locked memory if `pinned`.
+
+    With n_colors 1 it is [..., 1, h, w], the luma, of which 16..235 in 255 are used.
+    """
+    values = torch.empty(planes.shape, dtype=torch.float32, pin_memory=pinned).copy_(planes)
+    if n_colors == 1:
+        values = (values * (torch.tensor(LUMA_WEIGHTS).view(3, 1, 1) / 255)).sum(dim=-3, keepdim=True) + LUMA_OFFSET
+        values = values.pin_memory() if pinned else values
+    return values if rgb_range == 255 else values.mul_(rgb_range / 255)
+
+
+def picture_of(sr: torch.Tensor) -> Picture:
     """A network's output, float32 [n_colors, h, w] in 0..255, as a picture; luma becomes grey in its full range."""
     planes = sr.permute(1, 2, 0).cpu().numpy()
     grey = planes.shape[2] == 1

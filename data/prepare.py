@@ -7,32 +7,60 @@ Files that are there are compared with what belongs there and never overwritten,
 cut off goes on where it stopped, and a finished one is checked.
 """
 
-import argparse
-import logging
-import multiprocessing
 import os
-import signal
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the threads are for several images
+
+import argparse
+import filecmp
+import logging
+import shutil
 import sys
-import threading
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
-from data.images import named_path
-from data.imresize import BORDERS
+from data.images import named_path, read_image, write_png
+from data.imresize import BORDERS, imresize
 from data.layout import LAYOUTS
-from data.prepare_image import Job, Outcome, make, verify
-from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, plan, write_json
-from utility import UserError, add_force, check_output, first_line, remove_unfinished, run_main, whole_number
+from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, Job, plan, write_json
+from utility import (
+    UserError,
+    add_force,
+    atomic_path,
+    check_output,
+    first_line,
+    remove_unfinished,
+    run_main,
+    whole_number,
+)
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
 SHOWN = 10
+PNG_HEADER_SIZE = 26
+EIGHT_BIT_RGB = b"\x08\x02"
+
+
+@dataclass
+class Outcome:
+    """How many files were found right or written, which differ, and one line for each source that is of no use."""
+
+    verified: int = 0
+    written: int = 0
+    differing: list = field(default_factory=list)
+    problems: list = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        self.verified += other.verified
+        self.written += other.written
+        self.differing += other.differing
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -47,7 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--border", choices=BORDERS, default=BORDERS[0], help="what lies outside an image: symmetric "
                         "(default), as in today's MATLAB and the published data sets, or replicate, as in old MATLAB")
     parser.add_argument("--workers", type=partial(_whole, least=1, most=1024), default=os.cpu_count(),
-                        help="processes (default: one per core)")
+                        help="threads (default: one per core)")
     add_force(parser)
     return parser.parse_args(argv)
 
@@ -71,9 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"--out {args.out}: {error.filename or 'a file'}: {error.strerror or error}"
         raise UserError(f"{place}; mend that and run the same command again to go on") from None
-    except BrokenProcessPool:
-        lack = "a process was killed, often for lack of memory"
-        raise UserError(f"--workers {args.workers}: {lack}; go on with fewer of them") from None
     return report(args.out, total)
 
 
@@ -82,42 +107,84 @@ def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, s
 
     Everything that is there is verified first; where a file differs, nothing is written.
     """
-    total = run(verify, [job for job in jobs if job.files(there=True)], workers)
+    total = _total(verify, [job for job in jobs if job.files(there=True)], workers)
     if total.differing:
         return total
     write_json(out / SETTINGS_FILE, settings)
     remove_unfinished(out)
     if numbers:
         write_json(out / NAMES_FILE, numbers)
-    total.add(run(make, [job for job in jobs if job.files(there=False)], workers))
+    total.add(_total(make, [job for job in jobs if job.files(there=False)], workers))
     return total
 
 
-def run(step: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -> Outcome:
-    """`step` on every job, in `workers` processes, with a progress bar on a terminal. Returns the total Outcome."""
+def _total(step, jobs, workers):
+    """The total Outcome of `step` on every job, with a progress bar on a terminal."""
     total = Outcome()
-    outcomes = map(step, jobs) if min(workers, len(jobs)) < 2 else _in_processes(step, jobs, workers)
-    for outcome in tqdm(outcomes, total=len(jobs), desc=step.__name__, unit=" images", disable=None):
+    for outcome in thread_map(step, jobs, max_workers=workers, desc=step.__name__, unit=" images", disable=None):
         total.add(outcome)
     return total
 
 
-def _in_processes(step, jobs, workers):
-    os.environ.update(ONE_THREAD)  # the new processes read it when they load NumPy
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=_live_with_the_parent) as pool:
-        yield from pool.map(step, jobs)
+def verify(job: Job) -> Outcome:
+    """Compare every file of the job that is there with what belongs there; writes nothing."""
+    outcome = Outcome()
+    for path, pixels in _pixels(job, job.files(there=True), outcome):
+        if _holds(path, pixels, copied_from=job.source if path == job.targets[1] else None):
+            outcome.verified += 1
+        else:
+            outcome.differing.append(path)
+    return outcome
 
 
-def _live_with_the_parent():
-    """Let a worker ignore Ctrl-C, which its parent handles, and end when the parent has ended, for whatever reason."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_after_the_parent, daemon=True).start()
+def make(job: Job) -> Outcome:
+    """Write every file of the job that is missing; touches no other."""
+    outcome = Outcome()
+    for path, pixels in _pixels(job, job.files(there=False), outcome):
+        if path == job.targets[1] and _is_eight_bit_rgb_png(job.source):
+            with atomic_path(path) as temporary:
+                shutil.copyfile(job.source, temporary)
+        else:
+            write_png(path, pixels)
+        outcome.written += 1
+    return outcome
 
 
-def _end_after_the_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _pixels(job, files, outcome):
+    """(path, what belongs there) of files of the job; none, and a problem in `outcome`, for a source of no use."""
+    try:
+        hr = read_image(job.source)
+    except UserError as error:
+        outcome.problems.append(str(error))
+        return
+    height, width = hr.shape[:2]
+    largest = max(job.targets)
+    if min(height, width) < largest:
+        outcome.problems.append(f"{job.source}: {width}x{height} pixels are too few for scale {largest}; leave it out")
+        return
+    for scale, path in files.items():
+        part = hr[: height // scale * scale, : width // scale * scale]  # whole multiples
+        yield path, hr if scale == 1 else imresize(part, 1 / scale, border=job.border)
+
+
+def _holds(path, pixels, copied_from=None):
+    """Whether the file `path` has these pixels; a byte for byte copy of the source need not be decoded."""
+    if not path.is_file():  # a FIFO would never answer
+        return False
+    if copied_from is not None and filecmp.cmp(path, copied_from, shallow=False):
+        return True
+    try:
+        return np.array_equal(read_image(path), pixels)
+    except UserError:
+        return False
+
+
+def _is_eight_bit_rgb_png(path):
+    """Whether a file can be copied as it is: the pixels are those a PNG file of ours would hold, in no turned order."""
+    with open(path, "rb") as file:
+        header = file.read(PNG_HEADER_SIZE)
+        ours = header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB)
+        return ours and b"eXIf" not in file.read()
 
 
 def report(out: Path, total: Outcome) -> int:

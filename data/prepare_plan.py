@@ -1,14 +1,14 @@
-"""What belongs into a prepared data set: names, settings, and the refusal to mix what does not go together."""
+"""What belongs into a prepared data set: files, names, settings, and the refusal to mix what does not go together."""
 
 import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import image_files, images_by_name
 from data.layout import Layout, images_in
-from data.prepare_image import Job
 from utility import UserError, atomic_path, check_file, whole_number
 
 SETTINGS_FILE = "prepare.json"
@@ -16,6 +16,18 @@ NAMES_FILE = "names.json"
 NUMBER = re.compile(r"[0-9]{4}")
 GIVEN_NUMBER = re.compile(r"[0-9]{4,9}")
 
+
+@dataclass(frozen=True)
+class Job:
+    """One image to prepare. targets: dict scale -> path of the PNG file of that scale, scale 1 being the HR image."""
+
+    source: Path
+    targets: dict
+    border: str
+
+    def files(self, *, there: bool) -> dict[int, Path]:
+        """Those of the targets that are there, or those that are missing."""
+        return {scale: path for scale, path in self.targets.items() if path.exists() is there}
 
 def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
          border: str) -> tuple[list[Job], dict[str, str]]:

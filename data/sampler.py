@@ -33,22 +33,18 @@ class TrainSampler:
 
     An epoch goes through all images in a random order, then in another one, until it has n_batches * batch_size
     samples. Rank r of W takes the r-th slice of batch_size / W samples of every batch, so that all ranks together see
-    what one process would. Nothing is drawn from a generator: each key follows from (seed, epoch, position).
-    Raises ValueError when batch_size is no multiple of world_size.
+    what one process would; batch_size is a multiple of W. Nothing is drawn from a generator: each key follows from
+    (seed, epoch, position).
     """
 
     def __init__(self, n_images: int, *, seed: int, batch_size: int, n_batches: int, rank: int = 0,
                  world_size: int = 1) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"a batch of {batch_size} cannot be shared by {world_size} ranks")
         self.n_images, self.seed, self.rank = n_images, seed, rank
         self.batch_size, self.n_batches, self.share = batch_size, n_batches, batch_size // world_size
         self.set_position(epoch=1)
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
         """Let `iter()` start at that batch of that epoch, until told otherwise; batch n_batches leaves nothing."""
-        if not 0 <= batch <= self.n_batches:
-            raise ValueError(f"batch {batch} of an epoch that has {self.n_batches}")
         self.epoch, self.batch = epoch, batch
 
     def __len__(self) -> int:

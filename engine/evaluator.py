@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data.datasets import EvalSet
-from data.pictures import plain
+from data.pictures import picture_of
 from engine.device import wait_for
 from engine.run_folder import RunFolder
 from metrics.functional import psnr, ssim
@@ -94,9 +94,9 @@ class Evaluator:
             return
         pictures = {"SR": test_set.picture(index, sr)}
         if self.save_gt:
-            pictures["LR"] = plain(self._to_255(lr))
+            pictures["LR"] = picture_of(self._to_255(lr))
             if hr is not None:
-                pictures["HR"] = plain(self._to_255(hr))
+                pictures["HR"] = picture_of(self._to_255(hr))
         for kind, picture in pictures.items():
             file = f"{self.k_bits}bit_{name}_x{self.scale}_{kind}.png"
             yield self.run.path / f"results-{test_set.name}" / file, picture

@@ -14,8 +14,8 @@ VALIDATED = {"edsr": 10, "srresnet": 10, "rdn": 3}  # RDN x2 takes half a minute
 
 
 @dataclass(frozen=True)
-class Part:
-    """A run of full-precision training: steps, LR pixels a side, learning rate."""
+class Phase:
+    """One of a network's runs of full-precision training: steps, LR pixels a side, learning rate."""
 
     steps: int
     patch: int
@@ -37,8 +37,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Full(Stage):
-    """Full precision. start: the network whose head and body it begins with. seconds: of a step of part 1, one core.
+class FullPrecision(Stage):
+    """Full precision. start: the network whose head and body it begins with. seconds: of a step of phase 1, one core.
 
     init: the flag; where a network makes the whole image, 500 steps from interpolation beat 4,000 from random weights.
     """
@@ -64,11 +64,11 @@ class Full(Stage):
     @property
     def duration(self):
         """Seconds on one core, tests apart; arithmetic grows with the patch's area."""
-        return sum(part.steps * self.seconds * (part.patch / self.parts[0].patch) ** 2 for part in self.parts)
+        return sum(phase.steps * self.seconds * (phase.patch / self.parts[0].patch) ** 2 for phase in self.parts)
 
 
 @dataclass(frozen=True)
-class Low(Stage):
+class Quantized(Stage):
     """A quantized network: k_bits wide, from the full-precision one. Gates by the network's published ratio.
 
     init_bounds, skip_bits, quantizer, seed: the flags. shipped: whether its file goes into pretrained/.
@@ -111,17 +111,17 @@ class Low(Stage):
 
 
 RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}  # of run.sh
-EDSR = Part(10_000, 24, 4e-4), Part(1_000, 48, 5e-5)
-SRRESNET = Part(6_000, 24, 2e-4), Part(500, 48, 5e-5)
-RDN = (Part(3_000, 24, 2e-4),)
+EDSR = Phase(10_000, 24, 4e-4), Phase(1_000, 48, 5e-5)
+SRRESNET = Phase(6_000, 24, 2e-4), Phase(500, 48, 5e-5)
+RDN = (Phase(3_000, 24, 2e-4),)
 WIDTHS = (4, 3, 2)
 
 
 def _widths(network, steps, seconds, widths=WIDTHS, **settings):
-    return [Low(network, k_bits, steps, seconds, **settings) for k_bits in widths]
+    return [Quantized(network, k_bits, steps, seconds, **settings) for k_bits in widths]
 
 
-def _others(network, seconds):
+def _compared_methods(network, seconds):
     """The compared methods at 4 and 2 bits."""
     return [stage for name in ("pams", "pact", "dorefa", "minmax")
             for stage in _widths(network, 3_000, seconds, (4, 2), quantizer=name, shipped=False)]
@@ -129,22 +129,23 @@ def _others(network, seconds):
 
 # in the order of work: what is cheapest and what others start from first
 SHORT = [
-    Full("edsr_x2", EDSR, 0.41),
-    Full("srresnet_x2", SRRESNET, 0.60, init="interpolation"),
+    FullPrecision("edsr_x2", EDSR, 0.41),
+    FullPrecision("srresnet_x2", SRRESNET, 0.60, init="interpolation"),
     *_widths("edsr_x2", 3_000, 0.4),
     *_widths("srresnet_x2", 3_000, 0.5),
-    Full("edsr_x4", EDSR, 0.60, start="edsr_x2", init="interpolation"),
+    FullPrecision("edsr_x4", EDSR, 0.60, start="edsr_x2", init="interpolation"),
     *_widths("edsr_x4", 3_000, 0.5),
     *_widths("edsr_x4", 3_000, 0.5, skip_bits=8),
-    Full("srresnet_x4", SRRESNET, 0.98, start="srresnet_x2", init="interpolation"),
+    FullPrecision("srresnet_x4", SRRESNET, 0.98, start="srresnet_x2", init="interpolation"),
     *_widths("srresnet_x4", 3_000, 0.7),
     *_widths("edsr_x4", 3_000, 0.5, (2, 4, 3), init_bounds="percentile"),
-    *_others("edsr_x4", 0.5),
+    *_compared_methods("edsr_x4", 0.5),
     *_widths("edsr_x4", 3_000, 0.5, (2, 4), seed=2, shipped=False),
-    Full("rdn_x4", RDN, 2.2, batch=8, init="interpolation"),  # first here, as x2's tests take four times as long
+    # x4 first here, as x2's tests take four times as long
+    FullPrecision("rdn_x4", RDN, 2.2, batch=8, init="interpolation"),
     *_widths("rdn_x4", 1_000, 2.4, batch=4),
-    Full("rdn_x2", RDN, 2.2, batch=8, start="rdn_x4", init="interpolation"),
+    FullPrecision("rdn_x2", RDN, 2.2, batch=8, start="rdn_x4", init="interpolation"),
     *_widths("rdn_x2", 1_000, 2.4, batch=4),
     *_widths("rdn_x4", 1_000, 2.4, batch=4, skip_bits=8),
-    *_others("srresnet_x4", 0.7),
+    *_compared_methods("srresnet_x4", 0.7),
 ]

@@ -12,7 +12,8 @@ from pathlib import Path
 import model
 from data.images import read_image
 from data.imresize import imresize
-from data.patches import to_planes
+from data.pictures import to_planes
+from examples import ROOT
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
 from metrics.pairs import crop_to
@@ -21,7 +22,6 @@ from option import EXPERIMENT_ROOT
 from quant import cost, open_network
 from utility import first_line, run_main
 
-ROOT = Path(__file__).resolve().parents[1]
 SCALE, K_BITS = 4, 4
 SHIPPED = ROOT / "pretrained" / "edsr_baseline_x4.pt"
 FULL, LOW = EXPERIMENT_ROOT / "demo" / "edsr_x4", EXPERIMENT_ROOT / "demo" / "edsr_x4_4bit"

@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from data.images import read_image
+from examples import ROOT
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import crop_to
 from metrics.report import result_lines, run_folder
@@ -22,7 +23,6 @@ from quant import open_network
 from quant.activation import with_gates
 from utility import MAKER, UserError, add_force, check_output, first_line, run_main, whole_number
 
-ROOT = Path(__file__).resolve().parents[1]
 SCALE = 4
 QUANTIZERS_SHOWN = 4
 DYNAMIC, STATIC = "#c2321f", "#d5dde6"
@@ -49,7 +49,6 @@ def main(argv=None):
 
 
 def parse(argv):
-    """The command line."""
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     add = parser.add_argument
     add("--full", required=True, help="full-precision run, for the crops")

@@ -4,12 +4,11 @@ import json
 import shutil
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from data.images import image_files
 from engine.run_folder import RunFolder
-from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, Full
-from examples.demo import ROOT
+from examples import ROOT
+from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, FullPrecision
 from examples.page import write_page
 from examples.results import SETS, available, scores
 from model.torch_file import read_torch_file, save_torch_file
@@ -39,8 +38,14 @@ class DataFlags:
 
 
 def commands(stage, data, device):
-    """The command lines of a stage, made one by one: each looks at what is there when its turn comes."""
-    programs = full_commands(stage, data) if isinstance(stage, Full) else low_commands(stage, data)
+    """The command lines of a stage, made one by one: each looks at what is there when its turn comes.
+
+    Raises UserError where the network that it starts from is not there.
+    """
+    start = stage.start if isinstance(stage, FullPrecision) else stage.network
+    if start and not (file := full_precision_file(start)).is_file():
+        raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
+    programs = full_commands(stage, data) if isinstance(stage, FullPrecision) else low_commands(stage, data)
     for program, *flags in programs:
         if program.endswith(".py"):
             yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
@@ -50,31 +55,23 @@ def commands(stage, data, device):
 
 
 def full_commands(stage, data):
-    """Training of each part, then the tests."""
+    """Training of each phase, then the tests."""
     network = ["main_ori.py", "--model", stage.model, "--scale", stage.scale]
-    start = full_precision(stage.start) if stage.start else ""
-    for index, part in enumerate(stage.parts):
-        run = f"{RUNS}/{stage.name}.{index + 1}"
-        done = 0
-        if parked_file(run).is_file() and not folder_of(run).checkpoint.is_file():
-            done, start = read_torch_file(parked_file(run))["epochs"], parked_file(run)
-            if done == part.steps // EPOCH:  # at its end elsewhere
-                continue
-        yield [*network, *training_flags(run, stage, data), "--patch_size", part.patch * stage.scale,
-               "--test_every", EPOCH, *schedule(part.steps // EPOCH, part.lr, done),
+    start = full_precision_file(stage.start) if stage.start else ""
+    for number, phase in enumerate(stage.parts, 1):
+        run = f"{RUNS}/{stage.name}.{number}"
+        yield [*network, *training_flags(run, stage, data), "--patch_size", phase.patch * stage.scale,
+               "--test_every", EPOCH, *schedule(phase.steps // EPOCH, phase.lr),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
-    keep_full_precision(folder_of(run).best if folder_of(run).best.is_file() else parked_file(run), product(stage))
+    keep_full_precision(folder_of(run).best, output_file(stage))
     yield [*network, *test_flags(stage, data)]
 
 
-def schedule(epochs, lr, done=0):
-    """Flags of epochs, rate and decay, for the epochs after `done`."""
-    decay = [max(1, round(share * epochs)) for share in DECAY]
-    left = sorted({epoch - done for epoch in decay if epoch > done})
-    lr *= GAMMA ** sum(epoch <= done for epoch in set(decay))
-    return ["--epochs", epochs - done, "--lr", f"{lr:.3g}", "--gamma", GAMMA, "--decay",
-            "-".join(map(str, left or [epochs]))]
+def schedule(epochs, lr):
+    """Flags of epochs, rate and decay."""
+    decay = sorted({max(1, round(share * epochs)) for share in DECAY})
+    return ["--epochs", epochs, "--lr", lr, "--gamma", GAMMA, "--decay", "-".join(map(str, decay))]
 
 
 def low_commands(stage, data):
@@ -83,14 +80,14 @@ def low_commands(stage, data):
                stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits]
     run = f"{RUNS}/{stage.name}"
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    yield [*network, *training_flags(run, stage, data), "--pre_train", full_precision(stage.network),
+    yield [*network, *training_flags(run, stage, data), "--pre_train", full_precision_file(stage.network),
            "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
            "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
            "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
     if stage.shipped:
-        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", product(stage)]
+        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", output_file(stage)]
     else:
-        shutil.copy(folder_of(run).best, product(stage))
+        shutil.copy(folder_of(run).best, output_file(stage))
     yield [*network, *test_flags(stage, data)]
 
 
@@ -102,12 +99,11 @@ def training_flags(run, stage, data):
 
 def test_flags(stage, data):
     """A test of the stage's file on every benchmark set."""
-    return ["--test_only", "--refine", product(stage), "--save", f"results/{stage.name}", "--save_results",
+    return ["--test_only", "--refine", output_file(stage), "--save", f"results/{stage.name}", "--save_results",
             "--dir_data", data.dir_data, "--data_test", "+".join(available(data.dir_data, stage.scale))]
 
 
 def folder_of(run):
-    """A run's folder."""
     return RunFolder(EXPERIMENT_ROOT / run)
 
 
@@ -116,15 +112,15 @@ def keep_full_precision(file, path):
     save_torch_file(read_torch_file(file)["state_dict"], path)
 
 
-def full_precision(network):
+def full_precision_file(network):
     """The file of a network, as edsr_x4, in full precision."""
     return PRETRAINED / f"{network.replace('_x', '_baseline_x')}.pt"
 
 
-def product(stage):
+def output_file(stage):
     """The file that a stage makes: in pretrained/, or, for comparison only, beside the journal."""
-    if isinstance(stage, Full):
-        return full_precision(stage.network)
+    if isinstance(stage, FullPrecision):
+        return full_precision_file(stage.network)
     if stage.shipped:
         return PRETRAINED / f"{stage.name}.safetensors"
     return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
@@ -135,12 +131,12 @@ def finished(stage):
 
     Of what is compared only, the figures are enough: nothing starts from it.
     """
-    entry = next((entry for entry in read_index() if entry["file"] == product(stage).name), {})
+    entry = next((entry for entry in read_index() if entry["file"] == output_file(stage).name), {})
     if entry.get("recipe") != recipe(stage):
         return False
     if not stage.shipped:
-        return product(stage).is_file() or not isinstance(stage, Full)
-    return product(stage).is_file() and file_hash(product(stage)) == entry["sha256"]
+        return output_file(stage).is_file() or not isinstance(stage, FullPrecision)
+    return output_file(stage).is_file() and file_hash(output_file(stage)) == entry["sha256"]
 
 
 def recipe(stage):
@@ -149,46 +145,28 @@ def recipe(stage):
 
 
 def read_index():
-    """models.json's entries."""
     return json.loads((PRETRAINED / "models.json").read_text())
 
 
 def publish(stage):
     """List the stage's file with its hash, figures and recipe in models.json and on the page beside it."""
     found = scores(f"results/{stage.name}", (stage.model, stage.scale))
-    entry = {"file": product(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
-             "sha256": file_hash(product(stage)),
+    entry = {"file": output_file(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
+             "sha256": file_hash(output_file(stage)),
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
              "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:
-        path.write_text(json.dumps(sorted(entries, key=place), indent=1) + "\n")
+        path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
     write_page(PRETRAINED)
 
 
-def place(entry):
+def sort_key(entry):
     """Where an entry stands in models.json: networks together, wide before narrow, DDTB's own before its variants."""
     variants = ["", "calibrated bounds", "calibrated bounds, sums in 8 bits"]
     known = entry["variant"] in variants
     return (entry["model"], entry["scale"], -entry["k_bits"], entry["recipe"].get("quantizer", "ddtb") != "ddtb",
             variants.index(entry["variant"]) if known else len(variants), entry["file"])
-
-
-def park(chosen):
-    """Copy the last weights of unfinished full-precision runs to pretrained/unfinished/; yields (file, epochs)."""
-    for stage in (stage for stage in chosen if isinstance(stage, Full) and not finished(stage)):
-        for index in range(len(stage.parts)):
-            run = f"{RUNS}/{stage.name}.{index + 1}"
-            if folder_of(run).checkpoint.is_file():
-                state = read_torch_file(folder_of(run).checkpoint)
-                kept = {"epochs": state["epoch"], "state_dict": state["state_dict"]}
-                save_torch_file(kept, parked_file(run))
-                yield parked_file(run), state["epoch"]
-
-
-def parked_file(run):
-    """Where --park keeps a run's weights."""
-    return PRETRAINED / "unfinished" / f"{Path(run).name}.pt"
 
 
 def resumed(run):

@@ -21,17 +21,15 @@ def build(spec: str, *, rgb_range: float, patch_size: int, gan_k: int = 1, vgg_w
     """Make the loss that `spec`, the value of --loss, asks for.
 
     The loss takes sr and hr [N, 3, patch_size, patch_size] in 0..rgb_range; one channel counts as three equal ones.
-    gan_k: discriminator steps per call. vgg_weights: a file with VGG19; torchvision's download without it. Raises
-    UserError, naming the flag or file, for a sum that does not parse, weights that can't be had, and patches too small
-    for a part.
+    gan_k: discriminator steps per call, 1 or more. vgg_weights: a file with VGG19; torchvision's download without it.
+    Raises UserError, naming the flag or file, for a sum that does not parse, weights that can't be had, and patches too
+    small for a part.
     """
     weights = parse(spec)
     for name in weights:
         least = MIN_PATCH if name in adversarial.KINDS else vgg.MIN_PATCH.get(name, 1)
         if patch_size < least:
             raise UserError(f"--patch_size {patch_size}: too small for {name} in --loss; give {least} or more")
-        if name in adversarial.KINDS and gan_k < 1:
-            raise UserError(f"--gan_k {gan_k}: the discriminator of {name} would not train; give 1 or more")
     terms = {name: _build_part(name, rgb_range, patch_size, gan_k, vgg_weights) for name in weights}
     return Loss(weights, terms).to(device)
 

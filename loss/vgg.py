@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.torch_file import read_torch_file
-from model.weights import check_tensors
+from model.weights import check_fits, read_weights
 from utility import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class VGGLoss(nn.Module):
     def __init__(self, name: str, state: Mapping[str, Tensor], *, rgb_range: float) -> None:
         super().__init__()
         self.rgb_range = rgb_range
-        self.features = _empty_features()[: DEPTHS[name]]
+        self.features = _empty_vgg19().features[: DEPTHS[name]]
         for key in dict(self.features.named_parameters()):
             position, kind = key.split(".")
             delattr(self.features[int(position)], kind)  # a buffer is found by no optimizer and saved in no checkpoint
@@ -48,12 +47,14 @@ class VGGLoss(nn.Module):
         return self.features((image / self.rgb_range - self.mean) / self.std)
 
 
-def _empty_features():
+def _empty_vgg19():
     """torchvision's VGG19 before the classifier, with weights that have shapes and no values."""
     from torchvision.models import vgg19  # slow to import, and few losses need it
 
     with torch.device("meta"):
-        return vgg19().features
+        network = vgg19()
+    del network.classifier
+    return network
 
 
 def read_vgg19(path: str | Path, name: str) -> dict[str, Tensor]:
@@ -62,21 +63,14 @@ def read_vgg19(path: str | Path, name: str) -> dict[str, Tensor]:
     The file holds VGG19's state dict or only its `features`, which may end after the layer in question. Raises
     UserError, naming the file, when it can't be read or is not VGG19.
     """
-    state = read_torch_file(path)
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not VGG19's state dict; {ADVICE}")
-    if "0.weight" in state:  # saved from `vgg19().features`
-        state = {f"features.{key}": value for key, value in state.items()}
-    known = {f"features.{key}": value.shape for key, value in _empty_features().state_dict().items()}
-    present = {key for key in state if str(key).startswith("features.")}
-    for key in sorted(known.keys() - present):
-        if int(key.split(".")[1]) < DEPTHS[name]:
-            raise UserError(f"{path}: has no {key}, which {name} needs; {ADVICE}")
-    for key in sorted(present):
-        shape = state[key].shape if isinstance(state[key], Tensor) else None
-        if key not in known or shape != known[key]:
-            raise UserError(f"{path}: {key} is not a layer of VGG19 or has another shape; {ADVICE}")
-    check_tensors({key: state[key] for key in present}, path)
+    network = _empty_vgg19()
+    later = {key: empty for key, empty in network.state_dict().items() if int(key.split(".")[1]) >= DEPTHS[name]}
+    try:
+        state = {key if key.startswith("features.") else f"features.{key}": value
+                 for key, value in read_weights(path).state.items() if not key.startswith("classifier.")}
+        check_fits(network, later | state, path)
+    except UserError as error:
+        raise UserError(f"{error}; {ADVICE}") from error
     return state
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.pictures import Picture, plain
+from data.pictures import Picture, picture_of
 from model.common import SuperResolver, constant_weights
 from model.tiles import in_tiles
 
@@ -49,4 +49,4 @@ def enlarge(network: SuperResolver, image: np.ndarray, *, chop_size: int | None 
     lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     device = next(network.parameters()).device
     sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
-    return np.ascontiguousarray(plain(sr.float() * (255 / network.rgb_range)).colours)
+    return np.ascontiguousarray(picture_of(sr.float() * (255 / network.rgb_range)).colours)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import model
 from data.images import named_path, read_folder
-from data.patches import to_planes, to_values
+from data.pictures import to_planes, to_values
 from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN

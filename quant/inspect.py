@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from data.demo_set import photograph
 from data.images import named_path, read_folder, read_image
 from data.imresize import imresize
-from data.patches import to_planes, to_values
+from data.pictures import to_planes, to_values
 from metrics.figure import save_figure
 from model.common import SuperResolver
 from quant.activation import ActivationQuantizer, quantizers

@@ -19,11 +19,11 @@ import numpy as np
 from data.demo_set import TRAIN, photograph
 from data.images import read_image, write_png
 from data.imresize import imresize
+from examples import ROOT
 from option import EXPERIMENT_ROOT
 from utility import UserError, first_line, run_main
 
 PAGE = Path(__file__).parent
-ROOT = PAGE.parents[1]
 SHIPPED = ROOT / "pretrained" / "edsr_x4_4bit.safetensors"
 NETWORK, SITE = EXPERIMENT_ROOT / "web" / "edsr_x4_4bit.onnx", EXPERIMENT_ROOT / "web" / "site"
 MARGIN = 64  # a quarter of a tile, as worker.js has it

@@ -24,9 +24,15 @@ def images(tmp_path):
     return [tmp_path / "HR" / name for name in NAMES]
 
 
+def copies_of(images):
+    """Where the copies of the images as they are now lie."""
+    folder = images[0].parents[1] / "decoded" / "HR"
+    return [folder / f"{image.name}.{image.stat().st_size}-{image.stat().st_mtime_ns}.npy" for image in images]
+
+
 @pytest.fixture
-def copies(tmp_path):
-    return [tmp_path / "decoded" / "HR" / f"{name}.npy" for name in NAMES]
+def copies(images):
+    return copies_of(images)
 
 
 def prepared(images, **how):
@@ -69,18 +75,28 @@ def test_a_changed_image_is_decoded_anew(images, copies):
     write_png(images[0], read_image(images[0])[::-1].copy())
     cache = prepared(images)
     assert np.array_equal(cache.read(images[0]), read_image(images[0])) and is_mapped(cache.read(images[0]))
+    assert sorted(copies[0].parent.iterdir()) == copies_of(images)
+
+
+def test_copies_of_the_former_form_are_removed_and_those_of_other_images_are_not(images, copies):
+    former, other = (copies[0].with_name(f"{name}.npy") for name in ("0.png", "10.png"))
+    former.parent.mkdir(parents=True)
+    for file in (former, other):
+        file.write_bytes(b"pixels")
+    prepared(images)
+    assert sorted(copies[0].parent.iterdir()) == sorted([*copies, other])
 
 
 @pytest.mark.parametrize("larger, later", [(1, 0), (0, 1)])
 def test_size_and_time_of_an_image_each_tell_a_change(images, copies, larger, later):
     os.utime(images[0], ns=(0, 12345))
     prepared(images)
-    before = [copy.stat().st_ino for copy in copies]
+    before = {copy: copy.stat().st_ino for copy in copies_of(images)}
     with open(images[0], "ab") as file:
         file.write(bytes(larger))
     os.utime(images[0], ns=(0, 12345 + later))
     prepared(images)
-    assert [copy.stat().st_ino != old for copy, old in zip(copies, before, strict=True)] == [True] + [False] * 5
+    assert [before.get(copy) == copy.stat().st_ino for copy in copies_of(images)] == [False] + [True] * 5
 
 
 class Bomb:
@@ -97,10 +113,10 @@ def test_a_broken_or_hostile_copy_is_made_anew_and_never_run(images, copies, tmp
     np.save(copies[2], np.array([Bomb()]), allow_pickle=True)
     copies[3].write_bytes(pickle.dumps(Bomb()))
     np.save(copies[4], np.zeros((9, 12), np.uint8))
-    copies[5].write_bytes(whole)
+    copies[5].write_bytes(whole + b"more")
     cache = prepared(images)
     assert not (tmp_path / "exploded").exists()
-    for image in images[:5]:
+    for image in images:
         assert np.array_equal(cache.read(image), read_image(image)) and is_mapped(cache.read(image))
 
 
@@ -108,9 +124,7 @@ def test_a_copy_of_another_size_or_kind_is_made_anew(images, copies):
     prepared(images)
     for copy, pixels in zip(copies, [np.zeros((2, 2, 3)), np.zeros((9, 12, 4)), np.zeros((9, 12, 3)),
                                      np.zeros((9, 12, 3), order="F")], strict=False):
-        with open(copy, "wb") as file:
-            np.save(file, pixels.astype(np.uint8 if copy != copies[2] else np.float32))
-            file.write(data.cache._stamp(images[copies.index(copy)]))
+        np.save(copy, pixels.astype(np.uint8 if copy != copies[2] else np.float32))
     copies[4].unlink()
     os.mkfifo(copies[4])
     whole = copies[5].read_bytes()
@@ -118,6 +132,12 @@ def test_a_copy_of_another_size_or_kind_is_made_anew(images, copies):
     cache = prepared(images)
     for image in images:
         assert np.array_equal(cache.read(image), read_image(image)) and is_mapped(cache.read(image))
+
+
+def test_a_folder_in_a_copys_place_costs_speed_only(images, copies):
+    copies[0].mkdir(parents=True)
+    cache = prepared(images)
+    assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
 
 
 def test_a_copy_that_another_run_made_anew_in_another_size_is_not_misread(images, copies):
@@ -153,9 +173,17 @@ def test_a_folder_that_cannot_be_written_costs_speed_only(images, copies, monkey
     assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
 
 
-def test_copies_may_disappear_during_a_run(images, copies):
+@pytest.mark.parametrize("left", ["nothing", "a pipe", "a folder", "half"])
+def test_copies_may_disappear_during_a_run(images, copies, left):
     cache = prepared(images)
+    content = copies[0].read_bytes()
     copies[0].unlink()
+    if left == "a pipe":
+        os.mkfifo(copies[0])
+    elif left == "a folder":
+        copies[0].mkdir()
+    elif left == "half":
+        copies[0].write_bytes(content[:-100])
     assert np.array_equal(cache.read(images[0]), read_image(images[0]))
 
 

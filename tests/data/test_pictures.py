@@ -4,8 +4,7 @@ import torch
 from PIL import Image, ImageCms
 
 from data.imresize import imresize
-from data.patches import to_planes, to_values
-from data.pictures import Picture, plain, read_picture
+from data.pictures import Picture, picture_of, read_picture, to_planes, to_values
 from metrics.functional import to_luma
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 7, 3), dtype=np.uint8)
@@ -74,13 +73,13 @@ def test_a_profile_is_kept_where_it_fits_the_colours(tmp_path):
 
 
 def test_an_output_of_one_colour_is_a_grey_picture_in_its_full_range():
-    picture = plain(torch.tensor([[[16.0, 235.0, 125.5, 0.0, 255.0]]]))
+    picture = picture_of(torch.tensor([[[16.0, 235.0, 125.5, 0.0, 255.0]]]))
     assert picture.grey and picture.colours[0, :, 0].tolist() == [0, 255, 128, 0, 255]
 
 
 def test_colours_are_rounded_as_torch_rounds():
     values = torch.tensor([0.5, 1.5, 2.5, 254.6, 300.0, -3.0]).expand(3, 1, 6)
-    assert np.array_equal(plain(values).colours[0, :, 0], values[0, 0].round().clamp(0, 255).numpy())
+    assert np.array_equal(picture_of(values).colours[0, :, 0], values[0, 0].round().clamp(0, 255).numpy())
 
 
 def test_lab_is_no_grey(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from data.image_sets import parse_ranges, share_out
+from data.image_sets import parse_ranges, range_of_each_set
 from utility import UserError
 
 
@@ -18,11 +18,11 @@ def test_anything_else_is_refused(text):
 
 
 def test_who_gets_which_range():
-    assert share_out([(1, 8)], ["Mine"], "") == [(1, 8)]
-    assert share_out([(1, 8)], ["DIV2K", "Flickr2K"], "") == [(1, 8), None]
-    assert share_out([(1, 8)], ["Flickr2K", "DIV2K"], "") == [None, (1, 8)]
-    assert share_out([(1, 8)], ["DIV2K", "DIV2K-Q10", "Mine"], "") == [(1, 8), (1, 8), None]
-    assert share_out([(1, 8)], ["A", "B"], "") == [(1, 8), None]
-    assert share_out([(1, 8), (2, 3)], ["Flickr2K", "DIV2K", "Mine"], "") == [(1, 8), (2, 3), None]
+    assert range_of_each_set([(1, 8)], ["Mine"], "") == [(1, 8)]
+    assert range_of_each_set([(1, 8)], ["DIV2K", "Flickr2K"], "") == [(1, 8), None]
+    assert range_of_each_set([(1, 8)], ["Flickr2K", "DIV2K"], "") == [None, (1, 8)]
+    assert range_of_each_set([(1, 8)], ["DIV2K", "DIV2K-Q10", "Mine"], "") == [(1, 8), (1, 8), None]
+    assert range_of_each_set([(1, 8)], ["A", "B"], "") == [(1, 8), None]
+    assert range_of_each_set([(1, 8), (2, 3)], ["Flickr2K", "DIV2K", "Mine"], "") == [(1, 8), (2, 3), None]
     with pytest.raises(UserError, match="--data_range 1-8.2-3: 2 ranges for DIV2K"):
-        share_out([(1, 8), (2, 3)], ["DIV2K"], "1-8+2-3")
+        range_of_each_set([(1, 8), (2, 3)], ["DIV2K"], "1-8+2-3")

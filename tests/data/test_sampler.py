@@ -60,10 +60,3 @@ def test_an_iterator_keeps_the_position_it_was_made_at():
     iterator = iter(keys)
     keys.set_position(9, 3)
     assert next(iterator).epoch == 1
-
-
-def test_broken_promises_are_value_errors():
-    with pytest.raises(ValueError, match="cannot be shared by 3 ranks"):
-        sampler(world_size=3)
-    with pytest.raises(ValueError, match="batch 6 of an epoch that has 5"):
-        sampler().set_position(1, 6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import model
-from examples import demo
+from examples import ROOT, demo
 from option import parse_options
 
 TINY = "--n_resblocks 1 --pre_train tiny.pt --epochs 7 --steps 1"
@@ -36,7 +36,7 @@ def test_a_failing_step_ends_the_demo(monkeypatch):
 def test_from_photographs_to_the_picture(tmp_path, monkeypatch, capfd):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("PYTHONPATH", str(demo.ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
     torch.save(model.NETWORKS["edsr"](scale=4, n_resblocks=1).state_dict(), "tiny.pt")
     assert demo.main(TINY.split()) == 0
     told = capfd.readouterr().out

@@ -1,21 +1,24 @@
-"""`make networks`: the queue with tiny stages, stopped and continued."""
+"""`make networks`: the queue with tiny stages."""
 
 import json
+import os
 import re
 import shlex
+import signal
+import sys
+import threading
+import time
 from dataclasses import replace
 
 import pytest
-import torch
 
 from examples import budgets, networks, stages
-from examples.budgets import SHORT, Full, Low, Part
-from model.torch_file import read_torch_file, save_torch_file
+from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from option import parse_options
-from utility import UserError
+from utility import UserError, run_main
 
-FULL = Full("edsr_x2", (Part(2, 8, 1e-4), Part(1, 8, 1e-5)), 0.1, batch=2)
-LOW = Low("edsr_x2", 4, 6, 0.1, batch=2, patch=8)
+FULL = FullPrecision("edsr_x2", (Phase(2, 8, 1e-4), Phase(1, 8, 1e-5)), 0.1, batch=2)
+LOW = Quantized("edsr_x2", 4, 6, 0.1, batch=2, patch=8)
 COMPARED = replace(LOW, quantizer="minmax", shipped=False)
 
 
@@ -31,7 +34,7 @@ def workplace(tiny_data, experiments, monkeypatch):
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
     monkeypatch.setattr(stages, "VALIDATED", {"edsr": 1})
-    monkeypatch.setattr(networks, "SHORT", [LOW, COMPARED, FULL])
+    monkeypatch.setattr(networks, "SHORT", [FULL, LOW, COMPARED])
     (experiments.parent / "data" / "benchmark").mkdir(parents=True)
     (experiments.parent / "data" / "DIV2K").symlink_to(tiny_data / "DIV2K")
     (experiments.parent / "data" / "benchmark" / "Set5").symlink_to(tiny_data / "benchmark" / "Tiny")
@@ -39,7 +42,7 @@ def workplace(tiny_data, experiments, monkeypatch):
 
 
 def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
-    flags = ["--dir_data", str(workplace / "data"), "--jobs", "2"]
+    flags = ["--dir_data", str(workplace / "data")]
     assert networks.main(flags) == 0
     entries = {entry["file"]: entry for entry in json.loads((workplace / "pretrained" / "models.json").read_text())}
     assert set(entries) == {"edsr_baseline_x2.pt", "edsr_x2_4bit.safetensors", "edsr_x2_4bit_minmax.pth.tar"}
@@ -53,12 +56,9 @@ def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
     assert len(re.findall(r" done ", networks.overview([LOW, COMPARED, FULL]))) == 3
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--only", "edsr_x5"], "--only edsr_x5: choose edsr_x2"), (["--jobs", "0"], "--jobs 0: give 1 or more"),
-])
-def test_what_the_queue_does_not_know(workplace, flags, message):
-    with pytest.raises(UserError, match=message):
-        networks.main(["--dir_data", str(workplace / "data"), *flags])
+def test_a_network_that_it_does_not_know(workplace):
+    with pytest.raises(UserError, match="--only edsr_x5: choose edsr_x2"):
+        networks.main(["--dir_data", str(workplace / "data"), "--only", "edsr_x5"])
 
 
 def test_photographs_too_few_to_keep_some(workplace, monkeypatch):
@@ -78,45 +78,58 @@ def test_another_budget_makes_a_network_again(workplace):
     assert not stages.finished(LOW)
 
 
-def test_a_stage_that_fails_is_told_and_the_others_go_on(workplace, monkeypatch, capfd):
-    queue = networks.Queue([FULL, COMPARED], lambda stage: iter([["false"]] if stage is FULL else [["true"]]), jobs=1)
-    assert queue.work() == 1
-    told = capfd.readouterr().out
-    assert "edsr_baseline_x2: failed (1)" in told
-    assert queue.failed == [FULL]
+def test_the_first_stage_that_fails_ends_it_and_its_log_is_named(workplace, capfd):
+    commands = {FULL: [["echo", "began"], ["false"]], COMPARED: [["true"]]}
+    assert networks.work([FULL, COMPARED], commands.get) == 1
+    *_, last = capfd.readouterr().out.splitlines()
+    log = networks.log_file(FULL)
+    assert last.endswith(f"edsr_baseline_x2: failed (1); see {log}")
+    assert log.read_text() == "$ echo began\nbegan\n$ false\n"
 
 
-def test_a_rate_goes_on_where_parked_weights_stopped():
-    whole, rest = (dict(zip(flags[::2], flags[1::2], strict=True))
-                   for flags in (stages.schedule(20, 4e-4), stages.schedule(20, 4e-4, done=11)))
-    assert whole == {"--epochs": 20, "--lr": "0.0004", "--gamma": 0.7, "--decay": "8-10-12-13-14-15-16-17-18-19"}
-    assert rest == {"--epochs": 9, "--lr": "0.000196", "--gamma": 0.7, "--decay": "1-2-3-4-5-6-7-8"}
+def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
+    saving = "import signal, sys; signal.signal(15, lambda *_: sys.exit(print('saved'))); print('on', flush=True); " \
+             "signal.pause()"
+
+    def commands(stage):
+        threading.Thread(target=stop_when_on, daemon=True).start()
+        yield [sys.executable, "-c", saving]
+        raise AssertionError("goes on")
+
+    def stop_when_on():
+        while "\non\n" not in networks.log_file(FULL).read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    networks.log_file(FULL).parent.mkdir(parents=True)
+    networks.log_file(FULL).touch()
+    assert run_main(lambda: networks.work([FULL], commands)) == 130
+    assert networks.log_file(FULL).read_text().endswith("\non\nsaved\n")
+    assert "edsr_baseline_x2: stopped; the same command goes on" in capfd.readouterr().out
 
 
-def test_parts_that_were_finished_elsewhere_are_not_trained_again(workplace):
-    unfinished = workplace / "pretrained" / "unfinished"
+def test_a_start_that_is_not_there_is_told(workplace):
     data = stages.DataFlags(workplace / "data")
-    parked = {"epochs": 2, "state_dict": {"weight": torch.ones(1)}}
-    save_torch_file(parked, unfinished / "edsr_baseline_x2.1.pt")
-    _, _, *flags = next(stages.commands(FULL, data, "cpu"))
-    second = dict(zip(flags, flags[1:], strict=False))
-    assert second["--save"] == "networks/edsr_baseline_x2.2"
-    assert second["--pre_train"] == str(unfinished / "edsr_baseline_x2.1.pt")
-    save_torch_file({**parked, "epochs": 1}, unfinished / "edsr_baseline_x2.2.pt")
-    command = next(stages.commands(FULL, data, "cpu"))
-    assert "--test_only" in command
-    assert read_torch_file(workplace / "pretrained" / "edsr_baseline_x2.pt") == parked["state_dict"]
+    with pytest.raises(UserError, match="edsr_baseline_x2.pt: missing, and edsr_x2_4bit starts from it"):
+        next(stages.commands(LOW, data, "cpu"))
+
+
+def test_rates_fall_late():
+    flags = stages.schedule(20, 4e-4)
+    assert dict(zip(flags[::2], flags[1::2], strict=True)) == {
+        "--epochs": 20, "--lr": 4e-4, "--gamma": 0.7, "--decay": "8-10-12-13-14-15-16-17-18-19"}
 
 
 def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
     published = {(f"{model}_x{scale}", bits) for model in budgets.RATIOS for scale in (2, 4) for bits in (2, 3, 4)}
-    ddtb = {(stage.network, stage.k_bits) for stage in SHORT if isinstance(stage, Low) and stage.shipped}
+    ddtb = {(stage.network, stage.k_bits) for stage in SHORT if isinstance(stage, Quantized) and stage.shipped}
     assert ddtb == published
     names = [stage.name for stage in SHORT]
     assert len(set(names)) == len(names)
     for place, stage in enumerate(SHORT):
-        needed = stage.start if isinstance(stage, Full) else stage.network
-        assert not needed or any(isinstance(other, Full) and other.network == needed for other in SHORT[:place])
+        needed = stage.start if isinstance(stage, FullPrecision) else stage.network
+        before = {other.network for other in SHORT[:place] if isinstance(other, FullPrecision)}
+        assert not needed or needed in before
 
 
 def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatch):
@@ -131,7 +144,7 @@ def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatc
 
 def test_a_budget_is_whole_epochs():
     for stage in SHORT:
-        if isinstance(stage, Full):
+        if isinstance(stage, FullPrecision):
             assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
         else:
             assert stage.steps >= budgets.LOW_EPOCH, stage
@@ -148,6 +161,7 @@ def test_paper_is_the_scripts(workplace, monkeypatch):
 
 def test_flags_parse(workplace):
     data = stages.DataFlags(workplace / "data")
+    (workplace / "pretrained" / "edsr_baseline_x2.pt").touch()
     for stage in (FULL, LOW, COMPARED):
         _, program, *flags = next(stages.commands(stage, data, "cpu"))
         parsed = parse_options(flags, quantized="limitrange" in program)

@@ -105,7 +105,6 @@ def test_grammar_errors_name_the_flag_and_what_is_possible(spec, reason):
     [
         ("1*GAN", {"patch_size": 16}, "--patch_size 16: too small for GAN"),
         ("1*VGG54", {"patch_size": 15}, "--patch_size 15: too small for VGG54"),
-        ("1*RGAN", {"gan_k": 0}, "--gan_k 0: .*RGAN"),
     ],
 )
 def test_settings_that_cannot_work(spec, settings, message):

@@ -72,10 +72,11 @@ def test_weights_neither_train_nor_fill_checkpoints(small, write):
     assert total.double().terms["VGG22"].features[0].weight.dtype == torch.float64  # yet they move with the module
 
 
-def test_classifier_keys_bare_keys_and_half_precision_are_read(small, write):
+def test_classifier_keys_nested_keys_bare_keys_and_half_precision_are_read(small, write):
     sr, hr = images()
     expected = build("1*VGG22", write(small))(sr, hr)
-    for other in (small | {"classifier.0.bias": torch.zeros(4096)}, {key[9:]: value for key, value in small.items()}):
+    bare = {key[9:]: value for key, value in small.items()}
+    for other in (small | {"classifier.0.bias": torch.zeros(4096)}, {"net": small}, bare):
         assert torch.equal(build("1*VGG22", write(other))(sr, hr), expected)
     half = build("1*VGG22", write({key: value.half() for key, value in small.items()}))(sr, hr)
     torch.testing.assert_close(half, expected, rtol=1e-2, atol=0)  # 11 bits of each weight
@@ -102,14 +103,14 @@ def test_float32_under_autocast(small, write):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda state: [1, 2], "holds a list"),
-        (lambda state: {}, "has no features.0.bias, which VGG22 needs"),
-        (lambda state: {"net": state}, "has no features.0.bias"),
-        (lambda state: state | {"features.0.weight": torch.zeros(64, 1, 3, 3)}, "features.0.weight .* another shape"),
-        (lambda state: state | {"features.0.weight": 3.0}, "features.0.weight is not a layer"),
-        (lambda state: state | {"features.17.weight": torch.zeros(512, 256, 3, 3)}, "features.17.weight is not"),
+        (lambda state: [1, 2], "holds no state dict"),
+        (lambda state: {}, "holds no state dict"),
+        (lambda state: state | {"features.0.weight": torch.zeros(64, 1, 3, 3)}, "another shape: features.0.weight"),
+        (lambda state: state | {"features.0.weight": 3.0}, "missing: features.0.weight"),
+        (lambda state: state | {"features.17.weight": torch.zeros(512, 256, 3, 3)}, "unexpected: features.17.weight"),
+        (lambda state: state | {"features.19.weight": torch.zeros(512, 9, 3, 3)}, "another shape: features.19.weight"),
     ],
-    ids=["list", "empty", "nested", "grey", "number", "vgg16"],
+    ids=["list", "empty", "grey", "number", "vgg16", "later"],
 )
 def test_files_that_are_not_vgg19(change, reason, small, write):
     path = write(change(copy.copy(small)))
@@ -119,7 +120,7 @@ def test_files_that_are_not_vgg19(change, reason, small, write):
 
 
 def test_file_that_ends_too_early(small, write):
-    with pytest.raises(UserError, match="has no features.10.bias, which VGG54 needs"):
+    with pytest.raises(UserError, match="missing: features.10.weight"):
         build("1*VGG54", write(small))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.imresize import imresize
-from data.patches import to_planes, to_values
+from data.pictures import to_planes, to_values
 from metrics.functional import psnr
 from model.common import SuperResolver
 from quant.deploy.onnx_backend import OnnxNetwork
