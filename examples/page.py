@@ -14,7 +14,7 @@ from examples import ROOT
 from examples.results import read_listed, tables
 from metrics.figure import save_figure
 from metrics.report import FULL_PRECISION, published_results
-from model.registry import NETWORKS
+from model.registry import NETWORKS, title
 from utility import MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main
 
 START, END = "<!-- {}: python -m examples.page -->\n", "\n<!-- /{} -->"
@@ -88,13 +88,13 @@ def draw(own):
     figure = Figure(figsize=(8, 6), layout="constrained")
     for place, (scale, name) in enumerate(((scale, name) for scale in (2, 4) for name in FIGURE_SETS), start=1):
         axes = figure.add_subplot(2, 2, place, title=f"{name} x{scale}", ylabel="PSNR (dB)")
-        for model, record in NETWORKS.items():
+        for model in NETWORKS:
             for found, style, whose in ((own, "-o", "here"), (paper, "--", "paper")):
                 points = [(x, found[model, scale, name, bits]) for x, bits in enumerate(WIDTHS)
                           if (model, scale, name, bits) in found]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, color=COLOURS.get(model), markersize=4, linewidth=1.2,
-                              label=f"{record.title}, {whose}")
+                              label=f"{title(model)}, {whose}")
         axes.set_xticks(range(len(WIDTHS)), ["2 bit", "3", "4", "full"])
         axes.grid(alpha=0.3)
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
