@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model import parallel
-from quant.activation import ActivationQuantizer
-from quant.functional import ABSOLUTE_WIDTH_FLOOR, concatenated, extremes
+from quant.activation import ActivationQuantizer, batch_extremes
+from quant.functional import ABSOLUTE_WIDTH_FLOOR, concatenated
 
 
 class CalibratedQuantizer(ActivationQuantizer):
@@ -83,10 +82,3 @@ class ClipAndRound(torch.autograd.Function):
         below, above = x < lower, x >= upper
         grad_x = grad.masked_fill(below | above, 0)
         return grad_x, (grad * below).sum().view(1), (grad * above).sum().view(1), None
-
-
-def batch_extremes(x: Tensor) -> Tensor:
-    """[min, max] of a batch, [2], over all processes that share it."""
-    found = extremes(x)
-    signs = found.new_tensor((-1, 1))
-    return parallel.all_reduce_max(found * signs) * signs

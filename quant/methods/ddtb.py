@@ -65,7 +65,7 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def _calibrate(self, parts):
         x = super()._calibrate(parts)
-        if self.starts_calibrated and self._observing and not self._started:
+        if self.starts_calibrated and not self._started:
             self._move_bounds(x, 1 / len(self.observations))
         return x
 

@@ -9,8 +9,9 @@ where l and u are moved a little so that zero is a level. Nothing is trained. We
 import torch
 from torch import Tensor, nn
 
+from quant.activation import batch_extremes
 from quant.functional import concatenated, fake_quantize_parts, scale_and_zero, with_minimal_width
-from quant.methods.clipped import CalibratedQuantizer, batch_extremes
+from quant.methods.clipped import CalibratedQuantizer
 
 MOMENTUM = 0.99
 
