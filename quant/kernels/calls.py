@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from quant.kernels.build import BuildError, load
+from quant.kernels.build import load
+from utility import UserError
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def _library():
         return None
     try:
         library, seconds = load(SOURCE, SIGNATURES)
-    except BuildError as error:
+    except (UserError, OSError) as error:
         log.warning("quantizers run in PyTorch's operations, with the same results but slower: %s", error)
         return None
     if seconds:
