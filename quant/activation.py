@@ -124,6 +124,11 @@ def gated_quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gate is not None}
 
 
+def gates_in_use(network: nn.Module) -> dict[str, ActivationQuantizer]:
+    """Those of `quantizers` whose bounds come from a gate."""
+    return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gated}
+
+
 def collapsed(network: nn.Module) -> list[str]:
     """Names of the quantizers whose bounds have crossed or nearly met, so that a minimal width replaces theirs.
 

@@ -18,7 +18,7 @@ from model.registry import find, scale_of
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, as_kept, quant_flags
-from quant.deploy.packed import fix_weights, is_packed, unpack
+from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
@@ -157,8 +157,8 @@ class _Opened:
     def load(self, network: SuperResolver) -> None:
         """Fill a network of the source's kind, and say so in the log."""
         network.load_state_dict(dict(self.state))
-        if self.fixed:
-            fix_weights(network.eval(), self.fixed)
+        for name, scale in self.fixed.items():
+            network.eval().get_submodule(name).requires_grad_(False).fixed_scale = scale
         precision = "full precision"
         if self.source.phase is not None:
             set_phase(network, self.source.phase)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, recomputed
 from quant.phase import Phase, Phased
+from utility import UserError
 
 WEIGHT_PERCENTILE = 99
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -84,9 +85,11 @@ class QuantConv2d(nn.Conv2d, Phased):
     It takes over the Parameters of `conv`. Within `model.inference.constant_weights` the weight is quantized once.
     keeps_operands: quantized inputs and weights stay in memory for backward; otherwise backward recomputes them, which
     costs time for nothing where another module keeps them anyway.
+    fixed_scale: [1] where the weight is that of a packed file: whole numbers / fixed_scale, run as it is, not trained.
     """
 
     constant = False
+    fixed_scale: Tensor | None
     _kept = None
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
@@ -99,10 +102,13 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.weight_quantizer = weight_quantizer
         self.calibrates_quantized = calibrates_quantized
         self.keeps_operands = keeps_operands
+        self.register_buffer("fixed_scale", None, persistent=False)
         self.train(conv.training)
 
     def quantized_weight(self) -> Tensor:
         """The weight on its levels; shape and device of the weight."""
+        if self.fixed_scale is not None:
+            return self.weight
         quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
         if not self.constant or self.training or torch.is_grad_enabled():
             return quantize(self.weight, self.k_bits)
@@ -126,7 +132,15 @@ class QuantConv2d(nn.Conv2d, Phased):
         for comparison.
         """
         weight = self.weight.detach()
+        if self.fixed_scale is not None:  # bounds computed from weights on levels would differ
+            return torch.round(weight * self.fixed_scale), self.fixed_scale
         return integer_levels(weight, *WEIGHT_BOUNDS[self.weight_quantizer](weight), self.k_bits)
+
+    def train(self, mode: bool = True) -> "QuantConv2d":
+        """Raises UserError for the training of a packed file's weight."""
+        if mode and self.fixed_scale is not None:
+            raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:
