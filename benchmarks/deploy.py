@@ -29,7 +29,6 @@ from examples.budgets import RATIOS  # noqa: E402
 from examples.stages import full_precision_file  # noqa: E402
 from quant.activation import quantizers  # noqa: E402
 from quant.cost import conv_costs  # noqa: E402
-from quant.deploy.lowering.fold import fold_gates  # noqa: E402
 from quant.deploy.lowering.image_model import image_model  # noqa: E402
 from quant.deploy.lowering.levels import Grid, IntegerWeight  # noqa: E402
 from quant.deploy.lowering.qdq import Qdq  # noqa: E402
@@ -80,10 +79,9 @@ def runners(name, args):
     """({candidate: function of lr}, MACs of one LR pixel)."""
     full, low = networks(name, args)
     photo = [photograph(args.scale)]
-    folded, _ = fold_gates(low, photo)
-    forms = {"float": lambda operators: export(full), "rest fp32": lambda operators: export(low),
-             "int8": lambda operators: export(low, rest="int8", images=photo, operators=operators),
-             "int8 folded": lambda operators: export(folded, rest="int8", images=photo, operators=operators)}
+    forms = {"float": lambda format: export(full), "rest fp32": lambda format: export(low),
+             "int8": lambda format: export(low, rest="int8", images=photo, format=format),
+             "int8 folded": lambda format: export(low, rest="int8", images=photo, format=format, gates="fold")}
     runs = {"float, PyTorch": full, "fake quantization, PyTorch": low}
     for key in here(CANDIDATES):
         form, runtime = key.split(", ")
@@ -112,7 +110,7 @@ def limit_runners(height, width, args):
 def _float_conv(graph):
     x = "lr"
     for number in range(LIMIT_CONVS):
-        x = graph.float_conv(x, _weights(number) * 0.01, np.zeros(LIMIT_CHANNELS))
+        x = graph.float_conv(x, graph.constant(_weights(number) * 0.01, np.float32), 3, np.zeros(LIMIT_CHANNELS))
     return x
 
 

@@ -22,7 +22,7 @@ from benchmarks.common import argument_parser, show  # noqa: E402
 from data.build import build_test_sets  # noqa: E402
 from metrics.functional import psnr  # noqa: E402
 from option import parse_options  # noqa: E402
-from quant.deploy.lowering.fold import fold_gates, in_8_bits  # noqa: E402
+from quant.deploy.lowering.fold import in_8_bits  # noqa: E402
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork  # noqa: E402
 from quant.deploy.packed import write_packed  # noqa: E402
 from quant.export import FORMATS, calibration_images, export  # noqa: E402
@@ -60,10 +60,9 @@ def forms(path, args, folder):
              (("packed", "safetensors"), ("fp32", "onnx"), ("int8", "onnx"))}
     write_packed(network, files["packed"], source=network.source.path)
     images, _ = calibration_images(args.calib, network)
-    lowered, folded = fold_gates(network, images) if args.gates == "fold" else (network, None)
     exported = {form: files[form] for form in ("fp32", "int8")}
     for form, file in exported.items():
-        onnx.save(export(lowered, rest=form, images=images, operators=args.format, folded=folded), file)
+        onnx.save(export(network, rest=form, images=images, format=args.format, gates=args.gates), file)
     made = {"PyTorch": network, "packed": open_network(files["packed"]),
             **{form: OnnxNetwork(file, threads=args.threads, runtime=args.backend) for form, file in exported.items()}}
     return made, {form: file.stat().st_size for form, file in files.items()}

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.functional import check_bits, concatenated, concatenated_with_extremes, with_minimal_width
+from model import parallel
+from quant.functional import check_bits, concatenated, extremes, with_minimal_width
 from quant.phase import Phase, Phased
 
 
@@ -13,8 +14,8 @@ class ActivationQuantizer(nn.Module, Phased):
     """The base class: calibration, when the bounds are set, float32. A feature is [N, channels, h, w], or parts of it.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
-    float32. During calibration features pass unchanged; `observations` holds [min, max] of each one seen while
-    observing, a tensor [2] each. The bounds are set in the first training forward, or when calibration ends;
+    float32. During calibration features pass unchanged; `observations` holds [min, max] of each one, a tensor [2], over
+    all processes that share the batch. The bounds are set in the first training forward, or when calibration ends;
     `bounds_set` mirrors the buffer `initialised`, which says so, in Python, where no forward waits for it.
 
     A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none.
@@ -32,7 +33,6 @@ class ActivationQuantizer(nn.Module, Phased):
         self.max_val, self.min_val = nn.Buffer(torch.zeros(1)), nn.Buffer(torch.zeros(1))
         self.initialised = nn.Buffer(torch.tensor([bounds_set]))
         self.observations = []
-        self._observing = False
         self.bounds_set = bounds_set
         self.register_load_state_dict_post_hook(type(self).read_flags)
 
@@ -96,19 +96,20 @@ class ActivationQuantizer(nn.Module, Phased):
             self.mark_bounds_set()
         return self.quantized(*parts)
 
-    def observe(self, observing: bool) -> None:
-        """Start or stop recording; only calibration records."""
-        self._observing = observing
-
     def _calibrate(self, parts):
-        if not self._observing:
-            return concatenated(parts)
-        x, extremes = concatenated_with_extremes(parts)
-        self.observations.append(extremes)
+        x = concatenated(parts)
+        self.observations.append(batch_extremes(x))
         return x
 
     def extra_repr(self) -> str:
         return f"k_bits={self.k_bits}"
+
+
+def batch_extremes(x: Tensor) -> Tensor:
+    """[min, max] of a batch, [2], over all processes that share it."""
+    low, high = extremes(x)
+    low, high = parallel.all_reduce_max(torch.stack((-low, high)))
+    return torch.stack((-low, high))
 
 
 def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
@@ -119,6 +120,11 @@ def quantizers(network: nn.Module) -> dict[str, ActivationQuantizer]:
 def with_gates(network: nn.Module) -> dict[str, ActivationQuantizer]:
     """Those of `quantizers` that have a gate and can become dynamic."""
     return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gate is not None}
+
+
+def gates_in_use(network: nn.Module) -> dict[str, ActivationQuantizer]:
+    """Those of `quantizers` whose bounds come from a gate."""
+    return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gated}
 
 
 def collapsed(network: nn.Module) -> list[str]:

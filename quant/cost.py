@@ -19,7 +19,6 @@ import logging
 import math
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import nn
 import model
 from model.common import MeanShift, SuperResolver, convolutions
 from model.registry import settings_of
-from quant.activation import quantizers, with_gates
+from quant.activation import gates_in_use, with_gates
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
 from quant.methods.ddtb import GATE_BITS
@@ -50,8 +49,8 @@ IMAGE_SIDE = 32
 EXPORTED: dict[str, dict[str, Any]] = {
     "qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
     "qlinear, rest int8, plain weights": {"rest": "int8", "weights": "plain"},
-    "qdq, rest fp32": {"operators": "qdq"}, "qdq, rest int8": {"rest": "int8", "operators": "qdq"},
-    "qdq, rest int8, packed weights": {"rest": "int8", "operators": "qdq", "weights": "packed"},
+    "qdq, rest fp32": {"format": "qdq"}, "qdq, rest int8": {"rest": "int8", "format": "qdq"},
+    "qdq, rest int8, packed weights": {"rest": "int8", "format": "qdq", "weights": "packed"},
 }
 
 
@@ -104,7 +103,7 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
 
 def gate_costs(network: nn.Module) -> dict[str, int]:
     """What the applied gates add: their number, parameters, bits to store, MACs an image and additions an LR pixel."""
-    live = [quantizer.gate for quantizer in quantizers(network).values() if quantizer.gated]
+    live = [quantizer.gate for quantizer in gates_in_use(network).values()]
     weights = sum(gate.reduce.weight.numel() + gate.expand.weight.numel() for gate in live)
     norms = sum(4 * gate.norm.num_features for gate in live)
     return {"gates": len(live), "parameters": weights + norms, "bits": weights * GATE_BITS + norms * FLOAT_BITS,
@@ -120,17 +119,7 @@ def summary(network: SuperResolver, *, formula: str = "product", output: tuple[i
     per_pixel = {"macs": sum(cost.macs for cost in costs), "bops": sum(cost.bops(formula) for cost in costs),
                  "bops_as_run": sum(cost.bops(formula, as_run=True) for cost in costs)}
     return {"parameters": parameters, "storage_bytes": bits / 8, "per_output_pixel": per_pixel,
-            "per_output": {name: value * pixels for name, value in per_pixel.items()}, "gates": gate_costs(network),
-            "parts": _parts(costs)}
-
-
-def _parts(costs):
-    """{bits of the weights: share of MACs}: how much of the network is quantized."""
-    shares = defaultdict(float)
-    total = sum(cost.macs for cost in costs)
-    for cost in costs:
-        shares[str(cost.bits)] += cost.macs / total
-    return dict(shares)
+            "per_output": {name: value * pixels for name, value in per_pixel.items()}, "gates": gate_costs(network)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

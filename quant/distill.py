@@ -47,7 +47,7 @@ class Distillation:
         Returns (loss to minimise, or None while calibrating; {name: weighted part, a detached 0-d tensor}).
         """
         if self.schedule.phase is Phase.CALIBRATE:
-            with torch.no_grad(), self.schedule.recording():
+            with torch.no_grad():  # each quantizer records its input's extremes
                 return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
         sr, feature = self._forward_features(network, lr)
         with torch.no_grad():

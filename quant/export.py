@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +17,10 @@ from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
+from quant.activation import gates_in_use
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
-from quant.deploy.lowering.fold import Folded, fold_gates, gates_in_use
+from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.lowering.gate import MOST_GATED_BITS
 from quant.deploy.lowering.image_model import DEFAULT_OPSET, OPSETS, ModelProto, check_opset, image_model, pack_types
 from quant.deploy.lowering.int8 import Int8
@@ -28,7 +28,6 @@ from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
-from quant.deploy.onnx_file import GATE, all_nodes
 from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
@@ -42,12 +41,9 @@ BITS = range(2, 7)
 PACKING_OPSET = 21
 CALIBRATION_IMAGES = 32
 # what quant.verify holds a file to: luma PSNR of its images to PyTorch's
-LEAST_DB = {"fp32": 38.0, "int8": 32.0}
+LEAST_PSNR = {"fp32": 38.0, "int8": 32.0}
 CALIBRATION_SIDE = 192
-FORMATS = (QLinear.FORMAT, Qdq.FORMAT)
-INTEGER_OPERATORS = ("QLinearConv", "MatMulInteger")
-# operators that a runtime moves a DequantizeLinear through
-COMMUTING = ("Concat", "DepthToSpace")
+FORMATS = ("qlinear", "qdq")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = network.source.path
     check_output(options.out, flag="--out", mark=FORMAT.encode(), inputs=[path], force=options.force)
     images, left_out = calibration_images(options.calib, network) if options.calib else (None, 0)
-    network, folded = _folded(network, images, options)
-    exported = export(network, rest=options.rest, images=images, opset=options.opset, operators=options.format,
-                      symmetric=options.symmetric, weights=options.weights, folded=folded,
+    exported = export(network, rest=options.rest, images=images, opset=options.opset, format=options.format,
+                      symmetric=options.symmetric, weights=options.weights, gates=options.gates,
                       source={"file": path.name, "sha256": file_hash(path)})
     with atomic_path(options.out) as temporary:
         temporary.write_bytes(exported.SerializeToString())
@@ -98,18 +93,6 @@ def _parse(argv):
                              f"has all types, {DEFAULT_OPSET} with plain weights)")
     add_force(parser)
     return parser.parse_args(argv)
-
-
-def _folded(network, images, options):
-    """(network, Folded) with --gates fold, said on standard output, else (network, None)."""
-    if options.gates == "run":
-        return network, None
-    network, folded = fold_gates(network, images)
-    if folded is None:
-        log.info("--gates fold: no gate of this network is in use; the file is the same without it")
-        return network, None
-    print(folded.told(network.scale))
-    return network, folded
 
 
 def _check(options, k_bits):
@@ -164,37 +147,41 @@ def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) 
 
 
 def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
-           opset: int | None = None, source: dict[str, str] | None = None, operators: str = "qlinear",
-           symmetric: bool = False, weights: str | None = None, folded: Folded | None = None) -> ModelProto:
+           opset: int | None = None, source: dict[str, str] | None = None, format: str = "qlinear",
+           symmetric: bool = False, weights: str | None = None, gates: str = "run") -> ModelProto:
     """The ONNX model of a network in evaluation mode on the CPU, full-precision or quantized; checked.
 
     Input `lr` and output `sr` are float32 [batch, n_colors, height, width] in 0..rgb_range. rest: 'fp32', each level
     and each float as in PyTorch, or 'int8' (quantized networks alone), calibrated on `images`, float32
-    [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. operators, symmetric, weights, opset: as
-    --format, --symmetric, --weights and --opset. source: {"file", "sha256"}, folded: Folded, for the metadata.
-    Raises UserError for a network whose levels integers can't hold, or which nothing here lowers, and without images
-    for 'int8'.
+    [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. gates: 'run', or 'fold', to constant factors
+    by `images`. format, symmetric, weights, opset: as --format, --symmetric, --weights and --opset. source: {"file",
+    "sha256"}, for the metadata. Raises UserError for a network whose levels integers can't hold, or which nothing here
+    lowers, and without images for 'int8' and 'fold'.
     """
     lowering = lowering_of(network)
-    graph, rgb_range = _graph(network, operators, symmetric, weights, opset), network.rgb_range
-    widest = max((quantizer.k_bits for quantizer in gates_in_use(network)), default=0)
-    if operators == "qlinear" and widest > MOST_GATED_BITS:
+    for setting, value in (("rest", rest), ("gates", gates)):
+        if value in ("int8", "fold") and not images:
+            raise UserError(f"{setting}='{value}': needs images like those to be upscaled, to calibrate on")
+    network, folded = fold_gates(network, images) if gates == "fold" and images else (network, {})
+    graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
+    gated = gates_in_use(network).values()
+    widest = max((quantizer.k_bits for quantizer in gated), default=0)
+    if format == "qlinear" and widest > MOST_GATED_BITS:
         raise UserError(f"--format qlinear: holds no {widest}-bit feature behind a gate (--skip_bits {widest}); give "
                         "--format qdq or --gates fold")
-    if rest == "int8":
-        if not images:
-            raise UserError("rest='int8': needs images like those to be upscaled, to calibrate on")
+    if rest == "int8" and images:
         sr = lowering.lower_int8(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
         sr = lowering.lower_exact(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "quant": network.quant_config.trained() if is_quantized(network) else {},
-                "rest": rest, "rgb_range": rgb_range, "source": source, "operators": operators, "symmetric": symmetric,
-                "gates": "fold" if folded else "run" if gates_in_use(network) else "none",
-                "folded": folded.bounds if folded else {}, "levels": _levels(graph), "least_db": LEAST_DB[rest]}
+                "rest": rest, "source": source, "operators": format, "symmetric": symmetric,
+                "gates": "fold" if folded else "run" if gated else "none",
+                "folded": folded, "levels": _levels(graph), "convolutions": graph.convolutions,
+                "least_db": LEAST_PSNR[rest]}
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
-                       per_image=graph.runtime_scales and bool(gates_in_use(network)),
+                       per_image=graph.runtime_scales and bool(gated),
                        metadata={key: json.dumps(value) for key, value in metadata.items()})
 
 
@@ -216,33 +203,18 @@ def _levels(graph):
             for name, codes in graph.recorded.items()}
 
 
-def _graph(network, operators, symmetric, weights, opset):
+def _graph(network, format, symmetric, weights, opset):
     """The empty graph of a --format."""
-    packed = weights == "packed" or weights is None and operators == "qlinear"
-    if operators == "qdq":  # OpenVINO reads no INT2
+    packed = weights == "packed" or weights is None and format == "qlinear"
+    if format == "qdq":  # OpenVINO reads no INT2
         return Qdq(network, packed=pack_types(opset, (4,)) if packed else None, symmetric=symmetric)
     return QLinear(network, packed=pack_types(opset) if packed else None)
 
 
 def summary(exported: ModelProto) -> str:
     """How many convolutions became integers, in words."""
-    nodes = [node for node in all_nodes(exported.graph) if GATE not in node.name]
-    counts = Counter(node.op_type for node in nodes)
-    makers = {output: node for node in nodes for output in node.output}
-    between = sum(node.op_type == "Conv" and all(_dequantized(name, makers) for name in node.input[:2])
-                  for node in nodes)
-    integers = sum(counts[kind] for kind in INTEGER_OPERATORS) + between
-    return f"{integers} convolutions in integers, {counts['Conv'] - between} in float"
-
-
-def _dequantized(name, makers):
-    """Whether a tensor comes from DequantizeLinear, maybe by way of operators that only move values."""
-    node = makers.get(name)
-    if node is None:
-        return False
-    if node.op_type in COMMUTING:
-        return all(_dequantized(one, makers) for one in node.input)
-    return node.op_type == "DequantizeLinear"
+    counts = next(json.loads(entry.value) for entry in exported.metadata_props if entry.key == "convolutions")
+    return f"{counts.get('in integers', 0)} convolutions in integers, {counts.get('in float', 0)} in float"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from model.registry import find, scale_of, settings_of
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, as_kept, quant_flags
-from quant.deploy.packed import fix_weights, is_packed, unpack
+from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
@@ -147,8 +147,8 @@ def _opened(path, flag, given, defaults):
     # copies: a file's tensors can share memory, and strides other than the network's would choose other kernels
     network.load_state_dict({name: tensor.to(own[name].dtype, copy=True, memory_format=torch.contiguous_format)
                              for name, tensor in state.items()}, assign=True)
-    if fixed:
-        fix_weights(network.eval(), fixed)
+    for name, scale in fixed.items():
+        network.eval().get_submodule(name).requires_grad_(False).fixed_scale = scale
     if phase is not None:
         set_phase(network, phase)
     log.info("%s: %s, %s", place, described, f"quantized, phase {phase.value}" if phase else "full precision")

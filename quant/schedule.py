@@ -1,13 +1,10 @@
 """The staged schedule of DDTB training (quant/README.md, "Schedule")."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model import parallel
 from quant.activation import quantizers, with_gates
 from quant.phase import Phase, set_phase
 
@@ -52,24 +49,6 @@ class Schedule:
         if self.phase is not Phase.CALIBRATE and not self.chosen:
             self.choose_dynamic()
         set_phase(self.network, self.phase)
-
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record [min, max] of every quantizer's input, a pair a forward, while calibrating; elsewhere do nothing.
-
-        Where several processes share a batch, the pair is that of the whole batch.
-        """
-        if self.phase is not Phase.CALIBRATE:
-            yield
-            return
-        for quantizer in self._quantizers.values():
-            quantizer.observe(True)
-        try:
-            yield
-            _take_together([quantizer for quantizer in self._quantizers.values() if quantizer.observations])
-        finally:
-            for quantizer in self._quantizers.values():
-                quantizer.observe(False)
 
     def scores(self) -> dict[str, float]:
         """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
@@ -117,13 +96,3 @@ class Schedule:
         for name, quantizer in self._quantizers.items():
             quantizer.observations = list(records.get(name, torch.empty(0)).to(quantizer.max_val))
         set_phase(self.network, self.phase)
-
-
-def _take_together(members):
-    """Make each quantizer's last record the extremes over all processes."""
-    if parallel.world_size() == 1:
-        return
-    signs = members[0].max_val.new_tensor((-1, 1))
-    own = torch.stack([quantizer.observations[-1] for quantizer in members])
-    for quantizer, extremes in zip(members, parallel.all_reduce_max(own * signs) * signs, strict=True):
-        quantizer.observations[-1] = extremes

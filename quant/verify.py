@@ -10,6 +10,7 @@ import torch
 
 from data.images import named_path, read_folder
 from model.common import SuperResolver
+from model.settings import contradictions
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
 from quant.deploy.network import given_flags, network_parser
@@ -34,30 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = open_network(args.against, flag="--against", **given_flags(args))
     if not is_quantized(network):
         raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
-    different = [f"--{name} {value}, not {exported.flags[name]}" for name, value in network.source.flags.items()
-                 if exported.flags.get(name, value) != value]
-    if different:
-        raise UserError(f"--against {args.against}: is of {'; '.join(different)} as {args.file}; give the network that "
-                        "it was made of")
-    described = exported.described
-    if not (described.levels and described.least_db):
+    if different := contradictions(network.source.flags, exported.flags, args.against):
+        raise UserError(f"--against {args.against}: is of {different} by {args.file}; give the network that it was "
+                        "made of")
+    metadata = exported.metadata
+    if not (metadata.levels and metadata.least_db):
         raise UserError(f"{args.file}: does not say where its quantizers' levels are; export it again")
-    if unknown := {*described.folded, *described.levels} - quantizers(network).keys():
+    if unknown := {*metadata.folded, *metadata.levels} - quantizers(network).keys():
         raise UserError(f"{args.file}: speaks of {min(unknown)}, which --against does not have; export it again")
-    set_bounds(network, described.folded)
+    set_bounds(network, metadata.folded)
     layers = Layers(exported)
     rows, shares, agreement = {}, [], []
     images, left_out = _images(args.images, exported)
     for lr in images:
-        with torch.no_grad():
-            expected, found = network(lr), exported(lr)
-        for name, differences in layers.compare(network, lr).items():
-            rows.setdefault(name, []).append(differences)
+        differences, expected, found = layers.compare(network, lr)
+        for name, difference in differences.items():
+            rows.setdefault(name, []).append(difference)
         agreement.append(decibels(exported, found, expected))
         expected, found = (in_8_bits(image, exported.rgb_range) for image in (expected, found))
         shares.append((expected == found).float().mean().item())
-    same_file = (described.source or {}).get("sha256") in (None, file_hash(network.source.path))
-    kept = _tell(args, described, rows, statistics.fmean(shares), statistics.fmean(agreement), same_file)
+    same_file = (metadata.source or {}).get("sha256") in (None, file_hash(network.source.path))
+    kept = _tell(args, metadata, rows, statistics.fmean(shares), statistics.fmean(agreement), same_file)
     return int(left_out > 0 or not kept)
 
 
@@ -85,26 +83,30 @@ class Layers:
     """The levels of all quantizers in an exported file, beside those of PyTorch."""
 
     def __init__(self, exported: OnnxNetwork) -> None:
-        self.path, self.levels = exported.path, exported.described.levels
+        self.path, self.levels = exported.path, exported.metadata.levels
         graph = of_one_image(read_model(exported.content, exported.path))
         wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
                                if isinstance(name, str))
         known = {output.name for output in graph.graph.output}
         for name in [name for name in wanted if name not in known]:
             graph.graph.output.add(name=name)
-        self._input = graph.graph.input[0]
+        (self._input,), self._sr = graph.graph.input, graph.graph.output[0].name
         self._names = list(wanted)
         self._session = exported.open_session(graph.SerializeToString())
 
-    def compare(self, network: SuperResolver, lr: torch.Tensor) -> dict[str, tuple[int, float, float]]:
-        """{quantizer: (largest difference in levels, share of values that differ, ratio of steps)} on one image.
+    def compare(self, network: SuperResolver, lr: torch.Tensor) \
+            -> tuple[dict[str, tuple[int, float, float]], torch.Tensor, torch.Tensor]:
+        """({quantizer: (largest difference in levels, share of values that differ, ratio of steps)}, sr of PyTorch, sr
+        of the file) of one image.
 
         In their order. The ratio, of the file's step to PyTorch's, is 1 where no gate computes it at run time.
         """
         feeds = lr[0] if len(self._input.type.tensor_type.shape.dim) == 3 else lr
-        found = dict(zip(self._names, self._session.run(self._names, {self._input.name: feeds.numpy()}), strict=True))
-        outputs = _outputs(network, lr)
-        return {name: self._difference(found, name, *outputs[name]) for name in outputs if name in self.levels}
+        sr, *tensors = self._session.run([self._sr, *self._names], {self._input.name: feeds.numpy()})
+        found = dict(zip(self._names, tensors, strict=True))
+        outputs, expected = _outputs(network, lr)
+        differences = {name: self._difference(found, name, *outputs[name]) for name in outputs if name in self.levels}
+        return differences, expected, torch.from_numpy(sr).view(expected.shape)
 
     def _difference(self, found, name, expected, scale):
         tensor, step, zero = self.levels[name]
@@ -121,7 +123,7 @@ class Layers:
 
 @torch.no_grad()
 def _outputs(network, lr):
-    """{quantizer: (its output, levels a unit)} for one image, float64 NumPy, in the network's order."""
+    """({quantizer: (its output, levels a unit)}, float64 NumPy, in the network's order; sr) for one image."""
     found = {}
 
     def record(name, quantizer, parts, output):
@@ -131,13 +133,13 @@ def _outputs(network, lr):
 
     handles = [quantizer.register_forward_hook(partial(record, name))
                for name, quantizer in quantizers(network).items()]
-    network(lr)
+    sr = network(lr)
     for handle in handles:
         handle.remove()
-    return found
+    return found, sr
 
 
-def _tell(args, described, rows, share, agreement, same_file):
+def _tell(args, metadata, rows, share, agreement, same_file):
     """Print what was found; whether the file keeps what its metadata promises."""
     largest, differing, moved = {}, {}, set()
     for name, differences in rows.items():
@@ -151,7 +153,7 @@ def _tell(args, described, rows, share, agreement, same_file):
         print(f"{name:24} {largest[name]:3} level(s) at most, {differing[name]:8.4%} of its values differ{gate}")
     first = next((name for name, most in largest.items() if most), None)
     # a gate decides ties, too, and moves many values by one
-    another = described.rest == "fp32" and first is not None and differing[first] > TIES and not (
+    another = metadata.rest == "fp32" and first is not None and differing[first] > TIES and not (
         first in moved and same_file)
     if first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels")
@@ -160,11 +162,11 @@ def _tell(args, described, rows, share, agreement, same_file):
               "values")
         print("--rest fp32: so many are no rounding ties; the file was made of another network" if another else
               "--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
-              described.rest == "int8" else
+              metadata.rest == "int8" else
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
     if not same_file:
-        print(f"note: it was made of {described.source.get('file')}, and --against is another file")
-    bound = described.least_db
+        print(f"note: it was made of {metadata.source.get('file')}, and --against is another file")
+    bound = metadata.least_db
     print(f"{share:.2%} of the 8-bit values are equal, {agreement:.2f} dB; {args.file.name} promises {bound} dB")
     return agreement >= bound and not another
 

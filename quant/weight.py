@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from model.common import KEPT
 from quant.functional import check_bits, extremes, fake_quantize, integer_levels, percentiles, recomputed
 from quant.phase import Phase, Phased
+from utility import UserError
 
 WEIGHT_PERCENTILE = 99
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -84,7 +85,10 @@ class QuantConv2d(nn.Conv2d, Phased):
 
     It takes over the Parameters of `conv`. Within `model.common.constant_weights` the weight is quantized once.
     keeps_operands: whether quantized inputs and weights stay in memory for backward, which else recomputes them.
+    fixed_scale: [1] where the weight is that of a packed file: whole numbers / fixed_scale, run as it is, not trained.
     """
+
+    fixed_scale: Tensor | None
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
                  keeps_operands: bool = False) -> None:
@@ -96,10 +100,13 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.weight_quantizer = weight_quantizer
         self.calibrates_quantized = calibrates_quantized
         self.keeps_operands = keeps_operands
+        self.register_buffer("fixed_scale", None, persistent=False)
         self.train(conv.training)
 
     def quantized_weight(self) -> Tensor:
         """The weight on its levels; shape and device of the weight."""
+        if self.fixed_scale is not None:
+            return self.weight
         quantize = WEIGHT_QUANTIZERS[self.weight_quantizer]
         if self.training or torch.is_grad_enabled() or (kept := KEPT.get()) is None:
             return quantize(self.weight, self.k_bits)
@@ -114,7 +121,15 @@ class QuantConv2d(nn.Conv2d, Phased):
         for comparison.
         """
         weight = self.weight.detach()
+        if self.fixed_scale is not None:  # bounds computed from weights on levels would differ
+            return torch.round(weight * self.fixed_scale), self.fixed_scale
         return integer_levels(weight, *WEIGHT_BOUNDS[self.weight_quantizer](weight), self.k_bits)
+
+    def train(self, mode: bool = True) -> "QuantConv2d":
+        """Raises UserError for the training of a packed file's weight."""
+        if mode and self.fixed_scale is not None:
+            raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.phase is Phase.CALIBRATE and not self.calibrates_quantized:

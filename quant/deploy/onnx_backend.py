@@ -1,8 +1,9 @@
 """Run an exported network where a torch one is expected."""
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 import model
-from model.settings import SETTINGS, contradictions, is_of, made_from, read_json
+from model.settings import contradictions, is_of, made_from, read_json
 from model.tiles import assembled, plan_tiles, reach
 from quant.config import QuantConfig, as_kept
 from quant.deploy.onnx_file import GATE, check_finite, check_runtime, read_model
@@ -25,7 +26,7 @@ FOREIGN = ("QLinearConv", "MatMulInteger", "Scan")  # what OpenVINO can't comput
 
 
 @dataclass(frozen=True)
-class Exported:
+class Metadata:
     """What an exported file's metadata says of it. Raises ValueError for values that can't be.
 
     quant: what QuantConfig says of a trained network; empty in full precision and older files. source: {"file",
@@ -36,7 +37,6 @@ class Exported:
 
     network: dict
     k_bits: int
-    rgb_range: float = 255
     rest: str = "fp32"
     quant: dict = field(default_factory=dict)
     source: dict | None = None
@@ -47,8 +47,6 @@ class Exported:
     def __post_init__(self) -> None:
         if self.k_bits not in (*range(2, 9), 32):
             raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
-        if problem := SETTINGS["rgb_range"].problem(self.rgb_range):
-            raise ValueError(f"rgb_range {self.rgb_range}: {problem}")
         if not isinstance(self.source or {}, dict):
             raise ValueError(f"source {self.source}: a record of names and values is needed")
         for name, bounds in self.folded.items():
@@ -65,12 +63,13 @@ class OnnxNetwork:
     """An exported file that is called as the network was: lr [N, n_colors, h, w] to sr, float32, on lr's device.
 
     threads: on the CPU; 0: one a core. runtime: a name in SESSIONS. settings: the network's, `scale` and `n_colors`
-    among them; k_bits, rest, rgb_range: as exported. described: Exported. Raises UserError for a
-    file that quant.export did not make, or that does not enlarge as it says.
+    among them; flags: {flag: value} of everything that the file decides. reach: how many LR pixels around a pixel the
+    network can see, at most. Raises UserError for a file that quant.export did not make, or that does not enlarge as
+    it says.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, runtime: str = "onnx") -> None:
-        self.path, self.runtime = Path(path), runtime
+        self.path = Path(path)
         check_file(self.path)
         self.content = self.path.read_bytes()
         exported = read_model(self.content, self.path)
@@ -83,30 +82,24 @@ class OnnxNetwork:
         metadata = {entry.key: entry.value for entry in exported.metadata_props}
         if metadata.get("format") != json.dumps(FORMAT):
             raise UserError(f"{self.path}: is not a file that quant.export made")
-        record = {one.name: read_json(metadata[one.name], f"{self.path}: its {one.name}") for one in fields(Exported)
+        record = {one.name: read_json(metadata[one.name], f"{self.path}: its {one.name}") for one in fields(Metadata)
                   if one.name in metadata}
-        self.described = described = made_from(record, Exported, f"{self.path}: its metadata")
-        skeleton = model.skeleton(described.network, f"{path}: its network record")
-        self.name = model.name_of(skeleton)
-        self.settings = {"rgb_range": described.rgb_range, **skeleton.settings}
-        if self.settings["rgb_range"] != described.rgb_range:
-            raise UserError(f"{path}: says two values of rgb_range; export the network again")
-        self.scale, self.n_colors = self.settings["scale"], self.settings["n_colors"]
-        self.quant = described.quant and made_from(described.quant, QuantConfig, f"{path}: its quant").trained()
-        self.k_bits, self.rest, self.rgb_range = described.k_bits, described.rest, described.rgb_range
-        if runtime == "onnx":
-            check_runtime(graph, self.path, self.rest)
+        self.metadata = made_from(record, Metadata, f"{self.path}: its metadata")
+        skeleton = model.skeleton(self.metadata.network, f"{path}: its network record")
+        self.name, self.settings = model.name_of(skeleton), skeleton.settings
+        self.scale, self.n_colors, self.rgb_range = skeleton.scale, skeleton.n_colors, skeleton.rgb_range
+        self.reach = reach(skeleton.children())
+        self.k_bits, quant = self.metadata.k_bits, self.metadata.quant
+        self.flags = {"model": self.name, **self.settings, "k_bits": self.k_bits,
+                      **(made_from(quant, QuantConfig, f"{path}: its quant").trained() if quant else {})}
+        if runtime == "onnx" and self.gated and self.metadata.rest == "int8":
+            check_runtime(self.path)
         self._check_graph(graph)
 
     @property
     def source(self) -> "OnnxNetwork":
         """As a torch network has it: what the file says."""
         return self
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """{flag: value} of everything that the file decides."""
-        return {"model": self.name, **self.settings, "k_bits": self.k_bits, **self.quant}
 
     def _check_graph(self, graph):
         """Raise UserError unless the graph takes `lr` and makes a finite `sr` of the size that the metadata says."""
@@ -118,18 +111,12 @@ class OnnxNetwork:
             raise UserError(f"{self.path}: makes values that are not finite; export the network again")
 
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
-        (sr,) = self._run(self.session.run, ["sr"], {"lr": lr.detach().cpu().numpy()})
+        (sr,) = self.session.run(["sr"], {"lr": lr.detach().cpu().numpy()})
         count, channels, height, width = lr.shape
         if sr.shape != (count, channels, self.scale * height, self.scale * width):
             raise UserError(f"{self.path}: makes {list(sr.shape)} of {list(lr.shape)}, which is not x{self.scale} as "
                             "it says; export the network again")
         return torch.from_numpy(sr).to(lr.device)
-
-    @functools.cached_property
-    def reach(self) -> int:
-        """How many LR pixels around a pixel the network can see, at most."""
-        with torch.device("meta"):
-            return reach(model.NETWORKS[self.name](**self.settings).children())
 
     def in_tiles(self, lr: Tensor, *, size: int, finish: Callable[[torch.Tensor], torch.Tensor],
                  progress: Callable[[], object] = lambda: None) -> torch.Tensor:
@@ -154,18 +141,8 @@ class OnnxNetwork:
         from quant.deploy.tiled_gates import TiledGates  # needs the package onnx
 
         network = TiledGates(self.content, self.open_session)
-        self._run(network.gather, lr, tiles, progress)
-        return lambda tile: self._run(network, lr, tile)
-
-    def _run(self, function, *arguments):
-        """function(*arguments), what the runtime raises in it as MemoryError or UserError."""
-        try:
-            return function(*arguments)
-        except Exception as error:  # runtimes' own exceptions have no common base besides this
-            if "allocate" in str(error).lower() or isinstance(error, MemoryError):
-                raise MemoryError(str(error)) from error
-            raise UserError(f"{self.path}: {RUNTIMES[self.runtime]} can't run it "
-                            f"({' '.join(str(error).split()):.200})") from error
+        network.gather(lr, tiles, progress)
+        return functools.partial(network, lr)
 
     def eval(self) -> "OnnxNetwork":
         """As a torch module has it; an exported network knows nothing else."""
@@ -181,11 +158,22 @@ class OnnxNetwork:
         return self
 
 
+@contextlib.contextmanager
+def refusals(path: Path, refusal: str) -> Iterator[None]:
+    """Turn what a runtime raises into a MemoryError, or a UserError: the file's path, the refusal, the reason."""
+    try:
+        yield
+    except Exception as error:  # runtimes' own exceptions have no common base besides this
+        if "allocate" in str(error).lower() or isinstance(error, MemoryError):
+            raise MemoryError(str(error)) from error
+        raise UserError(f"{path}: {refusal} ({' '.join(str(error).split()):.200})") from error
+
+
 class OnnxRuntimeSession:
     """An exported file in ONNX Runtime on the CPU.
 
     path: for messages. threads: 0: one per core. content: the file's bytes. Raises UserError where ONNX Runtime is
-    missing or too old.
+    missing or can't load it.
     """
 
     def __init__(self, path: Path, threads: int, content: bytes) -> None:
@@ -193,19 +181,17 @@ class OnnxRuntimeSession:
             import onnxruntime
         except ImportError as error:
             raise UserError(f"{path}: needs ONNX Runtime to run; pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
+        self._path, options = path, onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._only_needed = onnxruntime.RunOptions()
-        self._only_needed.only_execute_path_to_fetches = True
-        try:
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
+        with refusals(path, f"ONNX Runtime {onnxruntime.__version__} can't load it"):
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions have no common base besides this
-            raise UserError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it "
-                            f"({' '.join(str(error).split()):.200})") from error
 
-    def run(self, names: list[str], feeds: dict[str, np.ndarray], *, only_needed: bool = False) -> list[np.ndarray]:
-        """The outputs of these names; only_needed: nothing is computed that they don't need."""
-        return self._session.run(names, feeds, self._only_needed if only_needed else None)
+    def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of these names; nothing is computed that they don't need."""
+        with refusals(self._path, "ONNX Runtime can't run it"):
+            return self._session.run(names, feeds, self._run_options)
 
 
 class OpenVinoSession:
@@ -220,20 +206,17 @@ class OpenVinoSession:
             raise UserError(f"{path}: was exported with --format qlinear, whose operators OpenVINO does not run; "
                             "export it with --format qdq, or give --backend onnx")
         settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
-        try:
-            core = openvino.Core()
+        with refusals(path, f"OpenVINO {openvino.__version__.partition('-')[0]} can't load it"):
+            self._path, core = path, openvino.Core()
             self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
-        except Exception as error:  # OpenVINO's own exceptions have no common base besides this
-            raise UserError(f"{path}: OpenVINO {openvino.__version__.partition('-')[0]} can't load it "
-                            f"({' '.join(str(error).split()):.200})") from error
 
-    def run(self, names: list[str], feeds: dict[str, np.ndarray], *, only_needed: bool = False) -> list[np.ndarray]:
+    def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs of these names; OpenVINO computes the whole graph always."""
-        self._request.infer(feeds)
+        with refusals(self._path, "OpenVINO can't run it"):
+            self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in names]
 
 
 # what runs exported files: function of (path, threads, the file's bytes)
 SESSIONS: dict[str, type[OnnxRuntimeSession] | type[OpenVinoSession]] = {
     "onnx": OnnxRuntimeSession, "openvino": OpenVinoSession}
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}

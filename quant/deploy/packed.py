@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import model
 from model.common import SuperResolver
 from model.settings import made_from
 from model.weights import check_tensors
-from quant.activation import quantizers, with_gates
+from quant.activation import gates_in_use, quantizers, with_gates
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.methods.ddtb import GATE_BITS
 from quant.phase import Phase, phase_of
@@ -78,13 +78,12 @@ def _quantized(network):
                                 "one step; such a network can be trained and tested, not packed or exported")
             levels, scale = module.integer_weight()
             yield f"{name}.weight", levels, module.k_bits, {SCALE: scale}
-    for name, quantizer in quantizers(network).items():
-        if quantizer.gated:
-            for part in GATE_PARTS:
-                weight = getattr(quantizer.gate, part).weight.detach()
-                largest = weight.abs().max()
-                # what quantize_symmetric makes of levels * largest is what it makes of the weight
-                yield f"{name}.gate.{part}.weight", torch.round(weight / (largest + 1e-8)), GATE_BITS, {STEP: largest}
+    for name, quantizer in gates_in_use(network).items():
+        for part in GATE_PARTS:
+            weight = getattr(quantizer.gate, part).weight.detach()
+            largest = weight.abs().max()
+            # what quantize_symmetric makes of levels * largest is what it makes of the weight
+            yield f"{name}.gate.{part}.weight", torch.round(weight / (largest + 1e-8)), GATE_BITS, {STEP: largest}
 
 
 def _rest(network, packed):
@@ -128,8 +127,8 @@ class Packed:
 
 
 def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, phase: Phase, where: str) \
-        -> tuple[dict[str, torch.Tensor], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """(state dict of floats, {name of a convolution's weight: (levels, scale)}) of a packed file.
+        -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(state dict of floats, {name of a convolution: scale}) of a packed file.
 
     skeleton: the quantized network that the file describes. What packed files leave out, the state dict has from there.
     Raises UserError, beginning with `where`, for parts that don't fit each other or the network.
@@ -155,9 +154,9 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
             levels = unpack_bits(packed.numpy(), entry.bits, entry.shape) + entry.offset
         except ValueError as error:
             raise UserError(f"{where}: {name}: {error}; {AGAIN}") from error
-        levels = torch.from_numpy(levels).to(torch.float32)
+        levels, factor = torch.from_numpy(levels).to(torch.float32), factor.float()
         if name in convs:
-            fixed[name] = levels, factor.float()
+            fixed[name.removesuffix(".weight")] = factor
         state[name] = levels / factor if name in convs else levels * factor
     unused = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in own.items()
               if name.startswith(tuple(idle)) or name.rpartition(".")[2] in UNUSED}
@@ -167,40 +166,3 @@ def unpack(skeleton: nn.Module, state: dict[str, torch.Tensor], record: Any, pha
 
 def _is_factor(tensor, least):
     return tensor.shape == (1,) and tensor.is_floating_point() and tensor.item() >= least
-
-
-def fix_weights(network: nn.Module, fixed: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Replace convolutions by such that keep their levels, as `unpack` gives them."""
-    for name, (levels, scale) in fixed.items():
-        path = name.removesuffix(".weight")
-        parent, _, leaf = path.rpartition(".")
-        conv: Any = network.get_submodule(path)
-        setattr(network.get_submodule(parent), leaf, FixedConv2d(conv, levels, scale))
-
-
-class FixedConv2d(QuantConv2d):
-    """A QuantConv2d whose weight is levels / scale and stays so; it can be run, not trained.
-
-    levels: float32 of the weight's shape, whole numbers. scale: float32 [1].
-    """
-
-    def __init__(self, conv: QuantConv2d, levels: Tensor, scale: Tensor) -> None:
-        super().__init__(conv, conv.k_bits, conv.weight_quantizer, calibrates_quantized=conv.calibrates_quantized)
-        self.phase = conv.phase
-        self.scale = nn.Buffer(scale, persistent=False)
-        with torch.no_grad():
-            self.weight.copy_(levels / scale)
-        self.weight.requires_grad_(False)
-
-    def quantized_weight(self) -> Tensor:
-        return self.weight
-
-    def integer_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The levels as they were packed; bounds computed from weights on levels would differ."""
-        return torch.round(self.weight * self.scale), self.scale
-
-    def train(self, mode: bool = True) -> "FixedConv2d":
-        """Raises UserError for training."""
-        if mode:
-            raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
-        return super().train(mode)

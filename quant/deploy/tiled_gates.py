@@ -42,7 +42,7 @@ class TiledGates:
         for _ in range(len(self.means) + 1):
             for tile in tiles:
                 pixels = (tile.core[0].stop - tile.core[0].start) * (tile.core[1].stop - tile.core[1].start)
-                own = self.session.run([name + OWN for name in self.means], self._feeds(lr, tile), only_needed=True)
+                own = self.session.run([name + OWN for name in self.means], self._feeds(lr, tile))
                 for mean, value in zip(self.means.values(), own, strict=True):
                     mean.total = mean.total + pixels * torch.from_numpy(value).double()
                 progress()

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from quant.kernels.build import BuildError, load
+from quant.kernels.build import load
+from utility import UserError
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ FEATURE_AND_BOUNDS = (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, 
 SIGNATURES = {
     "ddtb_quantize": (None, (*FEATURE_AND_BOUNDS, c_void_p)),
     "ddtb_quantize_backward": (None, (*FEATURE_AND_BOUNDS, c_void_p, c_void_p, c_int64, c_void_p, c_void_p)),
-    "ddtb_extremes": (None, (c_void_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p)),
-    "ddtb_order_statistics": (c_int, (c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p)),
 }
 
 
@@ -52,28 +51,6 @@ def quantize_backward(parts: Sequence[Tensor], lower: Tensor, upper: Tensor, k_b
     _library().ddtb_quantize_backward(*arguments, grad.data_ptr(), _pointers(grad_parts), row_length(parts[0]),
                                       *(None if grad is None else grad.data_ptr() for grad in grad_bounds))
     return *grad_bounds, grad_parts
-
-
-def extremes(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """(concatenation of `parts` over channels, its min and max, a tensor [2]); NaN both where there is one."""
-    if not _serves(*parts) or not parts[0].numel() or not _fill_memory_alike(parts):
-        return None
-    n_samples = len(parts[0]) if len(parts) > 1 else 1
-    whole = _empty_whole(parts) if len(parts) > 1 else parts[0]
-    found = torch.empty(2)
-    _library().ddtb_extremes(_pointers(parts), _sizes(parts, n_samples), len(parts), n_samples,
-                             torch.get_num_threads(), whole.data_ptr() if len(parts) > 1 else None, found.data_ptr())
-    return whole, found
-
-
-def order_statistics(x: Tensor, ranks: Sequence[int]) -> Tensor | None:
-    """The elements of x that so many others precede when it is sorted, [len(ranks)]. x has to be finite, too."""
-    if not _serves(x) or layout(x) is None or not x.numel():
-        return None
-    found = x.new_empty(len(ranks))
-    done = _library().ddtb_order_statistics(x.data_ptr(), x.numel(), (c_int64 * len(ranks))(*ranks), len(ranks),
-                                            torch.get_num_threads(), found.data_ptr())
-    return found if done else None
 
 
 def _feature_and_bounds(parts, lower, upper, k_bits):
@@ -140,7 +117,7 @@ def _library():
         return None
     try:
         library, seconds = load(SOURCE, SIGNATURES)
-    except BuildError as error:
+    except (UserError, OSError) as error:
         log.warning("quantizers run in PyTorch's operations, with the same results but slower: %s", error)
         return None
     if seconds:

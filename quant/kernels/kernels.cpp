@@ -13,7 +13,6 @@
 namespace {
 
 constexpr int64_t PIECE = 8192;  // elements: a thread's share of work, two or three of them fit its first-level cache
-constexpr int64_t LANES = 64;    // comparisons that do not wait for one another
 
 // A feature [n_samples, channels, h, w] given as parts that would be concatenated over channels.
 struct Feature {
@@ -108,37 +107,6 @@ void backward(const float *x, const float *grad, int64_t length, const Grid &gri
     }
 }
 
-struct Extremes {
-    float least = INFINITY, largest = -INFINITY;
-    bool ordered = true;  // there is no NaN
-
-    void add(const Extremes &other) {
-        least = std::min(least, other.least);
-        largest = std::max(largest, other.largest);
-        ordered = ordered && other.ordered;
-    }
-};
-
-Extremes extremes_of(const float *x, int64_t length) {
-    float least[LANES], largest[LANES];
-    int32_t unordered[LANES] = {};
-    std::fill(least, least + LANES, INFINITY);
-    std::fill(largest, largest + LANES, -INFINITY);
-    const auto take = [&](float value, int64_t lane) {
-        least[lane] = value < least[lane] ? value : least[lane];
-        largest[lane] = value > largest[lane] ? value : largest[lane];
-        unordered[lane] |= value != value;
-    };
-    const int64_t rest = length % LANES;
-    for (int64_t start = 0; start < length - rest; start += LANES) {
-#pragma omp simd
-        for (int64_t lane = 0; lane < LANES; lane++) take(x[start + lane], lane);
-    }
-    for (int64_t lane = 0; lane < rest; lane++) take(x[length - rest + lane], lane);
-    return {*std::min_element(least, least + LANES), *std::max_element(largest, largest + LANES),
-            *std::max_element(unordered, unordered + LANES) == 0};
-}
-
 }  // namespace
 
 extern "C" {
@@ -188,58 +156,6 @@ void ddtb_quantize_backward(const float *const *parts, const int64_t *sizes, int
         grad_lower[i] = float(folded(&to_lower[i * rows], rows));
         grad_upper[i] = float(folded(&to_upper[i * rows], rows));
     }
-}
-
-// y: the concatenation of the parts, or null for none. extremes: least and largest value; both NaN where there is one.
-void ddtb_extremes(const float *const *parts, const int64_t *sizes, int64_t n_parts, int64_t n_samples, int n_threads,
-                   float *y, float *extremes) {
-    const auto pieces = pieces_of({parts, sizes, n_parts, n_samples});
-    std::vector<Extremes> found(pieces.size());
-    for_each(pieces.size(), n_threads, [&](int64_t i) {
-        const Piece piece = pieces[i];
-        const float *from = parts[piece.part] + piece.within_part;
-        found[i] = extremes_of(from, piece.length);
-        if (y) std::copy(from, from + piece.length, y + piece.within_whole);
-    });
-    Extremes all;
-    for (const Extremes &one : found) all.add(one);
-    extremes[0] = all.ordered ? all.least : NAN;
-    extremes[1] = all.ordered ? all.largest : NAN;
-}
-
-// found[i]: the element with ranks[i] smaller ones, were x sorted. Returns 0, having found nothing, where x is not
-// finite or its range overflows.
-int ddtb_order_statistics(const float *x, int64_t count, const int64_t *ranks, int n_ranks, int n_threads,
-                          float *found) {
-    float extremes[2];
-    ddtb_extremes(&x, &count, 1, 1, n_threads, nullptr, extremes);
-    const auto [least, largest] = extremes;
-    if (!std::isfinite(largest - least)) return 0;
-    if (least == largest) {
-        std::fill(found, found + n_ranks, least);
-        return 1;
-    }
-    constexpr int BINS = 4096;
-    const float bins_per_unit = std::min((BINS - 1) / (largest - least), 3e38f);
-    std::vector<uint16_t> bins(count);
-    std::vector<int64_t> in_bin(BINS);
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) bins[i] = uint16_t((x[i] - least) * bins_per_unit);
-    for (const uint16_t bin : bins) in_bin[bin]++;
-    std::vector<float> candidates;
-    int64_t bin = -1, before = 0;
-    for (int i = 0; i < n_ranks; i++) {
-        if (bin < 0 || ranks[i] < before || ranks[i] >= before + in_bin[bin]) {
-            for (bin = before = 0; before + in_bin[bin] <= ranks[i]; bin++) before += in_bin[bin];
-            candidates.clear();
-            for (int64_t j = 0; j < count; j++)
-                if (bins[j] == bin) candidates.push_back(x[j]);
-        }
-        const auto place = candidates.begin() + (ranks[i] - before);
-        std::nth_element(candidates.begin(), place, candidates.end());
-        found[i] = *place;
-    }
-    return 1;
 }
 
 }  // extern "C"

@@ -22,12 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model import parallel
-from quant.activation import ActivationQuantizer
+from quant.activation import ActivationQuantizer, batch_extremes
 from quant.functional import (
     ABSOLUTE_WIDTH_FLOOR,
     concatenated,
-    extremes,
     fake_quantize_parts,
     scale_and_zero,
     with_minimal_width,
@@ -161,10 +159,3 @@ class MovingRangeQuantizer(CalibratedQuantizer):
             with torch.no_grad():
                 self._move(*batch_extremes(concatenated(parts)))
         return fake_quantize_parts(parts, *self.static_bounds(), self.k_bits)
-
-
-def batch_extremes(x: Tensor) -> Tensor:
-    """[min, max] of a batch, [2], over all processes that share it."""
-    found = extremes(x)
-    signs = found.new_tensor((-1, 1))
-    return parallel.all_reduce_max(found * signs) * signs

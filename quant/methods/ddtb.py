@@ -69,7 +69,7 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def _calibrate(self, parts):
         x = super()._calibrate(parts)
-        if self.bounds_from_calibration and self._observing and not self.bounds_set:
+        if self.bounds_from_calibration and not self.bounds_set:
             self._move_bounds(x, 1 / len(self.observations))
         return x
 

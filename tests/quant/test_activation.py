@@ -56,11 +56,8 @@ def test_released_start_takes_bounds_from_data_at_2_bits_alone(k_bits):
 def test_calibrated_start_is_the_mean_over_calibration(symmetric):
     module = quantizer(Phase.CALIBRATE, init_bounds="calibrated", symmetric=symmetric)
     batches = [feature(seed=seed) for seed in range(3)]
-    module.observe(True)
     for x in batches:
         assert torch.equal(module(x), x)
-    module.observe(False)
-    module(100 * batches[0])
     module.end_calibration()
     set_phase(module, Phase.STATIC)
     module(100 * batches[0])
@@ -106,14 +103,10 @@ def test_state_dict_brings_dynamic_and_initialised():
     assert bounds_of(again) == (-1, 2)
 
 
-def test_calibration_passes_the_very_tensor_and_records_when_told():
+def test_calibration_passes_the_very_tensor_and_records():
     module, x = quantizer(Phase.CALIBRATE), feature().requires_grad_()
-    assert module(x) is x and module.observations == []
-    module.observe(True)
-    for factor in (1, 2):
-        module(factor * x)
-    module.observe(False)
-    module(3 * x)
+    assert module(x) is x
+    module(2 * x)
     expected = [[x.min().item(), x.max().item()], [2 * x.min().item(), 2 * x.max().item()]]
     assert [pair.tolist() for pair in module.observations] == expected
     assert not any(pair.requires_grad for pair in module.observations)
@@ -124,7 +117,6 @@ def test_calibration_passes_the_very_tensor_and_records_when_told():
 @pytest.mark.parametrize("phase", [Phase.STATIC, Phase.DYNAMIC])
 def test_nothing_is_recorded_while_quantizing(phase):
     module = quantizer(phase)
-    module.observe(True)
     module(feature())
     assert module.observations == []
 
@@ -204,7 +196,6 @@ def test_collapsed_names_the_quantizers_whose_bounds_met(small_network):
 def test_copies_are_apart():
     module = quantizer(Phase.CALIBRATE)
     other = copy.deepcopy(module)
-    other.observe(True)
     other(feature())
     other.set_dynamic(True)
     assert module.observations == [] and not module.dynamic and not module.is_dynamic

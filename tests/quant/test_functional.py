@@ -4,6 +4,7 @@ import torch
 from percentiles import numpy_percentile
 
 from quant.functional import (
+    extremes,
     fake_quantize,
     folded,
     integer_levels,
@@ -149,6 +150,52 @@ def test_percentile_is_numpys(count, dtype):
 def test_percentile_of_values_that_repeat():
     x = torch.tensor([2.0, 0.0, 0.0, 0.0, 2.0, 2.0])
     assert [percentiles(x, q)[0].item() for q in (0, 40, 50, 60, 100)] == [0, 0, 1, 2, 2]
+
+
+def feature(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.fixture
+def other_devices(monkeypatch):
+    """Percentiles as devices other than the CPU compute them."""
+    def call(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.jit, "is_tracing", lambda: True)
+            return percentiles(*args)
+
+    return call
+
+
+@pytest.mark.parametrize("x", [
+    feature(64, 64, 3, 3), feature(7), feature(1), torch.full((50,), 2.0), torch.arange(1000.0) % 3,
+    torch.cat((feature(999), torch.tensor([1e30]))), torch.tensor([0.0, 1e-45] * 9), -feature(8, 8).abs(),
+    torch.tensor([-3e38, 3e38, 0, 1, 2]),
+], ids=["weights", "seven", "one", "equal", "ties", "outlier", "denormal", "negative", "overflow"])
+def test_percentiles_are_numpys(other_devices, x):
+    for q in (0, 1, 5, 50, 95, 99, 99.9, 100):
+        assert torch.equal(*percentiles(x, q), *other_devices(x, q))
+        assert percentiles(x, q)[0].item() == numpy_percentile(x, q)
+
+
+def test_several_percentiles_at_once():
+    x = feature(4000)
+    assert percentiles(x, 99, 1, 50) == [*percentiles(x, 99), *percentiles(x, 1), *percentiles(x, 50)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_percentiles_of_what_is_not_finite(other_devices, value):
+    x = feature(5000)
+    x[77] = value
+    for q in (0, 1, 99, 100):
+        torch.testing.assert_close(percentiles(x, q), other_devices(x, q), rtol=0, atol=0, equal_nan=True)
+
+
+def test_extremes():
+    x = feature(2, 3, 5, 7)
+    assert torch.equal(extremes(x), torch.stack((x.min(), x.max())))
+    x[1, 2, 3, 4] = float("nan")
+    assert extremes(x).isnan().all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1001])

@@ -10,7 +10,6 @@ from onnx import numpy_helper
 from data.images import write_png
 from model.torch_file import save_torch_file
 from quant import cost, export, verify
-from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.packed import write_packed
 from quant.open import open_network
 from utility import run_main
@@ -19,15 +18,11 @@ from utility import run_main
 @pytest.fixture
 def pair(small_network, smooth_image, tmp_path):
     """Function that writes a network and its export: (name, dynamic, export's settings) to (file, network's file)."""
-    def write(name, dynamic=0.5, fold=False, **settings):
+    def write(name, dynamic=0.5, **settings):
         network = small_network(name, k_bits=3, dynamic=dynamic)
         save_torch_file({}, tmp_path / "source.pt")
         write_packed(network, tmp_path / "x.safetensors", source=tmp_path / "source.pt")
-        images = [smooth_image(24, 24)]
-        folded = None
-        if fold:
-            network, folded = fold_gates(network, images)
-        made = export.export(network, images=images, folded=folded, **settings)
+        made = export.export(network, images=[smooth_image(24, 24)], **settings)
         onnx.save(made, tmp_path / "x.onnx")
         return tmp_path / "x.onnx", tmp_path / "x.safetensors"
 
@@ -40,7 +35,7 @@ def run(pair, *flags):
 
 
 @pytest.mark.parametrize(("name", "settings"), [
-    ("rdn", {}), ("edsr", {"rest": "int8"}), ("srresnet", {"operators": "qdq"}), ("edsr", {"fold": True})])
+    ("rdn", {}), ("edsr", {"rest": "int8"}), ("srresnet", {"format": "qdq"}), ("edsr", {"gates": "fold"})])
 def test_a_sound_file(pair, capsys, name, settings):
     assert run(pair(name, **settings)) == 0
     out = capsys.readouterr().out
@@ -75,7 +70,7 @@ def test_the_file_it_was_made_of_is_told(pair, capsys):
 
 def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
     write_png(tmp_path / "images" / "a.png", smooth_image(20, 18)[0].permute(1, 2, 0).byte().numpy())
-    found = pair("srresnet", dynamic=0, operators="qdq")
+    found = pair("srresnet", dynamic=0, format="qdq")
     flags = ("--backend", "openvino", "--images", str(tmp_path / "images"))
     assert run(found, *flags) == 0
     assert "dB" in capsys.readouterr().out
@@ -87,7 +82,7 @@ def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
 
 def test_the_first_layer_that_differs_is_named(pair, capsys):
     """A bias that has been tampered with shows in the quantizer behind it, and not before."""
-    file, against = pair("srresnet", dynamic=0, weights="plain", operators="qdq")
+    file, against = pair("srresnet", dynamic=0, weights="plain", format="qdq")
     exported = onnx.load(file)
     conv = next(node for node in exported.graph.node if node.name == "residual.0.conv1/Conv")
     scale = next(node for node in exported.graph.node if node.output[0] == conv.input[1]).input[1]
@@ -114,13 +109,13 @@ def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):
     write_packed(other, tmp_path / "y.safetensors", source=tmp_path / "source.pt")
     assert run((file, tmp_path / "y.safetensors")) == 2
     err = capsys.readouterr().err
-    assert "is of --scale 3, not 2; --k_bits 4, not 3 as" in err and err.count("\n") == 1
+    assert "is of --scale 3 (asked for: 2), --k_bits 4 (asked for: 3) by" in err and err.count("\n") == 1
     for settings in ({"rgb_range": 1}, {"n_colors": 1}, {"res_scale": 1.0}):
         other = small_network("edsr", k_bits=3, dynamic=0, **settings)
         write_packed(other, tmp_path / "z.safetensors", source=tmp_path / "source.pt")
         assert run((file, tmp_path / "z.safetensors")) == 2
         ((name, value),) = settings.items()
-        assert f"is of --{name} {value}, not" in capsys.readouterr().err
+        assert f"is of --{name} {value} (asked for: " in capsys.readouterr().err
     exported = onnx.load(file)
     del exported.metadata_props[[entry.key for entry in exported.metadata_props].index("levels")]
     onnx.save(exported, file)
@@ -161,7 +156,7 @@ def test_gated_qdq_files_in_tiles(small_network, smooth_image, tmp_path, monkeyp
     """Without a Scan too, gates see the whole image."""
     from quant.deploy.onnx_backend import OnnxNetwork
 
-    onnx.save(export.export(small_network("edsr", dynamic=1), operators="qdq"), tmp_path / "x.onnx")
+    onnx.save(export.export(small_network("edsr", dynamic=1), format="qdq"), tmp_path / "x.onnx")
     lr = torch.cat([smooth_image(70, 50), 255 - 0.3 * smooth_image(70, 40)], 3)
     for runtime in ("onnx", "openvino"):
         if runtime == "openvino":  # it has to do without the other one

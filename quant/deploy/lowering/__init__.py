@@ -1,9 +1,8 @@
 """Networks as ONNX graphs.
 
-quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators: through exact
+quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators: through graph
 with `--rest fp32`, through int8 with `--rest int8`, whose 8-bit grids come from calibration and weights from layout.
-qlinear and qdq are the two kinds of operators, levels the integers that they compute with, graph the nodes and
-constants.
+qlinear and qdq are the two kinds of operators, levels goes from quantizers and weights to integers.
 """
 
 try:

@@ -113,7 +113,7 @@ class Calibration:
 
     def _lost(self, layout, following, terms):
         """What `following`'s output loses by rounded values and weights: mean square, summed over its channels."""
-        weight, factors = following.weight.detach().double().numpy(), layout.channel_factors
+        weight, factors = following.weight.detach().double().numpy(), layout.factors
         ranges = [self.input_range(following, factors), *(self.range(term, factors) for term in terms)]
         square = sum(((high - low) / (CODES - 1)) ** 2 for low, high in ranges) / 12
         noise = square * (weight**2).sum((0, 2, 3)) * (factors / layout.copies) ** 2

@@ -50,7 +50,7 @@ def _scaled(graph, block, residual):
 
 
 def exact_block(graph: Operators, block: QuantResBlock, x: str) -> str:
-    """The quantized block: conv 1 reads a float feature by the method and stays a float convolution."""
+    """act3(res_scale * conv2(act2(relu(conv1(x))))) + act1(x); by the method conv1 reads floats, and stays float."""
     conv1, _, conv2 = block.body
     skip = graph.activate(block.act1, x)
     inner = graph.activate(block.act2, graph.op("Relu", graph.on_float(conv1, x)))
@@ -80,7 +80,7 @@ def _heads_without_mean(int8, network, *places):
     """
     graph, conv = int8.graph, network.head[0]
     mean, brightest = mean_of(network.sub_mean), int8.image_grid.bounds[1]
-    image = graph.with_ones(graph.image(int8.image_grid, conv.in_channels), HEAD_COPIES)
+    image = graph.image_with_ones(int8.image_grid, conv.in_channels, HEAD_COPIES)
     weight = array(conv.weight).astype(np.float64)
     weight = np.concatenate((weight, np.einsum("ocij,c->oij", weight, mean / brightest)[:, None]), 1)
     reads = Layout.repeated(weight.shape[1], HEAD_COPIES)
@@ -91,7 +91,7 @@ def _heads_without_mean(int8, network, *places):
 
 
 def int8_block(int8: Int8, block: QuantResBlock, x: Codes) -> Codes:
-    """The quantized block; conv 1 reads the 8-bit codes of the block's input."""
+    """act3(res_scale * conv2(act2(relu(conv1(x))))) + act1(x); conv1 reads the 8-bit codes of the block's input."""
     conv1, _, conv2 = block.body
     skip = int8.activate(block.act1, x)
     inner = int8.conv_activate(x, conv1, block.act2, relu=True)

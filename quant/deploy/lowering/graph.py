@@ -1,7 +1,12 @@
-"""A graph of ONNX operators under construction: nodes and constants, and what quantizers and weights mean in it."""
+"""A graph of ONNX operators under construction: nodes and constants, torch's layers in float, and exact levels.
+
+`--rest fp32` walks a network as its `forward` does, with float features between blocks, every level that of PyTorch.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +25,8 @@ UNPACKING_BYTES = 512
 class Graph:
     """Nodes and constants of one graph. Equal constants are stored once; names say which module a node belongs to.
 
-    What adds one gives its name. QLinear and Qdq define `runtime_grid`, what a gate's bounds become.
+    What adds one gives its name. QLinear and Qdq say what integers become of quantized layers: they define
+    `runtime_grid`, `quantize`, `conv_to_float`, `exact_code_conv` and `exact_conv_prelu`.
 
     network: the torch module whose graph this becomes, for the names. packed: {bits: onnx type} of integers smaller
     than a byte that weights may be stored in; `image_model.pack_types` gives it.
@@ -29,14 +35,14 @@ class Graph:
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
         self.scope = ""
         self.recorded = {}
+        # how many there are "in integers" and "in float", apart from gates'
+        self.convolutions = Counter()
         # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
         self.beta_steps: int | None = None
         self._packed = packed or {}
         self._places = {module: name for name, module in network.named_modules()}
-        self.nodes = []
-        self.initializers = []
-        self._constants = {}
-        self._counts = {}
+        self.nodes, self.initializers = [], []
+        self._constants, self._counts = {}, {}
 
     @contextlib.contextmanager
     def within(self, module: nn.Module) -> Iterator[None]:
@@ -51,17 +57,6 @@ class Graph:
         stem = f"{self.scope}/{stem}" if self.scope else stem
         self._counts[stem] = count = self._counts.get(stem, 0) + 1
         return stem if count == 1 else f"{stem}_{count}"
-
-    def drop_unread(self, result: str) -> None:
-        """Take out what does not lead to a result: what was tried, as an exact form that another part ruled out."""
-        read, nodes = {result}, []
-        for node in reversed(self.nodes):
-            if read.intersection(node.output):
-                read.update(node.input)
-                nodes.append(node)
-        self.nodes = nodes[::-1]
-        self.initializers = [constant for constant in self.initializers if constant.name in read]
-        self._constants = {key: name for key, name in self._constants.items() if name in read}
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of a constant tensor; value: anything that numpy.asarray takes."""
@@ -102,13 +97,6 @@ class Graph:
             whole = self.op("Mul", whole, self.constant(factor, np.int32))
         return self.op("Cast", whole, to=TensorProto.INT8)
 
-    def float_weight(self, levels: np.ndarray, scale: np.ndarray) -> tuple[str, int]:
-        """(name, k) of the float weight levels / scale, [O, I, k, k]: stored as it is, or as packed integers."""
-        if not self._packed:
-            return self.constant(levels / scale, np.float32), levels.shape[-1]
-        whole = self.op("Cast", self.weight(levels.astype(np.int64)), to=TensorProto.FLOAT)
-        return self.op("Div", whole, self.constant(scale, np.float32)), levels.shape[-1]
-
     def _packed_constant(self, values, bits):
         """The name of an integer constant of 2 or 4 bits a value, the first value in the lowest bits."""
         data = pack_bits(values.astype(np.int64) & (2**bits - 1), bits).tobytes()
@@ -118,10 +106,10 @@ class Graph:
             self.initializers.append(helper.make_tensor(name, self._packed[bits], values.shape, data, raw=True))
         return self._constants[key]
 
-    def float_conv(self, x: str, weight: np.ndarray | tuple[str, int], bias: np.ndarray | None = None) -> str:
-        """A float convolution with `same` zero padding; weight: [O, I, k, k], or (its name, k); bias: [O]."""
-        name, size = weight if isinstance(weight, tuple) else (self.constant(weight, np.float32), weight.shape[-1])
-        inputs = [x, name] + ([] if bias is None else [self.constant(bias, np.float32)])
+    def float_conv(self, x: str, weight: str, size: int, bias: np.ndarray | None) -> str:
+        """A float convolution with `same` zero padding; weight: the name of an [O, I, size, size]; bias: [O]."""
+        self.convolutions["in float"] += 1
+        inputs = [x, weight] + ([] if bias is None else [self.constant(bias, np.float32)])
         return self.op("Conv", *inputs, kernel_shape=[size, size], pads=[size // 2] * 4)
 
     def float_mean(self, x: str) -> str:
@@ -177,6 +165,65 @@ class Graph:
     def integers_of(self, conv: QuantConv2d, norm: nn.BatchNorm2d | None = None) -> tuple[IntegerWeight, np.ndarray]:
         """(IntegerWeight, bias float64 [O]) of a QuantConv2d, the batch norm behind it folded in."""
         return with_norm(quantized_weight(self._places[conv], conv), bias_of(conv), norm)
+
+    def conv(self, x: str, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> str:
+        """A torch convolution, the batch norm behind it, if any, folded in."""
+        weight, bias = array(module.weight), array(module.bias)
+        if norm is not None:
+            factor, offset = norm_factors(norm)
+            weight, bias = weight * factor[:, None, None, None], bias_of(module) * factor + offset
+        with self.within(module):
+            return self.float_conv(x, self.constant(weight, np.float32), weight.shape[-1], bias)
+
+    def prelu(self, x: str, module: nn.PReLU) -> str:
+        """PReLU; one slope for all channels, or one a channel."""
+        return self.op("PRelu", x, self.constant(array(module.weight).reshape(-1, 1, 1)))
+
+    def upsample(self, x: str, modules: Iterable[nn.Module]) -> str:
+        """Convolutions, pixel shuffles and PReLUs in a row."""
+        for module in modules:
+            name = type(module).__name__
+            if name == "PixelShuffle":
+                x = self.op("DepthToSpace", x, blocksize=module.upscale_factor, mode="CRD")
+            else:
+                x = self.prelu(x, module) if name == "PReLU" else self.conv(x, module)
+        return x
+
+    def activate(self, quantizer: DualBoundQuantizer, x: str) -> Codes:
+        """A float feature to the codes of its quantizer."""
+        grid = self.grid_of(quantizer, lambda: self.float_mean(x))
+        with self.within(quantizer):
+            return self.record(quantizer, self.quantize(x, grid, quantizer.gate.reduce.in_channels))
+
+    def on_float(self, conv: QuantConv2d, x: str) -> str:
+        """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
+        with self.within(conv):
+            levels, scale = (array(value) for value in conv.integer_weight())
+            if self._packed:
+                whole = self.op("Cast", self.weight(levels.astype(np.int64)), to=TensorProto.FLOAT)
+                weight = self.op("Div", whole, self.constant(scale, np.float32))
+            else:
+                weight = self.constant(levels / scale, np.float32)
+            return self.float_conv(x, weight, levels.shape[-1], array(conv.bias))
+
+    def on_codes(self, conv: QuantConv2d, codes: Codes, norm: nn.BatchNorm2d | None = None) -> str:
+        """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
+        weight, bias = self.integers_of(conv, norm)
+        with self.within(conv):
+            return self.conv_to_float(codes, weight, bias)
+
+    def exact(self, quantizer: DualBoundQuantizer, conv: QuantConv2d, codes: Codes,
+              norm: nn.BatchNorm2d | None = None, *, factor: float = 1.0, slope: float | None = None) -> Codes | None:
+        """quantizer(factor * conv), a PReLU of one slope between if given, from codes; None where it can't be exact."""
+        if quantizer.gated:
+            return None
+        grid = self.grid_of(quantizer)
+        weight, bias = self.integers_of(conv, norm)
+        exactly = (codes, replace(weight, step=weight.step * factor), bias * factor)
+        with self.within(conv):
+            made = self.exact_code_conv(*exactly, grid) if slope is None else \
+                self.exact_conv_prelu(*exactly, slope, grid)
+        return None if made is None else self.record(quantizer, made)
 
 
 def array(tensor: Tensor) -> np.ndarray:

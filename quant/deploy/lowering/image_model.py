@@ -43,7 +43,6 @@ def image_model(graph: Graph, sr: str, *, channels: int, scale: int, per_image: 
                     default=DEFAULT_OPSET)
     check_opset(opset)
     graph.rename(sr, "sr")
-    graph.drop_unread("sr")
     nodes, constants = graph.nodes, graph.initializers
     if per_image:
         nodes, constants = [_scan_over_batch(graph, channels)], []

@@ -45,12 +45,12 @@ class Int8:
     def sum_layout(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[Layout, list[Grid]]:
         """(layout of a sum before the convolution `following`, a grid for each of the two terms and one for it)."""
         layout = self.calibration.layout(following, *terms)
-        ranges = (self.calibration.range(term, layout.channel_factors) for term in terms)
+        ranges = (self.calibration.range(term, layout.factors) for term in terms)
         return layout, [*self.graph.sum_grids(*ranges), self.input_grid(following, layout)]
 
     def input_grid(self, conv: nn.Conv2d, layout: Layout) -> Grid:
         """The 8-bit grid of what a convolution outside the blocks reads, in a layout."""
-        return self.graph.affine_grid(*self.calibration.input_range(conv, layout.channel_factors))
+        return self.graph.affine_grid(*self.calibration.input_range(conv, layout.factors))
 
     def range_of(self, codes: Codes, module: nn.Module | None) -> Range:
         """The real range of codes; of `module`, their quantizer, where the grid's bounds are known only at run time."""
@@ -69,7 +69,7 @@ class Int8:
             if prelu is None:
                 return self.graph.code_conv(codes, replace(weight, step=weight.step * factor), bias * factor, grid)
             return self.graph.conv_prelu(codes, weight, bias, prelu.weight.item(), grid,
-                                         before=self.grid(module, divided=makes.channel_factors))
+                                         before=self.grid(module, divided=makes.factors))
 
     def integers_of(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None, reads: Layout | None = None,
                     makes: Layout | None = None, grid: AnyGrid | None = None) -> tuple[IntegerWeight, np.ndarray]:
@@ -77,9 +77,11 @@ class Int8:
 
         reads, makes: as for `conv`; grid: the output's, which `makes` needs.
         """
+        if isinstance(module, QuantConv2d) and makes is None:
+            return self.graph.integers_of(module, norm)
         if isinstance(module, QuantConv2d):
             weight, bias = self.graph.integers_of(module, norm)
-            weight = weight if makes is None else weight.finer(makes.copies)
+            weight = weight.finer(makes.copies)
         else:
             weight = compensated_weight(array(module.weight), self.calibration.covariances[module], reads, makes)
             weight, bias = with_norm(weight, bias_of(module), norm)

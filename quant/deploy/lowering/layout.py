@@ -16,12 +16,12 @@ DAMPING = 0.01
 
 @dataclass(frozen=True)
 class Layout:
-    """What each place of a feature with P channels of codes holds, [P] each.
+    """What each place of a feature with P channels of codes holds.
 
-    channels: which of the network's C channels. factors: what it is divided by. copy_index: which of the channel's
-    copies it is. The n copies of a channel are rounded 1 / n of a step apart, so that their mean lies on a grid n times
-    finer; the convolutions that make and read them share the channel's weights out among the copies, on grids as much
-    finer.
+    channels: which of the network's C channels, [P]. factors: what each of those is divided by, [C]. copy_index: which
+    of its channel's copies a place is, [P]. The n copies of a channel are rounded 1 / n of a step apart, so that their
+    mean lies on a grid n times finer; the convolutions that make and read them share the channel's weights out among
+    the copies, on grids as much finer.
     """
 
     channels: np.ndarray
@@ -33,7 +33,7 @@ class Layout:
         """Each channel once, then those with a second copy, and so on; factors, copies: [C]."""
         there = [np.flatnonzero(copies > turn) for turn in range(copies.max())]
         channels = np.concatenate(there)
-        return cls(channels, factors[channels], np.repeat(np.arange(len(there)), [len(one) for one in there]))
+        return cls(channels, factors, np.repeat(np.arange(len(there)), [len(one) for one in there]))
 
     @classmethod
     def repeated(cls, channels: int, copies: int) -> "Layout":
@@ -46,11 +46,6 @@ class Layout:
         return np.bincount(self.channels)
 
     @cached_property
-    def channel_factors(self) -> np.ndarray:
-        """What each channel is divided by, [C]."""
-        return self.factors[np.unique(self.channels, return_index=True)[1]]
-
-    @cached_property
     def offsets(self) -> np.ndarray:
         """How far from a grid's own values each place is rounded, in its steps, [P]; a channel's copies sum to 0."""
         return (self.copy_index + 0.5) / self.copies[self.channels] - 0.5
@@ -59,8 +54,9 @@ class Layout:
         """The layout before a pixel shuffle that gives this one; woven: as `pixel_shuffle` reads it, else torch's."""
         parts = np.arange(factor**2)
         channels = self.channels[:, None] * factor**2 + parts
-        rest = (np.broadcast_to(one[:, None], channels.shape) for one in (self.factors, self.copy_index))
-        return Layout(*((one.T if woven else one).reshape(-1) for one in (channels, *rest)))
+        copy_index = np.broadcast_to(self.copy_index[:, None], channels.shape)
+        channels, copy_index = ((one.T if woven else one).reshape(-1) for one in (channels, copy_index))
+        return Layout(channels, np.repeat(self.factors, factor**2), copy_index)
 
     def made_by(self, weight: IntegerWeight, bias: np.ndarray, step: float) -> tuple[IntegerWeight, np.ndarray]:
         """(weight, bias) of the convolution that makes the channels in this layout, from those for the network's own.
@@ -68,13 +64,13 @@ class Layout:
         weight: [C, I, k, k], each channel on a grid that is as often finer as it has copies: they share its levels.
         bias: real [C]. step: of the grid that the codes lie on.
         """
-        copy_index, copies = self.copy_index[:, None], self.copies[self.channels]
+        copy_index, copies, factors = self.copy_index[:, None], self.copies[self.channels], self.factors[self.channels]
         whole = weight.levels[self.channels].reshape(len(copy_index), -1)
         # a remainder goes to another copy from value to value; else one copy's output would be too low
         levels = (whole + (copy_index + np.arange(whole.shape[1])) % copies[:, None]) // copies[:, None]
-        steps = np.broadcast_to(weight.step, bias.shape)[self.channels] * copies / self.factors
+        steps = np.broadcast_to(weight.step, bias.shape)[self.channels] * copies / factors
         shared = IntegerWeight(levels.reshape(-1, *weight.levels.shape[1:]), steps)
-        return shared, bias[self.channels] / self.factors + self.offsets * step
+        return shared, bias[self.channels] / factors + self.offsets * step
 
     def split_copies(self, levels: np.ndarray) -> np.ndarray:
         """Whole levels [O, C, k, k] of a convolution that reads this, as [O, P, k, k]: a channel's copies sum to it."""
@@ -91,7 +87,7 @@ class Layout:
         """The 1x1 convolution that gives the network's channels back."""
         count = len(self.copies)
         levels = (self.channels == np.arange(count)[:, None]).astype(np.int64)
-        return IntegerWeight(levels[:, :, None, None], self.channel_factors / self.copies)
+        return IntegerWeight(levels[:, :, None, None], self.factors / self.copies)
 
 
 def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | None = None,
@@ -103,9 +99,10 @@ def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | N
     that the convolution sees. reads, makes: the layouts of input and output, if any. The grid is finer by the copies
     of both; the result is [O, places, kh, kw], and `makes.made_by` shares it out.
     """
-    reads, makes = _layouts(weight, reads, makes)
-    weight = weight * reads.channel_factors[:, None, None]
-    each = torch.from_numpy(reads.channel_factors).repeat_interleave(weight[0, 0].size)
+    makes, reads = (layout or Layout.repeated(count, 1)
+                    for layout, count in zip((makes, reads), weight.shape[:2], strict=True))
+    weight = weight * reads.factors[:, None, None]
+    each = torch.from_numpy(reads.factors).repeat_interleave(weight[0, 0].size)
     covariance = covariance / each / each.unsqueeze(1)
     step, most = (torch.from_numpy(one) for one in _grid(weight, reads, makes))
     rest = torch.from_numpy(weight.astype(np.float64)).flatten(1)
@@ -121,11 +118,6 @@ def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | N
     original = torch.empty_like(levels)
     original[:, order] = levels
     return IntegerWeight(reads.split_copies(original.view(weight.shape).numpy().astype(np.int64)), step.numpy())
-
-
-def _layouts(weight, reads, makes):
-    out_channels, in_channels = weight.shape[:2]
-    return reads or Layout.repeated(in_channels, 1), makes or Layout.repeated(out_channels, 1)
 
 
 def _grid(weight, reads, makes):

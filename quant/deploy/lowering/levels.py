@@ -1,4 +1,7 @@
-"""From quantizers and weights to the integers that kernels compute with (quant/README.md, "Uniform quantizer")."""
+"""From quantizers and weights to the integers that kernels compute with (quant/README.md, "Uniform quantizer").
+
+Level m = value / step, a whole number; code = m + zero, a uint8; a grid says step and zero.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -86,9 +89,10 @@ class Codes:
 
 
 def static_grid(name: str, quantizer: ActivationQuantizer, *, after_relu: bool = False) -> Grid:
-    """The grid of an activation quantizer without a gate; after_relu: no input is negative.
+    """The grid of an activation quantizer without a gate: its levels m lie between round(s*l) and round(s*u), its step
+    is 1/s, with bounds l and u and s = (2**k_bits - 1) / (u - l). Codes begin at 0 where levels are negative.
 
-    Codes are m - min(m, 0) with m = q + z. Raises UserError where 8 bits do not hold them.
+    after_relu: no input is negative. Raises UserError where 8 bits do not hold the codes.
     """
     lower, upper = (bound.detach() for bound in quantizer.static_bounds())
     bounds = torch.cat((lower, upper))
@@ -146,7 +150,10 @@ class IntegerWeight:
 
 
 def quantized_weight(name: str, conv: QuantConv2d) -> IntegerWeight:
-    """The integers behind a QuantConv2d's weight. Raises UserError where int8 does not hold them."""
+    """The levels of a QuantConv2d's weight: what it convolves with is levels * step, one step for all, to the bit.
+
+    Raises UserError where int8 does not hold them.
+    """
     whole, scale = conv.integer_weight()
     levels = whole.numpy().astype(np.int64)
     if np.abs(levels).max() > INT8_MAX:
@@ -179,28 +186,14 @@ def exact_conv(weight: IntegerWeight, bias: np.ndarray, grid_in: AnyGrid,
                grid_out: AnyGrid) -> tuple[IntegerWeight, np.ndarray] | None:
     """(IntegerWeight, int32 bias [O]) of a convolution whose sums land on their true levels, or None.
 
-    weight: its step including all factors up to the output; bias: real [O], likewise.
+    A kernel computes round((a + b) * f) of the accumulator a, for integer b; the network means round(a * f' + b') with
+    a real b'. Only the accumulators at which the level changes matter: b and f are chosen so that each of these stays
+    the same whole number; None where a channel has no such pair, or a grid is not static. weight: its step including
+    all factors up to the output; bias: real [O], likewise.
     """
     if not (grid_in.is_static and grid_out.is_static):
         return None
     weight = weight.spread(grid_in.largest_code)
-    exact = exact_requantization(weight, bias, grid_in, grid_out)
-    if exact is None:
-        return None
-    bias, factors = exact
-    return IntegerWeight(weight.levels, factors * grid_out.step / grid_in.step), bias
-
-
-def exact_requantization(weight: IntegerWeight, bias: np.ndarray, grid_in: Grid,
-                         grid_out: Grid) -> tuple[np.ndarray, np.ndarray] | None:
-    """An integer bias and a factor per channel with which every accumulator lands on its true level.
-
-    A kernel computes round((a + b) * f) of the accumulator a, for integer b; the network means round(a * f' + b') with
-    a real b'. Only the accumulators at which the level changes matter: b and f are chosen so that each of these stays
-    the same whole number. weight: spread, its step including all factors up to the output; bias: real [O], likewise;
-    both grids static. Returns (b int32 [O], f float64 [O], from accumulator to output codes), or None where a channel
-    has no such pair.
-    """
     units = np.broadcast_to(grid_in.step * weight.step, bias.shape).astype(np.float64)
     stride = int(np.gcd.reduce(np.abs(weight.levels), axis=None)) or 1
     least, most = _reach(weight.levels // stride, grid_in)
@@ -217,7 +210,8 @@ def exact_requantization(weight: IntegerWeight, bias: np.ndarray, grid_in: Grid,
             return None
         biases.append(b)
         factors.append(factor)
-    return np.array(biases, np.int32), np.array(factors)
+    step = np.array(factors) * grid_out.step / grid_in.step
+    return IntegerWeight(weight.levels, step), np.array(biases, np.int32)
 
 
 def _reach(levels, grid):

@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from quant.deploy.lowering import levels
-from quant.deploy.lowering.exact import LayerGraph
 from quant.deploy.lowering.gate import on_levels, runtime_bounds
+from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
 from quant.methods.ddtb import DualBoundQuantizer
 from utility import UserError
@@ -21,13 +21,12 @@ from utility import UserError
 INT8_ZERO = INT8_MAX + 1
 
 
-class Qdq(LayerGraph):
+class Qdq(Graph):
     """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear.
 
     Its methods are QLinear's, on float values. `exact_...` find a form for every convolution, exact where that can be.
     """
 
-    FORMAT = "qdq"
     runtime_scales = False
 
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None, symmetric: bool = False) -> None:
@@ -40,9 +39,13 @@ class Qdq(LayerGraph):
             return levels.affine_grid(low, high)
         return Grid((max(-low, high, 0.0) or 1.0) / INT8_MAX, INT8_ZERO, 1, UINT8_MAX)
 
+    def _holds(self, grid):
+        """Whether 8-bit integers hold a static grid; int8 without a zero point has no room for an image's."""
+        return not self.symmetric or -INT8_ZERO <= grid.low - grid.zero <= grid.high - grid.zero <= INT8_MAX
+
     def check(self, name: str, grid: Grid) -> None:
         """Raise UserError where int8 without a zero point does not hold a quantizer's grid."""
-        if self.symmetric and not -INT8_ZERO <= grid.low - grid.zero <= grid.high - grid.zero <= INT8_MAX:
+        if not self._holds(grid):
             raise UserError(f"--symmetric: {name} has levels {grid.low - grid.zero} to {grid.high - grid.zero}, which "
                             "int8 does not hold without a zero point; export without --symmetric")
 
@@ -55,11 +58,10 @@ class Qdq(LayerGraph):
         image = Codes("lr", grid, channels)
         return image if self.symmetric else self._pair(image.name, grid, channels)
 
-    def with_ones(self, image: Codes, copies: int) -> Codes:
-        ones = self.op("Pad", "lr", self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.float32(image.grid.bounds[1]))
-        repeated = self.op("Concat", *[ones] * copies, axis=1)
-        channels = copies * (image.channels + 1)
-        return Codes(repeated, image.grid, channels) if self.symmetric else self._pair(repeated, image.grid, channels)
+    def image_with_ones(self, grid: Grid, channels: int, copies: int) -> Codes:
+        ones = self.op("Pad", "lr", self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.float32(grid.bounds[1]))
+        image = Codes(self.op("Concat", *[ones] * copies, axis=1), grid, copies * (channels + 1))
+        return image if self.symmetric else self._pair(image.name, grid, image.channels)
 
     def _pair(self, x, grid, channels):
         """Float x held within the grid and brought to it."""
@@ -93,10 +95,7 @@ class Qdq(LayerGraph):
         return self.float_mean(codes.name)
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """A convolution to a float feature; weight: IntegerWeight, step one number or [O]; bias: real [O].
-
-        The bias is int32 in units of the sums where the input's grid is static, as kernels add it.
-        """
+        """A convolution to a float feature; where its grid is static, the bias is int32 in units of the sums."""
         if not codes.grid.is_static:
             return self._conv(codes, weight.spread(UINT8_MAX), self.constant(bias, np.float32))
         weight = weight.spread(codes.grid.largest_code)
@@ -104,6 +103,8 @@ class Qdq(LayerGraph):
         return self._conv(codes, weight, self._bias(levels.rounded_bias(bias, unit), unit))
 
     def _conv(self, codes, weight, bias):
+        in_integers = codes.grid.is_static and self._holds(codes.grid)
+        self.convolutions["in integers" if in_integers else "in float"] += 1
         steps, size = np.broadcast_to(weight.step, len(weight.levels)), weight.levels.shape[-1]
         kernel = self.op("DequantizeLinear", self.weight(weight.levels), self.constant(steps, np.float32),
                          self.constant(np.zeros(len(steps)), np.int8), axis=0)
@@ -142,21 +143,21 @@ class Qdq(LayerGraph):
 
     def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes, grids: Sequence[Grid],
                  offset: np.ndarray) -> Codes:
-        total = self.op("Add", self.conv_to_float(codes, weight, bias + offset), other.name)
-        return self.quantize(total, grids[2], len(bias))
+        return self._conv_plus(codes, weight, bias + offset, other, grids[2])
 
     def conv_add(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes,
                  ranges: Sequence[Range]) -> Codes:
-        total = self.op("Add", self.conv_to_float(codes, weight, bias), other.name)
-        return self.quantize(total, self._range_of_sum(ranges), len(bias))
+        return self._conv_plus(codes, weight, bias, other, self._range_of_sum(ranges))
 
     def accumulator_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
         return self.affine_grid(*whole), self.affine_grid(*part)
 
     def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
                         gathered: Codes) -> Codes:
-        total = self.op("Add", self.conv_to_float(codes, weight, bias), gathered.name)
-        return self.quantize(total, gathered.grid, len(bias))
+        return self._conv_plus(codes, weight, bias, gathered, gathered.grid)
+
+    def _conv_plus(self, codes, weight, bias, other, grid):
+        return self.quantize(self.op("Add", self.conv_to_float(codes, weight, bias), other.name), grid, len(bias))
 
     def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
                       channels: int) -> str:

@@ -11,18 +11,18 @@ import numpy as np
 from onnx import TensorProto
 
 from quant.deploy.lowering import levels
-from quant.deploy.lowering.exact import LayerGraph
 from quant.deploy.lowering.gate import runtime_bounds, runtime_codes
+from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.layout import MAX_WEIGHT_LEVEL
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
 
-class QLinear(LayerGraph):
-    """A graph of integer operators."""
+class QLinear(Graph):
+    """A graph of integer operators. weight: an IntegerWeight whose step includes whatever the output is multiplied by;
+    bias: real [O], likewise; ranges: (low, high) of each term of a sum."""
 
-    FORMAT = "qlinear"
     # scales and zero points may be computed while the graph runs
     runtime_scales = True
     # kernels for fewer output channels are up to ten times slower than those for 16
@@ -38,8 +38,9 @@ class QLinear(LayerGraph):
         """The input `lr` as codes."""
         return self.quantize("lr", grid, channels)
 
-    def with_ones(self, image: Codes, copies: int) -> Codes:
-        """An image and a channel with its largest value, `copies` times."""
+    def image_with_ones(self, grid: Grid, channels: int, copies: int) -> Codes:
+        """The image and a channel with its largest value, `copies` times."""
+        image = self.image(grid, channels)
         ones = self.op("Pad", image.name, self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.uint8(image.grid.high))
         return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
 
@@ -90,15 +91,9 @@ class QLinear(LayerGraph):
         return self.op("Reshape", values, self.int64(1, codes.channels, 1, 1))
 
     def exact_code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes | None:
-        """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be had.
-
-        weight: IntegerWeight, its step including whatever the output is multiplied by; bias: real [O], likewise.
-        """
+        """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be."""
         exact = levels.exact_conv(weight, bias, codes.grid, grid)
-        if exact is None:
-            return None
-        weight, bias = exact
-        return self._qlinear_conv(codes, weight, self.constant(bias), grid)
+        return None if exact is None else self._qlinear_conv(codes, *exact, grid)
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float,
                          grid: AnyGrid) -> Codes | None:
@@ -108,28 +103,25 @@ class QLinear(LayerGraph):
         """
         if slope <= 0 or not grid.low <= grid.zero <= grid.high:
             return None
-        return self._in_two(self.exact_code_conv, codes, weight, bias, slope, grid)
-
-    def _in_two(self, conv, codes, weight, bias, slope, grid):
-        """prelu(conv) as the sum of a positive and a negative part, one of them zero; None where `conv` gives None."""
-        positive = conv(codes, weight, bias, replace(grid, low=grid.zero))
-        negative = conv(codes, replace(weight, step=weight.step * slope), bias * slope, replace(grid, high=grid.zero))
-        if positive is None or negative is None:
+        exact = [(found, half) for weight, bias, half in _in_two(weight, bias, slope, grid)
+                 if (found := levels.exact_conv(weight, bias, codes.grid, half)) is not None]
+        if len(exact) < 2:
             return None
-        both = self.op("Add", positive.name, negative.name)
-        return Codes(self.op("Sub", both, self.uint8(grid.zero)), grid, positive.channels)
+        return self._joined([self._qlinear_conv(codes, *found, half) for found, half in exact], grid)
+
+    def _joined(self, parts, grid):
+        """The sum of what `_in_two` gave, two Codes; one of them is zero everywhere."""
+        both = self.op("Add", *(part.name for part in parts))
+        return Codes(self.op("Sub", both, self.uint8(grid.zero)), grid, parts[0].channels)
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
-        """Codes to codes on `grid`, exact where that can be had, elsewhere with the bias rounded to the sums' units.
-
-        weight, bias: as for `exact_code_conv`. The steps of both grids may be runtime scalars.
-        """
+        """Codes to codes, of constant or runtime steps, exact where possible, else with a bias in units of the sums."""
         exact = self.exact_code_conv(codes, weight, bias, grid) if levels.has_few_codes(grid) else None
         if exact is not None:
             return exact
         weight = weight.spread(codes.grid.largest_code)
         if codes.grid.is_static:
-            whole = self.constant(levels.rounded_bias(bias, codes.grid.step * weight.step))
+            whole = levels.rounded_bias(bias, codes.grid.step * weight.step)
         else:
             units = self.op("Div", self.constant(bias / weight.step, np.float32), codes.grid.step)
             whole = self.op("Cast", self.op("Round", units), to=TensorProto.INT32)
@@ -144,7 +136,7 @@ class QLinear(LayerGraph):
         """
         if slope <= 0:
             return self.conv_prelu_levels(codes, weight, bias, slope, grid, before=before)
-        return self._in_two(self.code_conv, codes, weight, bias, slope, grid)
+        return self._joined([self.code_conv(codes, *part) for part in _in_two(weight, bias, slope, grid)], grid)
 
     def conv_prelu_levels(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                           before: Grid) -> Codes:
@@ -153,17 +145,19 @@ class QLinear(LayerGraph):
 
     def _qlinear_conv(self, codes, weight, bias, grid):
         """QLinearConv: ONNX Runtime's fastest integer kernel, if features are uint8 with a constant zero point and
-        weights int8 without one. bias: its name."""
+        weights int8 without one. bias: int32 [O], or the name of one that is computed at run time."""
+        self.convolutions["in integers"] += 1
         size = weight.levels.shape[-1]
         kernel = (self.weight(weight.levels), self.constant(weight.step, np.float32),
                   self.constant(np.zeros(np.shape(weight.step)), np.int8))
         result = self.op("QLinearConv", codes.name, self.float32(codes.grid.step), self.uint8(codes.grid.zero), *kernel,
-                         self.float32(grid.step), self.uint8(grid.zero), bias,
+                         self.float32(grid.step), self.uint8(grid.zero),
+                         bias if isinstance(bias, str) else self.constant(bias),
                          kernel_shape=[size, size], pads=[size // 2] * 4)
         return Codes(self._limit(result, grid), grid, len(weight.levels))
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """Codes to a float feature, the sums exact integers; weight: IntegerWeight; bias: real [O]."""
+        """Codes to a float feature, the sums exact integers."""
         return window_conv(self, codes, weight, bias)
 
     def add(self, first: Codes, second: Codes) -> Codes:
@@ -172,7 +166,7 @@ class QLinear(LayerGraph):
         return Codes(self.op("Add", first.name, second.name), grid, first.channels)
 
     def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid | None = None) -> Codes:
-        """The sum of codes on any two grids, on `grid` if one is given; ranges: of each."""
+        """The sum of codes on any two grids, on `grid` if one is given."""
         grids = levels.term_grids(*ranges)
         total = self.add(*(self.requantize(term, one) for term, one in zip((first, second), grids, strict=True)))
         return total if grid is None else self.requantize(total, grid)
@@ -200,7 +194,7 @@ class QLinear(LayerGraph):
 
     def conv_add(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes,
                  ranges: Sequence[Range]) -> Codes:
-        """conv + other as a sum of codes, both of one step; ranges: of each."""
+        """conv + other as a sum of codes, both of one step."""
         grids = levels.term_grids(*ranges)
         return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
 
@@ -240,6 +234,12 @@ class QLinear(LayerGraph):
         woven = self.op("Transpose", split, perm=(0, 1, 3, 2, 4))
         whole = self.op("Reshape", woven, self.op("Concat", size, self.int64(channels), axis=0))
         return Codes(self.op("Transpose", whole, perm=levels.TO_FIRST), codes.grid, channels)
+
+
+def _in_two(weight, bias, slope, grid):
+    """[(weight, bias, grid)] of the positive and the negative part of prelu(conv)."""
+    return [(weight, bias, replace(grid, low=grid.zero)),
+            (replace(weight, step=weight.step * slope), bias * slope, replace(grid, high=grid.zero))]
 
 
 def _unit(grids):

@@ -10,11 +10,12 @@ END = 2**31 - 1
 
 
 def window_conv(graph: Graph, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-    """The float feature [N, O, h, w] of uint8 codes; weight: IntegerWeight, step one number or [O]; bias: real [O].
+    """The float feature [N, O, h, w] of uint8 codes; bias: real [O].
 
     ConvInteger says the same in one node, but its kernel is two to four times slower than MatMulInteger with this
     (measured; it is slower than a float convolution).
     """
+    graph.convolutions["in integers"] += 1
     out_channels, _, size, _ = weight.levels.shape
     matrix = weight.levels.transpose(2, 3, 1, 0).reshape(-1, out_channels)
     sums = graph.op("MatMulInteger", _windows(graph, codes, size), graph.weight(matrix), graph.uint8(codes.grid.zero))

@@ -77,7 +77,7 @@ def test_sums_of_8_bits(small_network, smooth_image):
     network = small_network("edsr", k_bits=2, skip_bits=8, dynamic=1)
     with pytest.raises(UserError, match="--format qlinear: holds no 8-bit feature behind a gate"):
         export.export(network)
-    assert_same(network, export.export(network, operators="qdq"), smooth_image(13, 10))
+    assert_same(network, export.export(network, format="qdq"), smooth_image(13, 10))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,7 +186,7 @@ def test_metadata_and_backend(small_network, smooth_image, tmp_path):
     network = small_network("edsr", 3, rgb_range=255)
     onnx.save(export.export(network, source={"file": "x", "sha256": "0"}), tmp_path / "x.onnx")
     loaded = OnnxNetwork(tmp_path / "x.onnx", threads=1)
-    assert (loaded.name, loaded.scale, loaded.k_bits, loaded.rest) == ("edsr", 3, 4, "fp32")
+    assert (loaded.name, loaded.scale, loaded.k_bits, loaded.metadata.rest) == ("edsr", 3, 4, "fp32")
     lr = smooth_image(6, 7)
     torch.testing.assert_close(loaded.eval()(lr), torch_run(network, lr), rtol=0, atol=1e-3)
 
@@ -308,13 +308,24 @@ def test_a_mean_shift_that_divides_is_not_exported(small_network):
             export.export(network, **settings)
 
 
+def assert_all_is_read(graph):
+    read = {name for node in graph.node for name in node.input} | {"sr"}
+    assert all(read.intersection(node.output) for node in graph.node)
+    assert all(constant.name in read for constant in graph.initializer)
+
+
 def test_what_was_tried_and_not_used_is_not_in_the_file(small_network):
     """An exact half whose other half has no exact form."""
     for k_bits in (4, 5, 6):
-        graph = export.export(small_network("srresnet", k_bits=k_bits, dynamic=0)).graph
-        read = {name for node in graph.node for name in node.input} | {"sr"}
-        assert all(read.intersection(node.output) for node in graph.node)
-        assert all(constant.name in read for constant in graph.initializer)
+        assert_all_is_read(export.export(small_network("srresnet", k_bits=k_bits, dynamic=0)).graph)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_nothing_in_a_file_is_unread(small_network, smooth_image, name, format):
+    network = small_network(name, dynamic=0)
+    for rest in ("fp32", "int8"):
+        assert_all_is_read(export.export(network, rest=rest, images=[smooth_image(8, 8)], format=format).graph)
 
 
 def test_exports_are_reproducible(small_network):

@@ -4,16 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from percentiles import numpy_percentile
 from torch import nn
 
-from quant.functional import (
-    concatenated_with_extremes,
-    extremes,
-    fake_quantize,
-    fake_quantize_parts,
-    percentiles,
-)
+from quant.functional import fake_quantize, fake_quantize_parts
 from quant.kernels import calls as native
 
 BITS = range(2, 9)
@@ -152,11 +145,11 @@ def test_parts_in_channels_last(eager):
 def test_no_result_depends_on_the_number_of_threads(eager, memory_format):
     threads, x = torch.get_num_threads(), feature(2, 64, 40, 41).contiguous(memory_format=memory_format)
     try:
-        results = [(*eager(gradients, [x], *bounds(), 4), eager(extremes, x))]
+        results = [eager(gradients, [x], *bounds(), 4)]
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            results.append((*gradients([x], *bounds(), 4), extremes(x)))
-            results.append((*eager(gradients, [x], *bounds(), 4), eager(extremes, x)))
+            results.append(gradients([x], *bounds(), 4))
+            results.append(eager(gradients, [x], *bounds(), 4))
     finally:
         torch.set_num_threads(threads)
     for others in results[1:]:
@@ -169,48 +162,6 @@ def test_threads_that_quantize_at_a_time():
     with ThreadPoolExecutor(4) as pool:
         for y in pool.map(lambda _: fake_quantize(x, *bounds(), 4), range(16)):
             assert torch.equal(y, expected)
-
-
-@pytest.mark.parametrize("x", [
-    feature(64, 64, 3, 3), feature(7), feature(1), torch.full((50,), 2.0), torch.arange(1000.0) % 3,
-    torch.cat((feature(999), torch.tensor([1e30]))), torch.tensor([0.0, 1e-45] * 9), -feature(8, 8).abs(),
-    torch.tensor([-3e38, 3e38, 0, 1, 2]),
-], ids=["weights", "seven", "one", "equal", "ties", "outlier", "denormal", "negative", "overflow"])
-def test_percentiles_are_numpys(eager, x):
-    for q in (0, 1, 5, 50, 95, 99, 99.9, 100):
-        assert torch.equal(*percentiles(x, q), *eager(percentiles, x, q))
-        assert percentiles(x, q)[0].item() == numpy_percentile(x, q)
-
-
-def test_several_percentiles_at_once():
-    x = feature(4000)
-    assert percentiles(x, 99, 1, 50) == [*percentiles(x, 99), *percentiles(x, 1), *percentiles(x, 50)]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_percentiles_of_what_is_not_finite(eager, value):
-    x = feature(5000)
-    x[77] = value
-    for q in (0, 1, 99, 100):
-        torch.testing.assert_close(percentiles(x, q), eager(percentiles, x, q), rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("place", [0, 8191, 8192, 19999])
-def test_extremes(place):
-    x = feature(20000)
-    for value in (99.0, -99.0, float("inf"), float("nan")):
-        x[place] = value
-        torch.testing.assert_close(extremes(x), torch.stack(torch.aminmax(x)), rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("gradients_wanted", [False, True])
-def test_concatenation_and_its_extremes_together(memory_format, gradients_wanted):
-    parts = [feature(2, channels, 41, 37).to(memory_format=memory_format) for channels in (3, 5)]
-    with torch.set_grad_enabled(gradients_wanted):
-        whole, found = concatenated_with_extremes(parts)
-    assert torch.equal(whole, torch.cat(parts, 1))
-    assert torch.equal(found, torch.stack((whole.min(), whole.max())))
 
 
 class Quantizer(nn.Module):

@@ -127,7 +127,6 @@ def test_a_constant_feature_gives_no_nan(method):
 def test_calibration_passes_features_and_records_them(method):
     quantizer = method.activation(2)
     quantizer.phase = Phase.CALIBRATE
-    quantizer.observe(True)
     x = torch.tensor([[[[-1.5, 2.5]]]])
     assert torch.equal(quantizer(x), x)
     assert [list(map(float, record)) for record in quantizer.observations] == [[-1.5, 2.5]]

@@ -98,7 +98,7 @@ def test_channels_are_divided_by_what_they_are_and_do(small_network, smooth_imag
     ranges = torch.maximum(-seen.inputs[up].low, seen.inputs[up].high).double()
     weights = up.weight.detach().abs().amax((0, 2, 3)).double()
     expected = [(ranges**power / weights**other).numpy() for power, other in POWERS]
-    factors = seen.layout(up, first, last).channel_factors
+    factors = seen.layout(up, first, last).factors
     assert any(np.allclose(factors, one, 1e-6) for one in expected)
     behind = seen.layout(network.tail[1])  # a shuffle makes four channels one
     assert len(behind.copies) == network.tail[1].in_channels == up.out_channels // 4

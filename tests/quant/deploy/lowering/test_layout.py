@@ -21,8 +21,7 @@ def real(weight):
 
 def test_places(layout):
     assert layout.channels.tolist() == [0, 1, 2, 3, 1, 3, 1] and layout.copy_index.tolist() == [0, 0, 0, 0, 1, 1, 2]
-    assert layout.factors.tolist() == [1, 0.5, 2, 4, 0.5, 4, 0.5]
-    assert np.array_equal(layout.copies, COPIES) and layout.channel_factors.tolist() == [1, 0.5, 2, 4]
+    assert np.array_equal(layout.copies, COPIES) and layout.factors.tolist() == [1, 0.5, 2, 4]
 
 
 def test_copies_share_levels_out_and_sum_to_them(layout):

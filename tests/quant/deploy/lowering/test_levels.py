@@ -7,7 +7,7 @@ from quant.deploy.lowering.levels import (
     Grid,
     IntegerWeight,
     affine_grid,
-    exact_requantization,
+    exact_conv,
     quantized_weight,
     static_grid,
 )
@@ -92,7 +92,7 @@ def test_scaling_by_negative_factors():
 
 @pytest.mark.parametrize("k_bits", [2, 3, 4])
 @pytest.mark.parametrize("zero", [0, 5])
-def test_exact_requantization_for_every_sum(k_bits, zero):
+def test_exact_conv_for_every_sum(k_bits, zero):
     """float32 as the kernel computes it, against real arithmetic, for every accumulator there can be."""
     rng = np.random.default_rng(k_bits)
     codes, half, step = 2**k_bits - 1, 2 ** (k_bits - 1), 0.01
@@ -100,21 +100,21 @@ def test_exact_requantization_for_every_sum(k_bits, zero):
     grid_in = Grid(0.1234567, 1, 0, codes)
     grid_out = Grid(grid_in.step * step * half * codes, zero, 0, codes)
     bias = rng.normal(size=16) * grid_out.step * 2
-    weight = IntegerWeight(levels, step).spread(codes)
-
-    biases, factors = exact_requantization(weight, bias, grid_in, grid_out)
+    made, biases = exact_conv(IntegerWeight(levels, step), bias, grid_in, grid_out)
+    spread, factors = made.levels // np.where(levels, levels, 1), made.step * grid_in.step / grid_out.step
+    assert np.array_equal(made.levels, levels * spread.max())
 
     for channel in range(16):
         ends = np.stack((levels[channel] * (grid_in.low - 1), levels[channel] * (grid_in.high - 1)))
         sums = np.arange(ends.min(0).sum(), ends.max(0).sum() + 1)
         real = np.rint((sums * grid_in.step * step + bias[channel]) / grid_out.step)
-        spread = np.float32(sums * round(step / weight.step) + biases[channel])
-        kernel = np.rint(spread * np.float32(factors[channel]))
+        accumulators = np.float32(sums * spread.max() + biases[channel])
+        kernel = np.rint(accumulators * np.float32(factors[channel]))
         assert np.array_equal(*(np.clip(level + zero, 0, codes) for level in (real, kernel)))
 
 
 def test_rounding_the_bias_alone_would_not_do():
-    """What `exact_requantization` is for: the plain choice of integers puts some sums on another level."""
+    """What `exact_conv` is for: the plain choice of integers puts some sums on another level."""
     unit, bias, step = 0.1, 0.449, 5.0
     sums = np.arange(-300, 300)
     real = np.rint((sums * unit + bias) / step)
@@ -124,9 +124,9 @@ def test_rounding_the_bias_alone_would_not_do():
 def test_some_sums_cannot_be_exact():
     """Sums of whole numbers that change their level at uneven steps, and no room below a unit to say so."""
     levels = np.ones((1, 1, 1, 1), np.int64)
-    grids = Grid(1.0, 0, 0, 1000), Grid(10.3, 0, 0, 63)
-    assert exact_requantization(IntegerWeight(levels, 1.0), np.array([0.47]), *grids) is None
-    assert exact_requantization(IntegerWeight(levels * 127, 1 / 127), np.array([0.47]), *grids) is not None
+    grids = Grid(1.0, 0, 0, 20000), Grid(10.3, 0, 0, 63)  # so many codes that weights are not spread
+    assert exact_conv(IntegerWeight(levels, 1.0), np.array([0.47]), *grids) is None
+    assert exact_conv(IntegerWeight(levels * 127, 1 / 127), np.array([0.47]), *grids) is not None
 
 
 def test_integer_levels_of_a_tie_are_one_more():

@@ -28,4 +28,4 @@ def test_a_layout_before_a_pixel_shuffle(woven):
     found = places.view(3, 3, 3).permute(2, 0, 1) if woven else F.pixel_shuffle(places.view(1, 27, 1, 1), 3)[0]
     assert torch.equal(found, F.pixel_shuffle(x, 3)[0, [0, 1, 1]])
     assert before.copies.tolist() == [1] * 9 + [2] * 9
-    assert before.channel_factors.tolist() == [2] * 9 + [3] * 9
+    assert before.factors.tolist() == [2] * 9 + [3] * 9
