@@ -219,7 +219,7 @@ class Trainer:
 
         Everything is checked before training. Raises UserError for any other file, or one of another network.
         """
-        state = checkpoint.read_training(path)
+        state = checkpoint.read_training(path, self.state_dict())
         with checkpoint.reading_parts(path):
             if state["batch"] > len(self.loader):
                 raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "

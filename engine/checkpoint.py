@@ -51,11 +51,20 @@ def checkpoint_with_options(path: str | Path) -> dict[str, Any] | None:
     return state if ours and isinstance(state.get("options"), dict) else None
 
 
-def read_training(path: str | Path) -> dict[str, Any]:
-    """One of our checkpoints, to continue. Raises UserError for any other file."""
+def read_training(path: str | Path, own: dict[str, Any]) -> dict[str, Any]:
+    """One of our checkpoints, to continue, made with the settings in `own`, the run's state as a checkpoint has it.
+
+    Raises UserError for any other file. The oldest ones keep no options, and tensors don't tell bits or a method.
+    """
     state = read_weights(path).checkpoint
     if state is None or "optimizer" not in state:
         raise UserError(f"{path}: holds weights, no training to continue; give it with --refine or --pre_train")
+    with reading_parts(path):
+        for part in ("network", "quant"):
+            there, here = state[part] or {}, own[part] or {}
+            if differing := [name for name in here if there.get(name, here[name]) != here[name]]:
+                raise UserError(f"{path}: was trained with {differing[0]} {there[differing[0]]}, this run has "
+                                f"{here[differing[0]]}; give the flags of its training")
     return state
 
 

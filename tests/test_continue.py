@@ -150,7 +150,7 @@ def test_a_checkpoint_without_options_continues_by_the_flags_that_are_given(laun
 
     change(experiments, "run", older)
     capfd.readouterr()
-    for other in ("--n_feats 16", "--k_bits 32", "--model RDN"):
+    for other in ("--n_feats 16", "--k_bits 32", "--k_bits 2", "--model RDN"):
         assert launch(f"--load run --epochs 3 {flags} {other}", quantized=True) == 2
         assert re.fullmatch(r"error: \S*checkpoint.pth.tar: .*\n", capfd.readouterr().err)
     assert launch(f"--load run --epochs 3 {flags}", quantized=True) == 0
