@@ -221,9 +221,7 @@ class Trainer:
         """
         state = checkpoint.read_training(path, self.state_dict())
         with checkpoint.reading_parts(path):
-            if state["batch"] > len(self.loader):
-                raise UserError(f"{path}: stopped after batch {state['batch']} of its epoch, --test_every is "
-                                f"{len(self.loader)} now; give the flags of its training")
+            checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
         positions = parallel.all_gather(torch.tensor([self.position]))

@@ -3,7 +3,6 @@
 import functools
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from engine.run_folder import RunFolder
@@ -57,6 +56,5 @@ class Recorder:
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "")
             axes.grid(alpha=0.3)
             figure.tight_layout()
-            file = f"{prefix}_{Path(name).name}.png"  # a checkpoint may have brought the name
-            with atomic_path(self.run.path / file) as temporary:
+            with atomic_path(self.run.path / f"{prefix}_{name}.png") as temporary:
                 figure.savefig(temporary, dpi=120)

@@ -22,6 +22,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fno-mat
 # tried in turn: compilers differ in what they know
 EXTRA_FLAGS = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
 TIMEOUT_SECONDS = 120
+DIGEST_SIZE = 32  # bytes of SHA-256
 
 
 def load(source: Path, functions: dict[str, tuple]) -> tuple[ctypes.CDLL, float]:
@@ -34,16 +35,30 @@ def load(source: Path, functions: dict[str, tuple]) -> tuple[ctypes.CDLL, float]
     """
     start = time.perf_counter()
     cached = source.parent / "__pycache__" / f"{source.stem}-{_key(source)}.so"
-    if os.path.isfile(cached):
-        with contextlib.suppress(UserError):  # one that is damaged is compiled anew
+    if _is_whole(cached):
+        with contextlib.suppress(UserError):  # one that can't be loaded is compiled anew
             return _opened(cached, functions), 0.0
     try:
         with atomic_path(cached) as path:
             library = _compiled(source, path, functions)
+            with open(path, "ab") as file:  # what follows a library's end is nothing to the system
+                file.write(_digest(Path(path).read_bytes()))
     except FileError:
         with tempfile.TemporaryDirectory() as folder:  # the library stays mapped when its file is gone
             library = _compiled(source, Path(folder) / cached.name, functions)
     return library, time.perf_counter() - start
+
+
+def _is_whole(cached):
+    """Whether a library is there and ends with its digest: to open one that was cut off would kill the process."""
+    if not os.path.isfile(cached):
+        return False
+    content = cached.read_bytes()
+    return _digest(content[:-DIGEST_SIZE]) == content[-DIGEST_SIZE:]
+
+
+def _digest(content):
+    return hashlib.sha256(content).digest()
 
 
 def _opened(path, functions):

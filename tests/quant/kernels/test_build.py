@@ -62,12 +62,15 @@ def test_a_changed_source_is_compiled_again(source):
 
 
 @WITH_COMPILER
-@pytest.mark.parametrize("content", [b"", b"no library"])
-def test_a_damaged_library_is_compiled_again(source, content):
+@pytest.mark.parametrize("damaged", [lambda whole: b"", lambda whole: b"no library", lambda whole: whole[:4096],
+                                     lambda whole: whole[: len(whole) // 2], lambda whole: whole[:-1]])
+def test_a_damaged_library_is_compiled_again(source, damaged):
+    """One that was cut off, were it opened, would kill the process."""
     load(source)
     library, = libraries(source)
+    content = library.read_bytes()
     library.unlink()  # the file itself is mapped
-    library.write_bytes(content)
+    library.write_bytes(damaged(content))
     found, seconds = load(source)
     assert found.answer() == 42 and seconds > 0
     assert load(source)[1] == 0
