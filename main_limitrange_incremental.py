@@ -31,14 +31,15 @@ def run(options):
         teacher = model.build(options)
         student = quantize(copy.deepcopy(teacher), QuantConfig.of(options)).to(device)
         evaluator = main_ori.build_evaluator(options, build_test_sets(options), folder, device)
-        continued = options.resume or options.load and folder.to_continue()
-        phase = Phase.CALIBRATE if continued else start_weights(teacher, student, options)
+        continued_from = options.resume or options.load and folder.to_continue()
+        # a checkpoint brings its phase, weights and teacher when training resumes
+        phase = Phase.CALIBRATE if continued_from else start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
                             first_stage_epoch=options.first_stage_epoch, seed=options.seed, first_phase=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
                                  compiler="inductor" if options.compile else None)
         main_ori.train(student, objective, parameter_groups(student, bound_lr=options.bound_lr), evaluator, options,
-                       continued=continued, folder=folder, device=device)
+                       continued_from=continued_from, folder=folder, device=device)
     return 0
 
 

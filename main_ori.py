@@ -1,4 +1,4 @@
-"""Train and test full-precision networks; `python main_ori.py --help` lists the flags."""
+"""Train full-precision networks, and test any; `python main_ori.py --help` lists the flags."""
 
 import contextlib
 import sys
@@ -36,17 +36,17 @@ def run(options):
             start_as_interpolation(network)
         network = channels_last(network.to(device))
         evaluator = build_evaluator(options, build_test_sets(options), folder, device)
-        continued = options.resume or options.load and folder.to_continue()
-        if options.refine and not continued:
+        continued_from = options.resume or options.load and folder.to_continue()
+        if options.refine and not continued_from:
             load_weights(network, options.refine, "--refine")
-        elif options.pre_train and not continued:
+        elif options.pre_train and not continued_from:
             load_weights(network, options.pre_train, "--pre_train", any_scale=True)
         patch_size = options.patch_size // options.scale * options.scale
         objective = Supervised(loss.build(options.loss, rgb_range=options.rgb_range, patch_size=patch_size,
                                           gan_k=options.gan_k, vgg_weights=options.vgg_weights, device=device),
                                compiler="inductor" if options.compile else None)
         train(network, objective, [p for p in network.parameters() if p.requires_grad], evaluator, options,
-              continued=continued, folder=folder, device=device)
+              continued_from=continued_from, folder=folder, device=device)
     return 0
 
 
@@ -105,8 +105,8 @@ def weights_to_test(options, folder):
     return file_of_run(folder.path), "--load" if options.load else "--save"
 
 
-def train(network, objective, groups, evaluator, options, *, continued, folder, device):
-    """Train by `objective`, on from the checkpoint `continued` where there is one. groups: the optimizer's."""
+def train(network, objective, groups, evaluator, options, *, continued_from, folder, device):
+    """Train by `objective`, on from the checkpoint `continued_from` where there is one. groups: the optimizer's."""
     optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                                 momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)
     trainer = Trainer(
@@ -115,8 +115,8 @@ def train(network, objective, groups, evaluator, options, *, continued, folder, 
         evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
         print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,
         gclip=options.gclip, amp=options.amp, run_options=options_to_keep(options))
-    if continued:
-        trainer.resume(continued)
+    if continued_from:
+        trainer.resume(continued_from)
     trainer.fit()
 
 

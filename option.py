@@ -109,8 +109,9 @@ def groups() -> dict[str, dict[str, Setting]]:
             "chop_size": Setting(int, 256, "longest side of a tile in LR pixels", least=32),
         },
         "Model": {
-            "model": Setting(str, "edsr", "EDSR, RDN or SRResNet (also called bnsrresnet)",
-                             read=registry.find),
+            "model": Setting(
+                str, "edsr", f"{', '.join(map(registry.title, registry.NETWORKS))} (bnsrresnet: SRResNet)",
+                read=registry.find),
             "pre_train": Setting(
                 str, "", "full-precision weights to start from, and the teacher's; of another scale: all but the "
                 "upsampler"),
@@ -289,7 +290,8 @@ def _own_run(options, parser, defaults, *, quantized):
     """(checkpoint, its options, names of those that can't change) of the run that is continued or tested; else None."""
     run = experiment_folder(options.load or options.save)
     if options.test_only:  # the network's file says what it is; a run says on which images it is tested
-        weights = options.refine or options.resume or ("" if quantized else options.pre_train)
+        full = "k_bits" in options.given and options.k_bits == FULL_PRECISION
+        weights = options.refine or options.resume or (options.pre_train if full else "")
         path = best_or_last(run) if options.load or not weights else None
     else:
         path = options.resume or options.load and RunFolder(run).checkpoint

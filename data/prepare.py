@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--layout", choices=LAYOUTS, default="div2k", help="div2k (default): DIV2K_train_HR/0001.png, "
                         f"images with names of another kind are numbered and listed in {NAMES_FILE}; benchmark: "
                         "HR/name.png")
-    parser.add_argument("--border", choices=BORDERS, default=BORDERS[0], help="what lies outside an image: symmetric "
+    parser.add_argument("--border", choices=BORDERS, default=BORDERS[0], help="how an image goes on outside: symmetric "
                         "(default), as in today's MATLAB and the published data sets, or replicate, as in old MATLAB")
     parser.add_argument("--workers", type=partial(_whole, least=1, most=1024), default=os.cpu_count(),
                         help="threads (default: one per core)")

@@ -104,7 +104,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--scale", required=True, type=int, metavar="S", help="upscaling factor: 2, 3, 4, ...")
     parser.add_argument("--bit", type=int, metavar="K", help="of several bit widths in --sr, the one to take")
     parser.add_argument("--rgb", action="store_true", help="compare R, G and B instead of luma")
-    parser.add_argument("--border", type=int, metavar="N", help="pixels to leave out at each side (default: the scale)")
+    parser.add_argument("--border", type=int, metavar="N", help="pixels left out at each side (default: the scale)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
     if options.border is not None and options.border < 0:

@@ -6,7 +6,9 @@ from torch import nn
 
 
 class Phase(enum.Enum):
-    """CALIBRATE: features pass, ranges are recorded. STATIC: quantized, gates beside. DYNAMIC: gates applied."""
+    """CALIBRATE: features pass unchanged, ranges are recorded. STATIC: quantized between trained bounds; the chosen
+    gates learn to give 1 and are not applied. DYNAMIC: they are.
+    """
 
     CALIBRATE = "calibrate"
     STATIC = "static"

@@ -32,9 +32,9 @@ class Schedule:
         self.first_phase = self.phase = first_phase
         self.chosen = first_phase is not Phase.CALIBRATE
         self._quantizers = quantizers(network)
-        self._gated = with_gates(network)
+        self._candidates = with_gates(network)
         if not self.chosen:
-            for quantizer in self._gated.values():
+            for quantizer in self._candidates.values():
                 quantizer.set_dynamic(False)
 
     def phase_in(self, epoch: int) -> Phase:
@@ -53,7 +53,7 @@ class Schedule:
     def scores(self) -> dict[str, float]:
         """How much each quantizer's range varied: var(maxima) + var(minima) over the calibration batches, by name."""
         return {name: torch.stack(quantizer.observations).var(0, unbiased=False).sum().item()
-                for name, quantizer in self._gated.items() if quantizer.observations}
+                for name, quantizer in self._candidates.items() if quantizer.observations}
 
     def choose_dynamic(self) -> None:
         """Make the int(dynamic_ratio * count) quantizers with the highest scores dynamic; calibration ends with it."""
@@ -63,7 +63,7 @@ class Schedule:
             order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(self.seed))
             ranked = [list(scores)[i] for i in order]
         dynamic = set(ranked[: int(self.dynamic_ratio * len(ranked))])
-        for name, quantizer in self._gated.items():
+        for name, quantizer in self._candidates.items():
             quantizer.set_dynamic(name in dynamic)
         for quantizer in self._quantizers.values():
             quantizer.end_calibration()

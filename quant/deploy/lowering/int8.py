@@ -23,13 +23,13 @@ from quant.weight import QuantConv2d
 BETA_STEPS = 4096
 # how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
 HEAD_COPIES = 8
-Operators = QLinear | Qdq
+AnyGraph = QLinear | Qdq
 
 
 class Int8:
     """Adds operators on codes to `graph`, a QLinear or a Qdq; calibration: the network's."""
 
-    def __init__(self, graph: Operators, calibration: Calibration, *, rgb_range: float) -> None:
+    def __init__(self, graph: AnyGraph, calibration: Calibration, *, rgb_range: float) -> None:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
         self.calibration = calibration

@@ -161,7 +161,7 @@ class QLinear(Graph):
         return window_conv(self, codes, weight, bias)
 
     def add(self, first: Codes, second: Codes) -> Codes:
-        """The sum of codes on `term_grids`: a sum of codes."""
+        """The sum of codes on `term_grids`, which have one step and leave room: a plain Add."""
         grid = Grid(first.grid.step, first.grid.zero + second.grid.zero, 0, first.grid.high + second.grid.high)
         return Codes(self.op("Add", first.name, second.name), grid, first.channels)
 
