@@ -298,7 +298,7 @@ def _own_run(options, parser, defaults, *, quantized):
     state = path and checkpoint_with_options(path)
     if not state:
         return None
-    stored = state["options"]
+    stored = {"compile": bool(state["options"].get("compiler")), **state["options"]}  # as older runs called it
     method = METHODS.get(str(stored.get("quantizer")), METHODS["ddtb"])
     others = method_settings().keys() - method.settings.keys()
     known = defaults.keys() - _call_options() - others  # older runs kept these too
@@ -407,7 +407,7 @@ def _rules(o, quantized):
     yield "epochs", o.epochs == 0, ("EDSR-PyTorch trains without end then; give a number, a stopped run is continued "
                                     "with --load NAME and more of them")
     for name, setting in _settings().items():
-        problem = setting.problem(getattr(o, name))
+        problem = setting.problem(getattr(o, name)) if setting.help != COMPATIBILITY else ""
         yield name, problem, problem
     quantizes = o.k_bits != FULL_PRECISION
     yield "k_bits", quantizes and not quantized, "only main_limitrange_incremental.py quantizes; run that"

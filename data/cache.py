@@ -101,7 +101,8 @@ class DecodedCache:
         copies = {self._place(image): self._copy(image) for image in images}
         for folder in {place.parent for place in copies}:
             for file in folder.glob("*.npy"):
-                copied = folder / COPY_NAME.fullmatch(file.name)[1]
+                found = COPY_NAME.fullmatch(file.name)  # None of files that others put there
+                copied = folder / found[1] if found else None
                 if copied in copies and str(file) != copies[copied]:
                     with contextlib.suppress(OSError):  # another process was faster, or the disk is read-only
                         file.unlink()

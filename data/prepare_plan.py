@@ -29,6 +29,7 @@ class Job:
         """Those of the targets that are there, or those that are missing."""
         return {scale: path for scale, path in self.targets.items() if path.exists() is there}
 
+
 def plan(hr: Path, out: Path, layout: Layout, *, scales: Sequence[int],
          border: str) -> tuple[list[Job], dict[str, str]]:
     """The jobs that fill `out`, one per image of the folder `hr`, and the numbers given, as dict number -> file name.

@@ -69,7 +69,7 @@ class RunFolder:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("--load %s: no checkpoint is there yet, beginning", self.path)
+        log.info("--load %s: no checkpoint is there yet, beginning with the flags that are given", self.path)
         return None
 
     def models(self) -> list[Path]:

@@ -201,7 +201,8 @@ def percentiles(x: Tensor, *qs: float) -> list[Tensor]:
 
 def _order_statistics(x, ranks):
     """The elements of x that so many others precede when it is sorted, [len(ranks)]."""
-    if x.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing():  # several times faster
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.is_cpu and x.dtype is not torch.bfloat16 and not tracing:  # several times faster; NumPy has no bfloat16
         return torch.from_numpy(np.sort(x.numpy(), axis=None)[ranks])
     values = x.flatten()
     return torch.stack([values.kthvalue(rank + 1).values for rank in ranks])

@@ -184,7 +184,8 @@ def _bare_record(weights, given, defaults, place):
         if "scale" not in given:
             network["scale"] = scale_of(network, state, place) or defaults.get("scale")
     if network.get("scale") is None:
-        raise UserError(f"{place}: does not say which network it is; add --model, --scale and --k_bits")
+        lacking = "--scale and the sizes that are not the default" if network else "--model, --scale and --k_bits"
+        raise UserError(f"{place}: does not say which network it is; add {lacking}")
     if (made_for := model.NETWORKS[flags["model"]].rgb_range_of(state)) is not None:
         asked = given.get("rgb_range", made_for)
         if abs(asked - made_for) > 0.02 * made_for:

@@ -96,10 +96,10 @@ class Layers:
 
     def compare(self, network: SuperResolver, lr: torch.Tensor) \
             -> tuple[dict[str, tuple[int, float, float]], torch.Tensor, torch.Tensor]:
-        """({quantizer: (largest difference in levels, share of values that differ, ratio of steps)}, sr of PyTorch, sr
-        of the file) of one image.
+        """({quantizer: (largest difference in levels, share of values that differ, ratio of steps)} in their order,
+        sr of PyTorch, sr of the file's graph for one image) of one image.
 
-        In their order. The ratio, of the file's step to PyTorch's, is 1 where no gate computes it at run time.
+        The ratio, of the file's step to PyTorch's, is 1 where no gate computes it at run time.
         """
         feeds = lr[0] if len(self._input.type.tensor_type.shape.dim) == 3 else lr
         sr, *tensors = self._session.run([self._sr, *self._names], {self._input.name: feeds.numpy()})

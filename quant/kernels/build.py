@@ -76,16 +76,19 @@ def _compiled(source, path, functions):
     compiler = _compiler()
     for extra in EXTRA_FLAGS:
         command = [*compiler, *FLAGS, *extra, str(source), "-o", str(path), *_openmp(extra)]
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                                  timeout=TIMEOUT_SECONDS, env={**os.environ, "LC_ALL": "C"}, check=False)
-        except OSError as error:
-            raise UserError(f"{shlex.join(compiler)} failed: {error.strerror}") from error
-        except subprocess.TimeoutExpired as error:
-            raise UserError(f"{shlex.join(compiler)} took more than {TIMEOUT_SECONDS} s") from error
+        with tempfile.TemporaryFile() as told:  # a pipe would wait for whatever the compiler has started
+            try:
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=told,
+                                      timeout=TIMEOUT_SECONDS, env={**os.environ, "LC_ALL": "C"}, check=False)
+            except OSError as error:
+                raise UserError(f"{shlex.join(compiler)} failed: {error.strerror}") from error
+            except subprocess.TimeoutExpired as error:
+                raise UserError(f"{shlex.join(compiler)} took more than {TIMEOUT_SECONDS} s") from error
+            told.seek(0)
+            message = told.read().decode(errors="replace")
         if done.returncode == 0:
             return _opened(path, functions)
-    reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    reason = (message.strip().splitlines() or ["no message"])[-1]
     raise UserError(f"{shlex.join(compiler)} failed: {reason}")
 
 

@@ -79,12 +79,12 @@ def test_a_changed_image_is_decoded_anew(images, copies):
 
 
 def test_copies_of_the_former_form_are_removed_and_those_of_other_images_are_not(images, copies):
-    former, other = (copies[0].with_name(f"{name}.npy") for name in ("0.png", "10.png"))
+    former, *others = (copies[0].with_name(name) for name in ("0.png.npy", "10.png.npy", ".npy"))
     former.parent.mkdir(parents=True)
-    for file in (former, other):
+    for file in (former, *others):
         file.write_bytes(b"pixels")
     prepared(images)
-    assert sorted(copies[0].parent.iterdir()) == sorted([*copies, other])
+    assert sorted(copies[0].parent.iterdir()) == sorted([*copies, *others])
 
 
 @pytest.mark.parametrize("larger, later", [(1, 0), (0, 1)])

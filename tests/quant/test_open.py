@@ -119,9 +119,11 @@ def test_a_flag_that_contradicts_the_file_is_refused_with_both(small_network, sa
 
 def test_bare_state_dicts_need_the_flags(small_network, saved):
     path = saved(small_network("edsr").state_dict())
-    for given in ({}, {"model": "EDSR"}, {"scale": 2}):
+    for given in ({}, {"scale": 2}):
         with pytest.raises(UserError, match="add --model, --scale and --k_bits"):
             open_network(path, **given)
+    with pytest.raises(UserError, match="add --scale and the sizes that are not the default"):
+        open_network(path, model="EDSR")
     with pytest.raises(UserError, match="add --k_bits"):
         open_network(path, model="EDSR", scale=2, n_resblocks=2, n_feats=12)
     with pytest.raises(UserError, match="n_feats 0: give 1 or more"):
