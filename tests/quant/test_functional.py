@@ -149,7 +149,8 @@ def test_percentile_is_numpys(count, dtype):
 
 def test_percentile_of_values_that_repeat():
     x = torch.tensor([2.0, 0.0, 0.0, 0.0, 2.0, 2.0])
-    assert [percentiles(x, q)[0].item() for q in (0, 40, 50, 60, 100)] == [0, 0, 1, 2, 2]
+    for dtype in (torch.float32, torch.bfloat16):
+        assert [percentiles(x.to(dtype), q)[0].item() for q in (0, 40, 50, 60, 100)] == [0, 0, 1, 2, 2]
 
 
 def feature(*shape):
