@@ -6,8 +6,10 @@ A job's processes run in its working directory <name>/work; with `kill` that ran
 checkpoint. Prints a JSON list: for each job {"codes": [...], "told": [each stderr], "seconds": until all had ended}.
 """
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -35,8 +37,7 @@ def main():
 def run(name, quantized, argv, world, kill=None):
     work = Path(name, "work").absolute()
     work.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = main_limitrange_incremental if quantized else main_ori
     children = [fork(program, argv, work, rank, world, port) for rank in range(world)]
     checkpoint = work.parent / "experiment" / "run" / "model" / "checkpoint.pth.tar"
@@ -49,6 +50,14 @@ def run(name, quantized, argv, world, kill=None):
     codes = [end(child, start + PATIENCE) for child in children]
     told = [(work / f"{rank}.err").read_text() for rank in range(world)]
     return {"codes": codes, "told": told, "seconds": time.perf_counter() - start}
+
+
+def free_port():
+    """A port that nobody uses, below those that the system gives to connections: one of them could be gone by then."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
+            return port
 
 
 def fork(program, argv, work, rank, world, port):
