@@ -175,6 +175,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
         sr = lowering.lower_exact(graph, network)
     bits = network.quant_config.k_bits if is_quantized(network) else 32
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
+                "rgb_range": network.rgb_range,
                 "quant": network.quant_config.trained() if is_quantized(network) else {},
                 "rest": rest, "source": source, "operators": format, "symmetric": symmetric,
                 "gates": "fold" if folded else "run" if gated else "none",

@@ -88,6 +88,9 @@ class OnnxNetwork:
         skeleton = model.skeleton(self.metadata.network, f"{path}: its network record")
         self.name, self.settings = model.name_of(skeleton), skeleton.settings
         self.scale, self.n_colors, self.rgb_range = skeleton.scale, skeleton.n_colors, skeleton.rgb_range
+        # said twice, for readers that don't know the network's settings
+        if read_json(metadata.get("rgb_range", "null"), f"{path}: its rgb_range") not in (None, self.rgb_range):
+            raise UserError(f"{path}: says two values of rgb_range; export the network again")
         self.reach = reach(skeleton.children())
         self.k_bits, quant = self.metadata.k_bits, self.metadata.quant
         self.flags = {"model": self.name, **self.settings, "k_bits": self.k_bits,

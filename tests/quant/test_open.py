@@ -412,7 +412,7 @@ def test_exported_files_that_are_odd(small_network, tmp_path):
                  json.dumps(named | {"scale": "2/../../elsewhere"}), json.dumps(named | {"scale": 3}),
                  json.dumps(named | {"n_colors": 1})):
         told(with_property("network", text), "network|says|can't run it")
-    for key, text in (("k_bits", None), ("k_bits", "9"), ("k_bits", "[4]"), ("rest", "3")):
+    for key, text in (("k_bits", None), ("k_bits", "9"), ("k_bits", "[4]"), ("rest", "3"), ("rgb_range", "0")):
         told(with_property(key, text), key)
     spoilt = copy.deepcopy(good)
     graphs = [spoilt.graph, *(one.g for node in spoilt.graph.node for one in node.attribute if one.name == "body")]
