@@ -37,6 +37,7 @@ class Metadata:
 
     network: dict
     k_bits: int
+    rgb_range: float | None = None
     rest: str = "fp32"
     quant: dict = field(default_factory=dict)
     source: dict | None = None
@@ -45,8 +46,8 @@ class Metadata:
     levels: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.k_bits not in (*range(2, 9), 32):
-            raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or 32, are possible")
+        if self.k_bits not in (*range(2, 9), FULL_PRECISION):
+            raise ValueError(f"k_bits {self.k_bits}: 2 to 8, or {FULL_PRECISION}, are possible")
         if not isinstance(self.source or {}, dict):
             raise ValueError(f"source {self.source}: a record of names and values is needed")
         for name, bounds in self.folded.items():
@@ -88,8 +89,7 @@ class OnnxNetwork:
         skeleton = model.skeleton(self.metadata.network, f"{path}: its network record")
         self.name, self.settings = model.name_of(skeleton), skeleton.settings
         self.scale, self.n_colors, self.rgb_range = skeleton.scale, skeleton.n_colors, skeleton.rgb_range
-        # said twice, for readers that don't know the network's settings
-        if read_json(metadata.get("rgb_range", "null"), f"{path}: its rgb_range") not in (None, self.rgb_range):
+        if self.metadata.rgb_range not in (None, self.rgb_range):  # said twice, for readers that know no networks
             raise UserError(f"{path}: says two values of rgb_range; export the network again")
         self.reach = reach(skeleton.children())
         self.k_bits, quant = self.metadata.k_bits, self.metadata.quant
