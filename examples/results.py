@@ -31,7 +31,7 @@ class ListedNetwork:
     """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}.
 
     variant: how its training differs from the paper's. shipped: whether the file comes with the code; else its figures
-    alone do. recipe: examples.budgets' numbers.
+    alone do. recipe: examples.budgets' numbers. again_from: the quantized file that full precision was made again from.
     """
 
     file: str
@@ -43,6 +43,7 @@ class ListedNetwork:
     variant: str = ""
     shipped: bool = True
     recipe: dict | None = None
+    again_from: str = ""
 
     @property
     def label(self):

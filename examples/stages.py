@@ -8,12 +8,26 @@ from dataclasses import asdict
 from data.images import image_files
 from engine.run_folder import RunFolder
 from examples import ROOT
-from examples.budgets import DECAY, EPOCH, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, VALIDATED, FullPrecision
+from examples.budgets import (
+    AGAIN,
+    AGAIN_EPOCH,
+    AGAIN_GAMMA,
+    DECAY,
+    EPOCH,
+    GAMMA,
+    HELD_OUT,
+    LOW_EPOCH,
+    RATIOS,
+    VALIDATED,
+    WIDTHS,
+    FullPrecision,
+)
 from examples.page import write_page
 from examples.results import SETS, available, scores
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
+from quant.open import open_network
 from utility import UserError, atomic_path
 
 PRETRAINED = ROOT / "pretrained"
@@ -42,10 +56,11 @@ def commands(stage, data, device):
 
     Raises UserError where the network that it starts from is not there.
     """
-    start = stage.start if isinstance(stage, FullPrecision) else stage.network
-    if start and not (file := full_precision_file(start)).is_file():
+    full = isinstance(stage, FullPrecision)
+    start = stage.start if full else stage.network
+    if start and not (full and made_again_from(stage)) and not (file := full_precision_file(start)).is_file():
         raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
-    programs = full_commands(stage, data) if isinstance(stage, FullPrecision) else low_commands(stage, data)
+    programs = full_commands(stage, data) if full else low_commands(stage, data)
     for program, *flags in programs:
         if program.endswith(".py"):
             yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
@@ -57,21 +72,34 @@ def commands(stage, data, device):
 def full_commands(stage, data):
     """Training of each phase, then the tests."""
     network = ["main_ori.py", "--model", stage.model, "--scale", stage.scale]
-    start = full_precision_file(stage.start) if stage.start else ""
-    for number, phase in enumerate(stage.parts, 1):
-        run = f"{RUNS}/{stage.name}.{number}"
+    if quantized := made_again_from(stage):
+        start = EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
+        keep_levels(quantized, start)
+        runs = [(f"{stage.name}.again", AGAIN, "random", AGAIN_EPOCH, AGAIN_GAMMA)]
+    else:
+        start = full_precision_file(stage.start) if stage.start else ""
+        runs = [(f"{stage.name}.{number}", phase, stage.init, EPOCH, GAMMA)
+                for number, phase in enumerate(stage.parts, 1)]
+    for name, phase, init, epoch, gamma in runs:
+        run = f"{RUNS}/{name}"
         yield [*network, *training_flags(run, stage, data), "--patch_size", phase.patch * stage.scale,
-               "--test_every", EPOCH, *schedule(phase.steps // EPOCH, phase.lr),
-               "--init", stage.init, *(["--pre_train", start] if start else [])]
+               "--test_every", epoch, *schedule(phase.steps // epoch, phase.lr, gamma),
+               "--init", init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
     keep_full_precision(folder_of(run).best, output_file(stage))
     yield [*network, *test_flags(stage, data)]
 
 
-def schedule(epochs, lr):
+def made_again_from(stage):
+    """The widest quantized network that comes with the code, of a full-precision one that does not; None of others."""
+    files = [PRETRAINED / f"{stage.network}_{bits}bit.safetensors" for bits in WIDTHS]
+    return None if stage.shipped else next((file for file in files if file.is_file()), None)
+
+
+def schedule(epochs, lr, gamma=GAMMA):
     """Flags of epochs, rate and decay."""
     decay = sorted({max(1, round(share * epochs)) for share in DECAY})
-    return ["--epochs", epochs, "--lr", lr, "--gamma", GAMMA, "--decay", "-".join(map(str, decay))]
+    return ["--epochs", epochs, "--lr", lr, "--gamma", gamma, "--decay", "-".join(map(str, decay))]
 
 
 def low_commands(stage, data):
@@ -110,6 +138,13 @@ def folder_of(run):
 def keep_full_precision(file, path):
     """Write the weights in a checkpoint, and nothing else of it, to `path`."""
     save_torch_file(read_torch_file(file)["state_dict"], path)
+
+
+def keep_levels(file, path):
+    """Write the weights of a quantized network, each the value that its level stands for, as a full-precision one's."""
+    network = open_network(file)
+    state = network.state_dict()
+    save_torch_file({name: state[name] for name in type(network)(**network.settings).state_dict()}, path)
 
 
 def full_precision_file(network):
@@ -155,6 +190,8 @@ def publish(stage):
              "sha256": file_hash(output_file(stage)),
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
              "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
+    if isinstance(stage, FullPrecision) and (quantized := made_again_from(stage)):
+        entry["again_from"] = quantized.name
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:
         path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")

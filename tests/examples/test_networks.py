@@ -11,9 +11,11 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from examples import budgets, networks, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
+from examples.results import read_listed
 from option import parse_options
 from utility import UserError, run_main
 
@@ -142,10 +144,31 @@ def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatc
     assert stages.finished(rdn)
 
 
+def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network(workplace, monkeypatch):
+    flags = ["--dir_data", str(workplace / "data")]
+    assert networks.main(flags) == 0
+    monkeypatch.setattr(FullPrecision, "shipped", False)
+    monkeypatch.setattr(stages, "AGAIN", Phase(2, 8, 1e-4))
+    monkeypatch.setattr(stages, "AGAIN_EPOCH", 1)
+    pretrained = workplace / "pretrained"
+    first = torch.load(pretrained / "edsr_baseline_x2.pt")
+    (pretrained / "edsr_baseline_x2.pt").unlink()
+    assert networks.main(flags) == 0
+    start = torch.load(stages.EXPERIMENT_ROOT / "networks" / "edsr_baseline_x2.start.pt")
+    again = torch.load(pretrained / "edsr_baseline_x2.pt")
+    assert start.keys() == again.keys() == first.keys()
+    assert len(start["body.0.body.0.weight"].unique()) <= 16  # 4 bits
+    assert 0 < (again["body.0.body.0.weight"] - start["body.0.body.0.weight"]).abs().max() < 1e-3  # two steps on
+    entries = {entry.file: entry for entry in read_listed(pretrained)}
+    assert entries["edsr_baseline_x2.pt"].again_from == "edsr_x2_4bit.safetensors"
+    assert stages.finished(FULL)
+
+
 def test_a_budget_is_whole_epochs():
     for stage in SHORT:
         if isinstance(stage, FullPrecision):
             assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
+            assert budgets.AGAIN.steps % budgets.AGAIN_EPOCH == 0
         else:
             assert stage.steps >= budgets.LOW_EPOCH, stage
 
