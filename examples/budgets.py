@@ -116,7 +116,7 @@ SRRESNET = Phase(6_000, 24, 2e-4), Phase(500, 48, 5e-5)
 RDN = (Phase(3_000, 24, 2e-4),)
 WIDTHS = (4, 3, 2)
 # what is too large to ship begins with the weights of a shipped quantized network, where there is one, in short epochs
-AGAIN, AGAIN_EPOCH, AGAIN_GAMMA = Phase(500, 24, 2e-4), 100, 0.55
+AGAIN, AGAIN_EPOCH, AGAIN_GAMMA = Phase(400, 24, 2e-4), 100, 0.55
 
 
 def _widths(network, steps, seconds, widths=WIDTHS, **settings):
@@ -145,9 +145,9 @@ SHORT = [
     *_widths("edsr_x4", 3_000, 0.5, (2, 4), seed=2, shipped=False),
     # x4 first here, as x2's tests take four times as long
     FullPrecision("rdn_x4", RDN, 2.2, batch=8, init="interpolation"),
-    *_widths("rdn_x4", 1_000, 2.4, batch=4),
+    *_widths("rdn_x4", 900, 2.4, batch=4),
     FullPrecision("rdn_x2", RDN, 2.2, batch=8, start="rdn_x4", init="interpolation"),
-    *_widths("rdn_x2", 1_000, 2.4, batch=4),
-    *_widths("rdn_x4", 1_000, 2.4, batch=4, skip_bits=8),
+    *_widths("rdn_x2", 900, 2.4, batch=4),
+    *_widths("rdn_x4", 900, 2.4, batch=4, skip_bits=8),
     *_compared_methods("srresnet_x4", 0.7),
 ]

@@ -91,9 +91,14 @@ def full_commands(stage, data):
 
 
 def made_again_from(stage):
-    """The widest quantized network that comes with the code, of a full-precision one that does not; None of others."""
-    files = [PRETRAINED / f"{stage.network}_{bits}bit.safetensors" for bits in WIDTHS]
-    return None if stage.shipped else next((file for file in files if file.is_file()), None)
+    """The widest quantized network that comes with the code, of a full-precision one that does not; None of others.
+
+    None too where the budget has other numbers by now than those that made the listed one.
+    """
+    if stage.shipped or _listed(stage).get("recipe") != recipe(stage):
+        return None
+    files = (PRETRAINED / f"{stage.network}_{bits}bit.safetensors" for bits in WIDTHS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def schedule(epochs, lr, gamma=GAMMA):
@@ -166,12 +171,17 @@ def finished(stage):
 
     Of what is compared only, the figures are enough: nothing starts from it.
     """
-    entry = next((entry for entry in read_index() if entry["file"] == output_file(stage).name), {})
+    entry = _listed(stage)
     if entry.get("recipe") != recipe(stage):
         return False
     if not stage.shipped:
         return output_file(stage).is_file() or not isinstance(stage, FullPrecision)
     return output_file(stage).is_file() and file_hash(output_file(stage)) == entry["sha256"]
+
+
+def _listed(stage):
+    """The stage's entry in models.json, {} where it has none."""
+    return next((entry for entry in read_index() if entry["file"] == output_file(stage).name), {})
 
 
 def recipe(stage):

@@ -162,6 +162,7 @@ def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network
     entries = {entry.file: entry for entry in read_listed(pretrained)}
     assert entries["edsr_baseline_x2.pt"].again_from == "edsr_x2_4bit.safetensors"
     assert stages.finished(FULL)
+    assert stages.made_again_from(FULL) and not stages.made_again_from(replace(FULL, batch=3))
 
 
 def test_a_budget_is_whole_epochs():
@@ -170,7 +171,7 @@ def test_a_budget_is_whole_epochs():
             assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
             assert budgets.AGAIN.steps % budgets.AGAIN_EPOCH == 0
         else:
-            assert stage.steps >= budgets.LOW_EPOCH, stage
+            assert stage.steps and stage.steps % budgets.LOW_EPOCH == 0, stage
 
 
 def test_paper_is_the_scripts(workplace, monkeypatch):
