@@ -56,11 +56,10 @@ def commands(stage, data, device):
 
     Raises UserError where the network that it starts from is not there.
     """
-    full = isinstance(stage, FullPrecision)
-    start = stage.start if full else stage.network
-    if start and not (full and made_again_from(stage)) and not (file := full_precision_file(start)).is_file():
+    start = stage.start if isinstance(stage, FullPrecision) else stage.network
+    if start and not made_again_from(stage) and not (file := full_precision_file(start)).is_file():
         raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
-    programs = full_commands(stage, data) if full else low_commands(stage, data)
+    programs = full_commands(stage, data) if isinstance(stage, FullPrecision) else low_commands(stage, data)
     for program, *flags in programs:
         if program.endswith(".py"):
             yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
@@ -75,16 +74,15 @@ def full_commands(stage, data):
     if quantized := made_again_from(stage):
         start = EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
         keep_levels(quantized, start)
-        runs = [(f"{stage.name}.again", AGAIN, "random", AGAIN_EPOCH, AGAIN_GAMMA)]
+        phases, epoch, gamma = {"again": AGAIN}, AGAIN_EPOCH, AGAIN_GAMMA
     else:
         start = full_precision_file(stage.start) if stage.start else ""
-        runs = [(f"{stage.name}.{number}", phase, stage.init, EPOCH, GAMMA)
-                for number, phase in enumerate(stage.parts, 1)]
-    for name, phase, init, epoch, gamma in runs:
-        run = f"{RUNS}/{name}"
+        phases, epoch, gamma = dict(enumerate(stage.parts, 1)), EPOCH, GAMMA
+    for name, phase in phases.items():
+        run = f"{RUNS}/{stage.name}.{name}"
         yield [*network, *training_flags(run, stage, data), "--patch_size", phase.patch * stage.scale,
                "--test_every", epoch, *schedule(phase.steps // epoch, phase.lr, gamma),
-               "--init", init, *(["--pre_train", start] if start else [])]
+               "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
     keep_full_precision(folder_of(run).best, output_file(stage))
     yield [*network, *test_flags(stage, data)]
@@ -95,7 +93,7 @@ def made_again_from(stage):
 
     None too where the budget has other numbers by now than those that made the listed one.
     """
-    if stage.shipped or _listed(stage).get("recipe") != recipe(stage):
+    if not isinstance(stage, FullPrecision) or stage.shipped or _listed(stage).get("recipe") != recipe(stage):
         return None
     files = (PRETRAINED / f"{stage.network}_{bits}bit.safetensors" for bits in WIDTHS)
     return next((file for file in files if file.is_file()), None)
@@ -200,7 +198,7 @@ def publish(stage):
              "sha256": file_hash(output_file(stage)),
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
              "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
-    if isinstance(stage, FullPrecision) and (quantized := made_again_from(stage)):
+    if quantized := made_again_from(stage):
         entry["again_from"] = quantized.name
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:

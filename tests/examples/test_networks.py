@@ -166,10 +166,10 @@ def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network
 
 
 def test_a_budget_is_whole_epochs():
+    assert budgets.AGAIN.steps and budgets.AGAIN.steps % budgets.AGAIN_EPOCH == 0
     for stage in SHORT:
         if isinstance(stage, FullPrecision):
             assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
-            assert budgets.AGAIN.steps % budgets.AGAIN_EPOCH == 0
         else:
             assert stage.steps and stage.steps % budgets.LOW_EPOCH == 0, stage
 
