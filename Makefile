@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-random: $(VENV)/.installed-dev
 	for seed in 1 2 3; do $(BIN)/python -m pytest --random-order --random-order-seed=$$seed || exit 1; done

@@ -40,7 +40,7 @@ def test_test_installs_what_it_needs_once(make):
     *installs, test = make("test")
     assert [line.split()[-1] for line in installs] == ["requirements.txt", "requirements-deploy.txt",
                                                        "requirements-dev.txt"]
-    assert test == "python -m pytest"
+    assert test == "python -m pytest -n 2 --dist loadfile"
     assert make("test") == [test]
     assert make("slow") == ["python -m pytest -m slow"]
     assert make("lint") == ["ruff check .", "python -m mypy"]
