@@ -79,7 +79,7 @@ def overview(chosen):
     """A line a stage: done, how far, or how long it would take on one core."""
     lines, total = [], 0.0
     for stage in chosen:
-        hours = stage.duration / 3600
+        hours = stages.made_here(stage).duration / 3600
         done = stages.finished(stage)
         total += 0 if done else hours
         lines.append(f"{stage.name:32}{'done' if done else 'open':8}{hours:6.1f} h")
@@ -90,7 +90,7 @@ def work(chosen, commands_of):
     """Run the commands of each stage that is not finished, in order. Returns 1 at the first that fails, else 0."""
     (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
     for stage in (stage for stage in chosen if not stages.finished(stage)):
-        note(stage, f"begun, about {stage.duration / 3600:.1f} h on one core")
+        note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
         for command in commands_of(stage):
             if code := run_logged(stage, command):

@@ -3,17 +3,14 @@
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from data.images import image_files
 from engine.run_folder import RunFolder
 from examples import ROOT
 from examples.budgets import (
     AGAIN,
-    AGAIN_EPOCH,
-    AGAIN_GAMMA,
     DECAY,
-    EPOCH,
     GAMMA,
     HELD_OUT,
     LOW_EPOCH,
@@ -44,10 +41,10 @@ class DataFlags:
         self.dir_data = dir_data
         self.images = len(image_files(hr))
 
-    def training(self, model):
-        """Of a run of edsr, rdn or srresnet."""
+    def training(self, network):
+        """Of a run of a network, as edsr_x4."""
         train = self.images - sum(HELD_OUT.values())
-        return ["--dir_data", self.dir_data, "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED[model]}",
+        return ["--dir_data", self.dir_data, "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED[network]}",
                 "--data_test", "DIV2K"]
 
 
@@ -74,18 +71,21 @@ def full_commands(stage, data):
     if quantized := made_again_from(stage):
         start = EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
         keep_levels(quantized, start)
-        phases, epoch, gamma = {"again": AGAIN}, AGAIN_EPOCH, AGAIN_GAMMA
     else:
         start = full_precision_file(stage.start) if stage.start else ""
-        phases, epoch, gamma = dict(enumerate(stage.parts, 1)), EPOCH, GAMMA
-    for name, phase in phases.items():
-        run = f"{RUNS}/{stage.name}.{name}"
+    for number, phase in enumerate(made_here(stage).parts, 1):
+        run = f"{RUNS}/{stage.name}.{'again' if quantized else number}"
         yield [*network, *training_flags(run, stage, data), "--patch_size", phase.patch * stage.scale,
-               "--test_every", epoch, *schedule(phase.steps // epoch, phase.lr, gamma),
+               "--test_every", phase.epoch, *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start = EXPERIMENT_ROOT / run
     keep_full_precision(folder_of(run).best, output_file(stage))
     yield [*network, *test_flags(stage, data)]
+
+
+def made_here(stage):
+    """The stage, or, where its network is made again, the one with the phases for that."""
+    return replace(stage, parts=AGAIN) if made_again_from(stage) else stage
 
 
 def made_again_from(stage):
@@ -95,7 +95,8 @@ def made_again_from(stage):
     """
     if not isinstance(stage, FullPrecision) or stage.shipped or _listed(stage).get("recipe") != recipe(stage):
         return None
-    files = (PRETRAINED / f"{stage.network}_{bits}bit.safetensors" for bits in WIDTHS)
+    files = (PRETRAINED / entry["file"] for entry in read_index() if entry["shipped"] and entry["k_bits"] in WIDTHS
+             and (entry["model"], entry["scale"]) == (stage.model, stage.scale))
     return next((file for file in files if file.is_file()), None)
 
 
@@ -125,7 +126,7 @@ def low_commands(stage, data):
 def training_flags(run, stage, data):
     """What all training has in common."""
     return ["--save", run, *resumed(run), "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
-            "--checkpoint_every", 100, *data.training(stage.model)]
+            "--checkpoint_every", 100, *data.training(stage.network)]
 
 
 def test_flags(stage, data):

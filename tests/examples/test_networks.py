@@ -16,10 +16,13 @@ import torch
 from examples import budgets, networks, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from examples.results import read_listed
+from model.edsr import EDSR
 from option import parse_options
+from quant import QuantConfig, quantize
+from quant.deploy.packed import file_hash, write_packed
 from utility import UserError, run_main
 
-FULL = FullPrecision("edsr_x2", (Phase(2, 8, 1e-4), Phase(1, 8, 1e-5)), 0.1, batch=2)
+FULL = FullPrecision("edsr_x2", (Phase(2, 8, 1e-4, epoch=1), Phase(1, 8, 1e-5, epoch=1)), 0.1, batch=2)
 LOW = Quantized("edsr_x2", 4, 6, 0.1, batch=2, patch=8)
 COMPARED = replace(LOW, quantizer="minmax", shipped=False)
 
@@ -32,10 +35,9 @@ def workplace(tiny_data, experiments, monkeypatch):
     (folder / "models.json").write_text("[]")
     (folder / "README.md").write_text((stages.PRETRAINED / "README.md").read_text())
     monkeypatch.setattr(stages, "PRETRAINED", folder)
-    monkeypatch.setattr(stages, "EPOCH", 1)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
-    monkeypatch.setattr(stages, "VALIDATED", {"edsr": 1})
+    monkeypatch.setattr(stages, "VALIDATED", {"edsr_x2": 1})
     monkeypatch.setattr(networks, "SHORT", [FULL, LOW, COMPARED])
     (experiments.parent / "data" / "benchmark").mkdir(parents=True)
     (experiments.parent / "data" / "DIV2K").symlink_to(tiny_data / "DIV2K")
@@ -145,31 +147,33 @@ def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatc
 
 
 def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network(workplace, monkeypatch):
-    flags = ["--dir_data", str(workplace / "data")]
-    assert networks.main(flags) == 0
     monkeypatch.setattr(FullPrecision, "shipped", False)
-    monkeypatch.setattr(stages, "AGAIN", Phase(2, 8, 1e-4))
-    monkeypatch.setattr(stages, "AGAIN_EPOCH", 1)
+    monkeypatch.setattr(stages, "AGAIN", (Phase(2, 8, 1e-4, epoch=1),))
     pretrained = workplace / "pretrained"
-    first = torch.load(pretrained / "edsr_baseline_x2.pt")
-    (pretrained / "edsr_baseline_x2.pt").unlink()
-    assert networks.main(flags) == 0
+    packed = pretrained / "edsr_x2_4bit.safetensors"
+    write_packed(quantize(EDSR(scale=2), QuantConfig(4)), packed, source=stages.PRETRAINED / "models.json")
+    entries = [{"file": stages.output_file(stage).name, "model": "edsr", "scale": 2, "k_bits": stage.k_bits,
+                "sha256": file_hash(packed), "results": {}, "variant": "",
+                "shipped": stage.shipped, "recipe": stages.recipe(stage)} for stage in (FULL, LOW, COMPARED)]
+    (pretrained / "models.json").write_text(json.dumps(entries))
+    assert networks.main(["--dir_data", str(workplace / "data")]) == 0
     start = torch.load(stages.EXPERIMENT_ROOT / "networks" / "edsr_baseline_x2.start.pt")
     again = torch.load(pretrained / "edsr_baseline_x2.pt")
-    assert start.keys() == again.keys() == first.keys()
+    assert start.keys() == again.keys() == EDSR(scale=2).state_dict().keys()
     assert len(start["body.0.body.0.weight"].unique()) <= 16  # 4 bits
     assert 0 < (again["body.0.body.0.weight"] - start["body.0.body.0.weight"]).abs().max() < 1e-3  # two steps on
-    entries = {entry.file: entry for entry in read_listed(pretrained)}
-    assert entries["edsr_baseline_x2.pt"].again_from == "edsr_x2_4bit.safetensors"
+    listed = {entry.file: entry for entry in read_listed(pretrained)}
+    assert listed["edsr_baseline_x2.pt"].again_from == "edsr_x2_4bit.safetensors"
     assert stages.finished(FULL)
     assert stages.made_again_from(FULL) and not stages.made_again_from(replace(FULL, batch=3))
+    assert stages.made_here(FULL).duration == 2 * FULL.seconds < FULL.duration
 
 
 def test_a_budget_is_whole_epochs():
-    assert budgets.AGAIN.steps and budgets.AGAIN.steps % budgets.AGAIN_EPOCH == 0
+    assert all(phase.steps and phase.steps % phase.epoch == 0 for phase in budgets.AGAIN)
     for stage in SHORT:
         if isinstance(stage, FullPrecision):
-            assert all(part.steps and part.steps % budgets.EPOCH == 0 for part in stage.parts), stage
+            assert all(phase.steps and phase.steps % phase.epoch == 0 for phase in stage.parts), stage
         else:
             assert stage.steps and stage.steps % budgets.LOW_EPOCH == 0, stage
 
