@@ -25,7 +25,7 @@ import main_ori  # noqa: E402
 from engine.recorder import Recorder  # noqa: E402
 from utility import run_main  # noqa: E402
 
-PATIENCE = 60
+PATIENCE = 300  # seconds until a job hangs; on a busy machine some take a minute
 
 
 def main():

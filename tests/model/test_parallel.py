@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def outcomes(tmp_path_factory, tiny_data):
     jobs["continued"] = job("continued", MORE["edsr"], 2, folder="stopped")
     jobs["unequal"] = job("unequal", "--batch_size 3", 2)
     jobs["broken"] = job("broken", "--batch_size 4 --lr 1e30", 2)
-    done = subprocess.run([sys.executable, SCRIPT, json.dumps(list(jobs.values()))], capture_output=True, text=True)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun gives each process
+    done = subprocess.run([sys.executable, SCRIPT, json.dumps(list(jobs.values()))], capture_output=True, text=True,
+                          env=one_thread)
     assert done.returncode == 0, done.stderr
     found = {}
     for name, outcome in zip(jobs, json.loads(done.stdout), strict=True):
