@@ -16,7 +16,6 @@ from examples.budgets import (
     LOW_EPOCH,
     RATIOS,
     VALIDATED,
-    WIDTHS,
     FullPrecision,
 )
 from examples.page import write_page
@@ -95,8 +94,8 @@ def made_again_from(stage):
     """
     if not isinstance(stage, FullPrecision) or stage.shipped or _listed(stage).get("recipe") != recipe(stage):
         return None
-    files = (PRETRAINED / entry["file"] for entry in read_index() if entry["shipped"] and entry["k_bits"] in WIDTHS
-             and (entry["model"], entry["scale"]) == (stage.model, stage.scale))
+    files = (PRETRAINED / entry["file"] for entry in read_index()
+             if entry["shipped"] and entry["recipe"]["network"] == stage.network)
     return next((file for file in files if file.is_file()), None)
 
 
