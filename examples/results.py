@@ -31,7 +31,8 @@ class ListedNetwork:
     """A file in pretrained/ and its published figures, {set: [PSNR, SSIM]}.
 
     variant: how its training differs from the paper's. shipped: whether the file comes with the code; else its figures
-    alone do. recipe: examples.budgets' numbers. again_from: the quantized file that full precision was made again from.
+    alone do. recipe: examples.budgets' numbers. again_from: SHA-256 of the quantized file whose weights full precision
+    was made again from; its name alone would not tell one from a later one.
     """
 
     file: str

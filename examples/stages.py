@@ -199,7 +199,7 @@ def publish(stage):
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
              "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
     if quantized := made_again_from(stage):
-        entry["again_from"] = quantized.name
+        entry["again_from"] = file_hash(quantized)
     entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
     with atomic_path(PRETRAINED / "models.json") as path:
         path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
