@@ -94,7 +94,7 @@ def made_again_from(stage):
     """
     if not isinstance(stage, FullPrecision) or stage.shipped or _listed(stage).get("recipe") != recipe(stage):
         return None
-    files = (PRETRAINED / entry["file"] for entry in read_index()
+    files = (PRETRAINED / entry["file"] for entry in read_index()  # sort_key: wide before narrow
              if entry["shipped"] and entry["recipe"]["network"] == stage.network)
     return next((file for file in files if file.is_file()), None)
 
