@@ -53,6 +53,16 @@ class ListedNetwork:
         return ", ".join(filter(None, (_method(self.k_bits, name), self.variant)))
 
     @property
+    def skip_bits(self):
+        """Bits of what is only added, 0 where they are k_bits."""
+        return (self.recipe or {}).get("skip_bits", 0)
+
+    @property
+    def for_comparison(self):
+        """Whether it is another method's, or made with another seed: not a network to use."""
+        return not self.shipped and self.k_bits != FULL_PRECISION
+
+    @property
     def published(self):
         """Its figures as `scores` gives them."""
         return {name: tuple(values) for name, values in self.results.items()}
@@ -66,8 +76,8 @@ class ListedNetwork:
         """The test's command line."""
         program = "main_ori.py" if self.k_bits == FULL_PRECISION else "main_limitrange_incremental.py"
         bits = [] if self.k_bits == FULL_PRECISION else ["--k_bits", str(self.k_bits)]
-        if sums := (self.recipe or {}).get("skip_bits"):
-            bits += ["--skip_bits", str(sums)]
+        if self.skip_bits:
+            bits += ["--skip_bits", str(self.skip_bits)]
         return [program, "--test_only", "--save_results", "--model", title(self.model), "--scale",
                 str(self.scale), *bits, "--refine", str(pretrained / self.file), "--data_test", "+".join(sets),
                 "--dir_data", str(dir_data), "--save", self.run]
@@ -134,10 +144,16 @@ def scores(run, network):
 
 
 def tables(rows, runs=()):
-    """`table` for each network of {ListedNetwork: scores}, with the last tests of `runs` beside."""
-    for network in sorted({(entry.model, entry.scale) for entry in rows}):
-        yield table(network, {entry: row for entry, row in rows.items() if (entry.model, entry.scale) == network},
-                    {name: scores(name, network) for name in runs})
+    """`table` for each network of {ListedNetwork: scores}, with the last tests of `runs` beside, then `comparison`s."""
+    by_network = {}
+    for entry, row in rows.items():
+        by_network.setdefault((entry.model, entry.scale), {})[entry] = row
+    for network, listed in sorted(by_network.items()):
+        ours = {entry: row for entry, row in listed.items() if not entry.for_comparison}
+        yield table(network, ours, {name: scores(name, network) for name in runs})
+    for network, listed in sorted(by_network.items()):
+        if any(entry.for_comparison for entry in listed):
+            yield comparison(network, listed)
 
 
 def table(network, listed, own):
@@ -146,18 +162,30 @@ def table(network, listed, own):
     listed: {ListedNetwork: scores}, where a full-precision network stands before those that are made of it; own:
     {name: scores}, made of the last one.
     """
-    sets = [name for name in SETS if any(name in row for row in listed.values())]
-    lines = [f"| {title(network[0])} x{network[1]} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
-    full = {}
-    for entry, row in listed.items():
-        full = row if entry.k_bits == FULL_PRECISION else full
-        lines.append(_row(entry.label, row, full, sets))
-    lines += [_row(name, row, full, sets) for name, row in own.items() if row]
+    sets, lines = _measured(f"{title(network[0])} x{network[1]}", listed, own)
     full = _published(*network, FULL_PRECISION)
     for bits in sorted({entry.k_bits for entry in listed}, reverse=True):
         if row := _published(*network, bits):
             lines.append(_row(f"paper: {_method(bits)}", row, full, sets))
     return "\n".join(lines)
+
+
+def comparison(network, listed):
+    """Markdown: of the widths that other methods or seeds were tested at, everything but finer sums."""
+    widths = {FULL_PRECISION, *(entry.k_bits for entry in listed if entry.for_comparison)}
+    rows = {entry: row for entry, row in listed.items() if entry.k_bits in widths and not entry.skip_bits}
+    return "\n".join(_measured(f"{title(network[0])} x{network[1]}, compared", rows, {})[1])
+
+
+def _measured(heading, listed, own):
+    """The sets of a table, and its lines so far."""
+    sets = [name for name in SETS if any(name in row for row in listed.values())]
+    lines = [f"| {heading} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    full = {}
+    for entry, row in listed.items():
+        full = row if entry.k_bits == FULL_PRECISION else full
+        lines.append(_row(entry.label, row, full, sets))
+    return sets, lines + [_row(name, row, full, sets) for name, row in own.items() if row]
 
 
 def _method(k_bits, name="DDTB"):

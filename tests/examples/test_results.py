@@ -92,3 +92,18 @@ def test_gaps_are_to_the_full_precision_that_stands_before():
     lines = results.table(("srresnet", 4), {key: {"Set5": (psnr, 0.8)} for key, psnr in rows.items()}, {}).splitlines()
     assert lines[2:6] == ["| full precision, earlier | 31.00/0.800 |", "| DDTB 4 bit | 30.90/0.800 (-0.10) |",
                           "| full precision | 32.00/0.800 |", "| DDTB 3 bit | 31.50/0.800 (-0.50) |"]
+
+
+def test_other_methods_and_seeds_stand_in_a_table_of_their_own_beside_ours_at_the_same_bits():
+    def entry(k_bits, **settings):
+        return results.ListedNetwork("a", "edsr", 4, k_bits, "", {}, **settings)
+
+    made_elsewhere = {"shipped": False, "recipe": {"quantizer": "pams"}}
+    rows = {entry(32): 31.0, entry(4): 30.9, entry(3): 30.5, entry(2): 30.0,
+            entry(2, recipe={"skip_bits": 8}, variant="sums in 8 bits"): 30.6, entry(2, **made_elsewhere): 29.0}
+    main, other = results.tables({key: {"Set5": (psnr, 0.8)} for key, psnr in rows.items()})
+    assert "PAMS" not in main and main.count("DDTB") == 7 and "| DDTB 2 bit, sums in 8 bits | 30.60" in main
+    assert other.splitlines() == ["| EDSR x4, compared | Set5 |", "|---|---|", "| full precision | 31.00/0.800 |",
+                                  "| DDTB 2 bit | 30.00/0.800 (-1.00) |", "| PAMS 2 bit | 29.00/0.800 (-2.00) |"]
+    full = entry(32, shipped=False)  # too large to ship, and compared with nothing
+    assert len([*results.tables({full: {"Set5": (31.0, 0.8)}})]) == 1
