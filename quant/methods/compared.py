@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model import parallel
 from quant.activation import ActivationQuantizer, batch_extremes
 from quant.functional import (
     ABSOLUTE_WIDTH_FLOOR,
@@ -110,14 +111,28 @@ class ClipAndRound(torch.autograd.Function):
 class PamsQuantizer(ScaleQuantizer):
     """A symmetric range, whatever the feature; it starts at a moving mean of max|x| over calibration.
 
-    The moving mean is the paper's, decay 0.9997, corrected for having begun at zero.
+    max|x| is the mean of the batch's images' own ones, as in the authors' code, not the batch's largest: at 2 bits all
+    that is below half of alpha becomes zero. The moving mean is the paper's, decay 0.9997, corrected for having begun
+    at zero.
     """
 
+    def set_bounds(self, x: Tensor) -> None:
+        """alpha becomes the images' mean largest |x|, of the whole batch where several processes share it."""
+        self._move_alpha(x, 1.0)
+
     def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
-        """alpha becomes the moving mean of the batches' largest |x|; the feature counts as signed."""
-        ages = torch.arange(len(highs) - 1, -1, -1, device=highs.device)
-        shares = DECAY**ages
-        self.alpha.data.copy_((shares * torch.maximum(highs, -lows)).sum() / shares.sum())
+        """Nothing: alpha has moved with every batch of calibration, of which these are the extremes alone."""
+
+    def _calibrate(self, parts):
+        x = super()._calibrate(parts)
+        if not self.bounds_set:
+            self._move_alpha(x, (1 - DECAY) / (1 - DECAY ** len(self.observations)))
+        return x
+
+    @torch.no_grad()
+    def _move_alpha(self, x, share):
+        """Move alpha towards the images' mean largest |x| by a share of the way, 1 for all of it."""
+        self.alpha.lerp_(parallel.all_reduce_mean(x.abs().amax((1, 2, 3)).mean().view(1)), share)
 
 
 class DoReFaQuantizer(ScaleQuantizer):

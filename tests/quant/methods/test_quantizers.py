@@ -13,9 +13,16 @@ COMPARED = {name: method for name, method in METHODS.items() if name != "ddtb"}
 
 def started(kind, k_bits, *, high, low):
     """A quantizer that has seen one calibration batch with these extremes."""
-    quantizer = kind(k_bits)
-    quantizer.observations = [torch.tensor([low, high])]
+    return calibrated(kind(k_bits), torch.tensor([low, high]).view(1, 1, 1, 2))
+
+
+def calibrated(quantizer, *batches):
+    """The quantizer after a calibration with these batches."""
+    quantizer.phase = Phase.CALIBRATE
+    for batch in batches:
+        quantizer(batch)
     quantizer.end_calibration()
+    quantizer.phase = Phase.STATIC
     return quantizer
 
 
@@ -59,11 +66,14 @@ def test_dorefa_trains_nothing():
 
 
 def test_pams_starts_at_the_moving_mean_of_calibration():
-    quantizer = PamsQuantizer(4)
-    quantizer.observations = [torch.tensor([-2.0, 1.0]), torch.tensor([-2.0, 4.0])]
-    quantizer.end_calibration()
-    assert quantizer.alpha.item() == pytest.approx((DECAY * 2 + 4) / (DECAY + 1), rel=1e-6)
-    assert quantizer.observations == []
+    one, two = torch.tensor([[-2.0, 1.0]]).view(1, 1, 1, 2), torch.tensor([[-3.0, 1.0], [0.0, 7.0]]).view(2, 1, 1, 2)
+    quantizer = calibrated(PamsQuantizer(4), one, two, one)
+    mean = (2 * DECAY**2 + (3 + 7) / 2 * DECAY + 2) / (DECAY**2 + DECAY + 1)  # of images, not the batch's largest
+    assert quantizer.alpha.item() == pytest.approx(mean, rel=1e-6)
+    assert quantizer.observations == [] and quantizer.bounds_set
+    uncalibrated = PamsQuantizer(4).train()
+    uncalibrated(two)
+    assert uncalibrated.alpha.item() == 5
 
 
 def test_moving_range_follows_training_and_stands_still_in_evaluation():
