@@ -55,7 +55,7 @@ class FullPrecision(Stage):
     batch: int = 16
     start: str = ""
     init: str = "random"
-    k_bits, variant = 32, ""  # alike for all, so no part of a recipe
+    k_bits, variant, for_comparison = 32, "", False  # alike for all, so no part of a recipe
 
     @property
     def name(self):
@@ -109,6 +109,11 @@ class Quantized(Stage):
                  f"sums in {self.skip_bits} bits" if self.skip_bits else "",
                  f"seed {self.seed}" if self.seed != 1 else "")
         return ", ".join(filter(None, marks))
+
+    @property
+    def for_comparison(self):
+        """Whether nothing is made of it but rows of a table."""
+        return not self.shipped
 
     @property
     def duration(self):

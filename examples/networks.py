@@ -25,7 +25,7 @@ PAPER = [f"{model}_x{scale}" for model in RATIOS for scale in (2, 4)]
 
 
 def main(argv=None):
-    """Work the stages off. Returns 1 at the first one that fails."""
+    """Work the stages off. Returns 1 when one fails."""
     options = parse(argv)
     if options.budget == "paper":
         return paper(options)
@@ -87,17 +87,23 @@ def overview(chosen):
 
 
 def work(chosen, commands_of):
-    """Run the commands of each stage that is not finished, in order. Returns 1 at the first that fails, else 0."""
+    """Run the commands of each stage that is not finished, in order. Returns 1 when one failed, else 0.
+
+    A failure ends the work; that of a network that only serves a comparison does not, as nothing starts from it.
+    """
     (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
+    failed = 0
     for stage in (stage for stage in chosen if not stages.finished(stage)):
         note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
-        for command in commands_of(stage):
-            if code := run_logged(stage, command):
-                note(stage, f"failed ({code}); see {log_file(stage)}")
-                return 1
-        note(stage, f"finished after {(time.time() - began) / 3600:.2f} h")
-    return 0
+        if code := next(filter(None, (run_logged(stage, command) for command in commands_of(stage))), 0):
+            note(stage, f"failed ({code}); see {log_file(stage)}")
+            failed = 1
+            if not stage.for_comparison:
+                break
+        else:
+            note(stage, f"finished after {(time.time() - began) / 3600:.2f} h")
+    return failed
 
 
 def run_logged(stage, command):

@@ -91,6 +91,14 @@ def test_the_first_stage_that_fails_ends_it_and_its_log_is_named(workplace, capf
     assert log.read_text() == "$ echo began\nbegan\n$ false\n"
 
 
+def test_a_network_for_comparison_that_fails_holds_up_no_other(workplace, capfd):
+    commands = {COMPARED: [["false"], ["echo", "never"]], FULL: [["true"]]}
+    assert networks.work([COMPARED, FULL], commands.get) == 1
+    told = capfd.readouterr().out
+    assert f"{COMPARED.name}: failed (1)" in told and "edsr_baseline_x2: finished" in told
+    assert "never" not in networks.log_file(COMPARED).read_text()
+
+
 def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
     saving = "import signal, sys; signal.signal(15, lambda *_: sys.exit(print('saved'))); print('on', flush=True); " \
              "signal.pause()"
