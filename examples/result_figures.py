@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data.images import read_image
 from examples import ROOT
@@ -92,6 +93,7 @@ def draw_psnr(runs, set_name):
     for run in runs:
         points = read_curve(run_folder(run), set_name)
         axes.plot(*zip(*points, strict=True), label=label(run), linewidth=1.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
