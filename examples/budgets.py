@@ -5,6 +5,8 @@
 
 from dataclasses import dataclass
 
+from metrics.report import FULL_PRECISION
+
 LOW_EPOCH = 150  # steps of quantized training between two tests on the validation images
 # each of a run's last steps counts less: from 2/5 of the epochs on the rate falls by GAMMA at every share named here
 GAMMA, DECAY = 0.7, (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -41,6 +43,11 @@ class Stage:
         """2 or 4."""
         return int(self.network.partition("_x")[2])
 
+    @property
+    def for_comparison(self):
+        """Whether nothing is made of it but rows of a table: of full precision others start, shipped or not."""
+        return not self.shipped and self.k_bits != FULL_PRECISION
+
 
 @dataclass(frozen=True)
 class FullPrecision(Stage):
@@ -55,7 +62,7 @@ class FullPrecision(Stage):
     batch: int = 16
     start: str = ""
     init: str = "random"
-    k_bits, variant, for_comparison = 32, "", False  # alike for all, so no part of a recipe
+    k_bits, variant = FULL_PRECISION, ""  # alike for all, so no part of a recipe
 
     @property
     def name(self):
@@ -109,11 +116,6 @@ class Quantized(Stage):
                  f"sums in {self.skip_bits} bits" if self.skip_bits else "",
                  f"seed {self.seed}" if self.seed != 1 else "")
         return ", ".join(filter(None, marks))
-
-    @property
-    def for_comparison(self):
-        """Whether nothing is made of it but rows of a table."""
-        return not self.shipped
 
     @property
     def duration(self):

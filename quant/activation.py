@@ -74,6 +74,9 @@ class ActivationQuantizer(nn.Module, Phased):
         """Set the bounds from x, a training batch [N, channels, h, w]."""
         raise NotImplementedError
 
+    def follow_calibration(self, x: Tensor) -> None:
+        """Move bounds that are not set yet by a calibration batch, `observations`' last; most wait for the end."""
+
     def end_calibration(self) -> None:
         """End calibration: forget the records; the last one is kept as the release keeps it."""
         if self.observations:
@@ -99,6 +102,8 @@ class ActivationQuantizer(nn.Module, Phased):
     def _calibrate(self, parts):
         x = concatenated(parts)
         self.observations.append(batch_extremes(x))
+        if not self.bounds_set:
+            self.follow_calibration(x)
         return x
 
     def extra_repr(self) -> str:

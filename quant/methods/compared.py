@@ -123,11 +123,9 @@ class PamsQuantizer(ScaleQuantizer):
     def set_bounds_from(self, lows: Tensor, highs: Tensor) -> None:
         """Nothing: alpha has moved with every batch of calibration, of which these are the extremes alone."""
 
-    def _calibrate(self, parts):
-        x = super()._calibrate(parts)
-        if not self.bounds_set:
-            self._move_alpha(x, (1 - DECAY) / (1 - DECAY ** len(self.observations)))
-        return x
+    def follow_calibration(self, x: Tensor) -> None:
+        """Keep alpha at the moving mean of the batches."""
+        self._move_alpha(x, (1 - DECAY) / (1 - DECAY ** len(self.observations)))
 
     @torch.no_grad()
     def _move_alpha(self, x, share):

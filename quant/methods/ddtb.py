@@ -67,11 +67,10 @@ class DualBoundQuantizer(ActivationQuantizer):
             self.mark_bounds_set()
         super().end_calibration()
 
-    def _calibrate(self, parts):
-        x = super()._calibrate(parts)
-        if self.bounds_from_calibration and not self.bounds_set:
+    def follow_calibration(self, x: Tensor) -> None:
+        """Keep the bounds at the mean of the batches' percentiles, where they start from calibration."""
+        if self.bounds_from_calibration:
             self._move_bounds(x, 1 / len(self.observations))
-        return x
 
     @torch.no_grad()
     def _move_bounds(self, x, share):
