@@ -70,6 +70,11 @@ class Trainer:
 
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
+        # whoever still reads would take what the first one writes from here on for what was there
+        positions = parallel.all_gather(torch.tensor([self.position]))
+        if (positions != positions[0]).any():
+            raise UserError(f"{self.run.path}: the processes of this run would begin at different batches, having read "
+                            "different checkpoints; put the checkpoint where all machines see it")
         if parallel.is_first():
             self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
@@ -224,9 +229,6 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        positions = parallel.all_gather(torch.tensor([self.position]))
-        if (positions != positions[0]).any():
-            raise UserError(f"{path}: the processes of this run read different files; put it where all machines see it")
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 
     def _restore(self, state):

@@ -12,7 +12,7 @@ import main_limitrange_incremental
 import main_ori
 from engine.checkpoint import checkpoint_with_options
 from engine.recorder import Recorder
-from model import NETWORKS
+from model import NETWORKS, parallel
 from model.registry import scale_of
 from quant.open import load_weights
 from utility import UserError, run_main
@@ -459,3 +459,10 @@ def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(laun
     change(experiments, "run", older)
     assert bare("--load run --cpu --epochs 3", quantized=True) == 0
     assert bare("--load run --test_only --cpu", quantized=True) == 0
+
+
+def test_processes_that_read_different_checkpoints_write_nothing(launch, experiments, monkeypatch, capfd):
+    monkeypatch.setattr(parallel, "all_gather", lambda own: torch.cat((own, own + 1)))
+    assert launch("--save run") == 2
+    assert re.fullmatch(r"error: \S*run: the processes .* different checkpoints; .*\n", capfd.readouterr().err)
+    assert not (experiments / "run").exists()

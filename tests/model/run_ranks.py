@@ -1,9 +1,11 @@
 """Run entry points in several processes, as torchrun does, from one process that has done the imports.
 
-    python run_ranks.py '[{"name": ..., "quantized": ..., "argv": [...], "world": 2, "kill": [rank, signal]}, ...]'
+    python run_ranks.py '[{"name": ..., "quantized": ..., "argv": [...], "world": 2, "kill": [rank, signal],
+                          "late": rank}, ...]'
 
 A job's processes run in its working directory <name>/work; with `kill` that rank gets the signal after the second
-checkpoint. Prints a JSON list: for each job {"codes": [...], "told": [each stderr], "seconds": until all had ended}.
+checkpoint; rank `late` looks for a checkpoint to continue from LATE seconds later, or once there is one. Prints a JSON
+list: for each job {"codes": [...], "told": [each stderr], "seconds": until all had ended}.
 """
 
 import contextlib
@@ -23,9 +25,11 @@ import torch._dynamo  # noqa: E402, F401  slow to import, so once and before the
 import main_limitrange_incremental  # noqa: E402
 import main_ori  # noqa: E402
 from engine.recorder import Recorder  # noqa: E402
+from engine.run_folder import RunFolder  # noqa: E402
 from utility import run_main  # noqa: E402
 
 PATIENCE = 300  # seconds until a job hangs; on a busy machine some take a minute
+LATE = 2
 
 
 def main():
@@ -34,12 +38,12 @@ def main():
     print(json.dumps([run(**job) for job in jobs]))
 
 
-def run(name, quantized, argv, world, kill=None):
+def run(name, quantized, argv, world, kill=None, late=None):
     work = Path(name, "work").absolute()
     work.mkdir(parents=True, exist_ok=True)
     port = free_port()
     program = main_limitrange_incremental if quantized else main_ori
-    children = [fork(program, argv, work, rank, world, port) for rank in range(world)]
+    children = [fork(program, argv, work, rank, world, port, rank == late) for rank in range(world)]
     checkpoint = work.parent / "experiment" / "run" / "model" / "checkpoint.pth.tar"
     start = time.perf_counter()
     if kill:
@@ -60,7 +64,7 @@ def free_port():
             return port
 
 
-def fork(program, argv, work, rank, world, port):
+def fork(program, argv, work, rank, world, port, late):
     child = os.fork()
     if child:
         return child
@@ -70,9 +74,22 @@ def fork(program, argv, work, rank, world, port):
     if world > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
                        "MASTER_PORT": str(port)}
+    if late:
+        RunFolder.to_continue = lookup_later(RunFolder.to_continue)
     code = run_main(lambda: program.main(argv))
     sys.stderr.flush()
     os._exit(code)
+
+
+def lookup_later(to_continue):
+    """`to_continue`, called when the checkpoint is there, or after LATE seconds."""
+    def later(folder):
+        deadline = time.perf_counter() + LATE
+        while not folder.checkpoint.exists() and time.perf_counter() < deadline:
+            time.sleep(0.01)
+        return to_continue(folder)
+
+    return later
 
 
 def wait_for_change(path):

@@ -32,9 +32,9 @@ def outcomes(tmp_path_factory, tiny_data):
     """{name of a job: (what run_ranks says of it, the last checkpoint)}, run one after the other."""
     root = tmp_path_factory.mktemp("ranks")
 
-    def job(name, flags, world, kill=None, folder=None):
+    def job(name, flags, world, kill=None, folder=None, late=None):
         return {"name": str(root / (folder or name)), "quantized": "--k_bits" in flags, "world": world, "kill": kill,
-                "argv": [*FLAGS.split(), *flags.split(), "--dir_data", str(tiny_data)]}
+                "late": late, "argv": [*FLAGS.split(), *flags.split(), "--dir_data", str(tiny_data)]}
 
     jobs = {f"{name} {world}": job(f"{name} {world}", MORE[name], world)
             for name in ("edsr", "srresnet", "alone", "fp16") for world in (1, 2)}
@@ -42,6 +42,7 @@ def outcomes(tmp_path_factory, tiny_data):
         jobs[f"lost {rank}"] = job(f"lost {rank}", MORE["killed"], 2, [rank, signal.SIGKILL])
     jobs["stopped"] = job("stopped", MORE["edsr"], 2, [1, signal.SIGTERM])
     jobs["continued"] = job("continued", MORE["edsr"], 2, folder="stopped")
+    jobs["late"] = job("late", "--epochs 1 --batch_size 4", 2, late=1)
     jobs["unequal"] = job("unequal", "--batch_size 3", 2)
     jobs["broken"] = job("broken", "--batch_size 4 --lr 1e30", 2)
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun gives each process
@@ -108,6 +109,12 @@ def test_a_stopped_run_of_two_continues_to_the_bits_of_an_undisturbed_one(outcom
     assert outcome["codes"] == [0, 0]
     for key, value in outcomes["edsr 2"][1]["state_dict"].items():
         assert torch.equal(value, state["state_dict"][key]), key
+
+
+def test_what_one_process_writes_does_not_mislead_another_that_is_still_reading(outcomes):
+    outcome, state, _ = outcomes["late"]
+    assert (outcome["codes"], outcome["told"]) == ([0, 0], ["", ""])
+    assert state["epoch"] == 1
 
 
 def test_a_batch_that_cannot_be_shared_is_told_by_all(outcomes):
