@@ -16,6 +16,7 @@ from model import parallel
 from model.interpolation import start_as_interpolation
 from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
 from quant.deploy.onnx_backend import OnnxNetwork
+from quant.deploy.packed import file_hash
 from quant.open import file_of_run, load_weights, open_network
 from trainer import Trainer
 from utility import FULL_PRECISION, run_main
@@ -69,25 +70,28 @@ def test(options, folder, device):
     """
     given, defaults = network_flags(options)
     if options.backend != "torch":
-        network = OnnxNetwork(options.refine, runtime=options.backend).check(given)
+        file = options.refine
+        network = OnnxNetwork(file, runtime=options.backend).check(given)
     else:
-        file, flag = weights_to_test(options, folder)
-        network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
+        named, flag = weights_to_test(options, folder)
+        network = open_network(named, flag=flag, defaults=defaults, **given).to(device)
+        file = network.source.path
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = build_test_sets(options)
+    tested = {**network.source.flags, "sha256": file_hash(file)} if options.continue_test else None
     folder.begin()
-    results = build_evaluator(options, test_sets, folder, device)(network, 0)
+    results = build_evaluator(options, test_sets, folder, device, tested=tested)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
 
-def build_evaluator(options, test_sets, folder, device):
-    """The test pass that the options ask for."""
+def build_evaluator(options, test_sets, folder, device, *, tested=None):
+    """The test pass that the options ask for. tested: as Evaluator's."""
     return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
                      k_bits=options.k_bits, rgb_range=options.rgb_range,
                      chop_size=options.chop_size if options.chop else None, self_ensemble=options.self_ensemble,
                      half=options.precision == "half", backend=options.backend, save_results=options.save_results,
-                     save_gt=options.save_gt)
+                     save_gt=options.save_gt, tested=tested)
 
 
 def weights_to_test(options, folder):

@@ -36,7 +36,8 @@ COMPATIBLE = {"act": "relu", "extend": ".", "shift_mean": "True", "n_resgroups":
               "skip_threshold": 1e8, "suffix": "", "ema_epoch": 1, "pix_type": "l1", "conv_idx": "22",
               "nesterov": "False", "threshld_ratio": 1.0, "debug": False, "dilation": False, "kl": False}
 # what a call decides for itself; a run's checkpoint knows the other options
-OF_EACH_CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs"}
+OF_EACH_CALL = {"save", "load", "resume", "reset", "test_only", "backend", "template", "cpu", "gpu_id", "n_GPUs",
+                "continue_test"}
 # what can't change during training; what matters only before it; what is tested, and how
 FIXED = {"optimizer", "seed"}
 BEFORE_TRAINING = {"pre_train", "refine", "init"}
@@ -190,6 +191,8 @@ def groups() -> dict[str, dict[str, Setting]]:
             "save_models": Setting(bool, False, "keep the network of every epoch"),
             "checkpoint_every": Setting(int, 0, "batches between checkpoints, 0: each epoch", least=0),
             "print_every": Setting(int, 100, "batches between lines of the log", least=1),
+            "continue_test": Setting(
+                bool, False, "with --test_only: after a stop the same command goes on where it was, image by image"),
             "save_results": Setting(bool, False, "save the SR images of tests"),
             "save_gt": Setting(bool, False, "with --save_results: save LR and HR too"),
         },
@@ -359,6 +362,7 @@ def _without_effect(o):
     if o.test_only:
         idle |= {"pre_train"} if o.refine or o.resume or o.load else set()
         return sorted(idle | {"reset"} | ({"precision"} if o.backend != "torch" else set()))
+    idle |= {"continue_test"}
     idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(
         registry.settings_of(o.model))
     idle |= QUANTIZED | method_settings().keys() if o.k_bits == FULL_PRECISION else UNQUANTIZED

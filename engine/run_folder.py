@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 OWN_FILES = (LAST, BEST, "model/model_best.old-*.pth.tar",
              "model/model_[0-9]*.pth.tar", f"model/{UNFINISHED}*", "results-*/*bit_*_x[234]_*.png",
              f"results-*/{UNFINISHED}*", "run/events.out.tfevents.*", "loss_*.png", "psnr_*.png", f"{UNFINISHED}*",
-             "eval.txt", "log.txt", "config.txt")
+             "tested-*.jsonl", "eval.txt", "log.txt", "config.txt")
 CONFIG_START = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n\w+: ")  # as `describe` writes it
 
 

@@ -131,7 +131,8 @@ def training_flags(run, stage, data):
 def test_flags(stage, data):
     """A test of the stage's file on every benchmark set."""
     return ["--test_only", "--refine", output_file(stage), "--save", f"results/{stage.name}", "--save_results",
-            "--dir_data", data.dir_data, "--data_test", "+".join(available(data.dir_data, stage.scale))]
+            "--continue_test", "--dir_data", data.dir_data, "--data_test",
+            "+".join(available(data.dir_data, stage.scale))]
 
 
 def folder_of(run):

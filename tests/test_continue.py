@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from kill_resume import differences
 
 import main_limitrange_incremental
 import main_ori
+from engine import evaluator
 from engine.checkpoint import checkpoint_with_options
 from engine.recorder import Recorder
 from model import NETWORKS, parallel
 from model.registry import scale_of
 from quant.open import load_weights
-from utility import UserError, run_main
+from utility import Stopped, UserError, run_main
 
 PROGRAMS = {False: main_ori.main, True: main_limitrange_incremental.main}
 
@@ -466,3 +468,30 @@ def test_processes_that_read_different_checkpoints_write_nothing(launch, experim
     assert launch("--save run") == 2
     assert re.fullmatch(r"error: \S*run: the processes .* different checkpoints; .*\n", capfd.readouterr().err)
     assert not (experiments / "run").exists()
+
+
+def test_a_test_that_was_stopped_goes_on_with_continue_test(launch, bare, experiments, monkeypatch, capfd):
+    assert launch("--save run --epochs 2", quantized=True) == 0
+    flags = f"--test_only --cpu --load run --save results/run --dir_data {last_config(experiments, 'run')['dir_data']}"
+    tested, super_resolve = [], evaluator.super_resolve
+
+    def stopped_at(number):
+        def counting(*args, **how):
+            if len(tested) == number:
+                raise Stopped(signal.SIGTERM)
+            tested.append(args)
+            return super_resolve(*args, **how)
+
+        monkeypatch.setattr(evaluator, "super_resolve", counting)
+
+    stopped_at(1)
+    assert bare(f"{flags} --continue_test", quantized=True) == 143
+    stopped_at(None)
+    assert bare(f"{flags} --continue_test", quantized=True) == 0
+    assert len(tested) == 2
+    rows = [json.loads(line) for line in (experiments / "run" / "eval.txt").read_text().splitlines()]
+    assert {name: rows[-1][name] for name in ("psnr", "ssim", "images")} == {
+        name: rows[-2][name] for name in ("psnr", "ssim", "images")}
+    capfd.readouterr()
+    assert launch("--save other --continue_test") == 0
+    assert "--continue_test has no effect" in capfd.readouterr().out

@@ -1,10 +1,14 @@
+import json
+import signal
+
 import pytest
 import torch
 
+from data.pictures import picture_of
 from engine import evaluator
 from engine.device import wait_for
 from engine.run_folder import RunFolder
-from utility import UserError
+from utility import Stopped, UserError
 
 NETWORK = {"model": "edsr", "scale": 1, "k_bits": 32, "rgb_range": 255}
 
@@ -50,3 +54,92 @@ def test_values_that_are_not_finite_are_no_result(tmp_path):
     with pytest.raises(UserError, match="Set1, a: the network makes values that are not finite"):
         test(network, 1)
     assert not (tmp_path / "eval.txt").exists()
+
+
+class Set(OneImage):
+    has_hr = True
+
+    def picture(self, index, sr):
+        return picture_of(sr)
+
+
+def images(*names):
+    generator = torch.Generator().manual_seed(0)
+    return Set([(torch.randint(0, 256, (3, 24, 24), generator=generator).float(),
+                 torch.randint(0, 256, (3, 24, 24), generator=generator).float(), name) for name in names])
+
+
+class Counting(torch.nn.Conv2d):
+    """Says which images it has got, and is stopped at one of them."""
+
+    def __init__(self, stopped_at=-1):
+        torch.manual_seed(0)
+        super().__init__(3, 3, 1)
+        self.seen, self.stopped_at = 0, stopped_at
+
+    def forward(self, x):
+        if self.seen == self.stopped_at:
+            raise Stopped(signal.SIGTERM)
+        self.seen += 1
+        return super().forward(x)
+
+
+def continuing(folder, test_set, **more):
+    how = {"tested": {"sha256": "a"}, "save_results": True} | more
+    return evaluator.Evaluator([test_set], run=RunFolder(folder), device=torch.device("cpu"), **NETWORK, **how)
+
+
+def last_result(folder):
+    return json.loads((folder / "eval.txt").read_text().splitlines()[-1])
+
+
+def test_a_test_that_was_stopped_goes_on_after_the_images_that_are_done(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = Counting()
+    continuing(tmp_path / "whole", images(*"abcd"))(whole, 0)
+    with pytest.raises(Stopped):
+        continuing(tmp_path, images(*"abcd"))(Counting(stopped_at=3), 0)
+    with open(tmp_path / "tested-Set1.jsonl", "a") as file:
+        file.write('{"key": "half')  # of a killed process
+    network = Counting()
+    continuing(tmp_path, images(*"abcd"))(network, 0)
+    assert (whole.seen, network.seen) == (4, 1)
+    found, expected = last_result(tmp_path), last_result(tmp_path / "whole")
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["images"] == 4
+    assert found["seconds"] > 0
+    assert not (tmp_path / "tested-Set1.jsonl").exists()
+    continuing(tmp_path, images(*"abcd"))(network := Counting(), 0)
+    assert network.seen == 4  # what is finished is tested anew
+
+
+@pytest.mark.parametrize("change, tested", [
+    ({}, 1), ({"tested": {"sha256": "b"}}, 4), ({"self_ensemble": True}, 4 * 8), ({"backend": "onnx"}, 4),
+    ({"save_gt": True}, 4), ({"tested": None}, 4)])
+def test_images_that_another_test_has_done_are_tested(tmp_path, change, tested):
+    with pytest.raises(Stopped):
+        continuing(tmp_path, images(*"abcd"))(Counting(stopped_at=3), 0)
+    network = Counting()
+    continuing(tmp_path, images(*"abcd"), **change)(network, 0)
+    assert network.seen == tested
+
+
+@pytest.mark.parametrize("change", ["pixel", "picture", "border"])
+def test_an_image_that_has_changed_is_tested_again(tmp_path, change):
+    with pytest.raises(Stopped):
+        continuing(tmp_path, images(*"abcd"))(Counting(stopped_at=3), 0)
+    test_set = images(*"abcd")
+    if change == "pixel":
+        test_set[1][1][0, 0, 0] += 1
+    elif change == "picture":
+        (tmp_path / "results-Set1" / "32bit_b_x1_SR.png").unlink()
+    else:
+        test_set.border = 3
+    continuing(tmp_path, test_set)(network := Counting(), 0)
+    assert network.seen == {"pixel": 2, "picture": 2, "border": 4}[change]
+    assert (tmp_path / "results-Set1" / "32bit_b_x1_SR.png").is_file()
+
+
+def test_the_record_of_a_test_can_be_no_folder(tmp_path):
+    (tmp_path / "tested-Set1.jsonl").mkdir()
+    with pytest.raises(UserError, match="tested-Set1.jsonl: is a folder"):
+        continuing(tmp_path, images("a"))(Counting(), 0)

@@ -1,0 +1,71 @@
+"""--continue_test: what a test has done, image by image, so that it goes on where it was stopped."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from engine.run_folder import RunFolder
+from utility import check_file
+
+log = logging.getLogger(__name__)
+Row = tuple[list[float] | None, float]  # PSNR and SSIM, None without HR; seconds
+
+
+class ImagesDone:
+    """The images of one set that are done: a line of JSON each in the run's tested-<set>.jsonl, until the test ends.
+
+    conditions: what the figures depend on besides the image, as plain values. An image is known by them and its pixels.
+    Raises UserError for a tested-<set>.jsonl that can't be read.
+    """
+
+    def __init__(self, run: RunFolder, set_name: str, conditions: Mapping[str, Any]) -> None:
+        self.run, self.file = run, f"tested-{set_name}.jsonl"
+        self.conditions = json.dumps(conditions, sort_keys=True, default=str).encode()
+        self.rows = self._read()
+        if self.rows:
+            log.info("%s: %d images were tested before, those of the same network and flags are left out", set_name,
+                     len(self.rows))
+
+    def find(self, lr: Tensor, hr: Tensor | None, paths: Iterable[Path]) -> Row | None:
+        """What was found for an image; None if it is to be tested, as where one of its pictures, `paths`, is gone."""
+        return self.rows.get(self._key(lr, hr)) if all(path.is_file() for path in paths) else None
+
+    def add(self, lr: Tensor, hr: Tensor | None, row: Row, *, after: Iterable[Future[None]]) -> None:
+        """Keep what was found for an image, once its pictures are written."""
+        for writing in after:
+            writing.result()
+        line = {"key": self._key(lr, hr), "figures": row[0], "seconds": row[1]}
+        self.run.append(self.file, json.dumps(line) + "\n")
+
+    def forget(self) -> None:
+        """End the record: the next test of the set begins anew."""
+        (self.run.path / self.file).unlink(missing_ok=True)
+
+    def _key(self, lr, hr):
+        digest = hashlib.sha256(self.conditions)
+        for image in (lr, hr):
+            digest.update(b"none" if image is None else f"{tuple(image.shape)}".encode() + image.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _read(self):
+        path = self.run.path / self.file
+        if not path.exists():
+            return {}
+        check_file(path)
+        return dict(filter(None, map(_row_of, path.read_text(encoding="utf-8", errors="replace").splitlines())))
+
+
+def _row_of(line):
+    """(key, Row) of a line; None for one that a killed process wrote half."""
+    try:
+        row = json.loads(line)
+        figures = row["figures"]
+        return str(row["key"]), (figures and [float(value) for value in figures], float(row["seconds"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
