@@ -70,11 +70,8 @@ class Trainer:
 
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
-        # whoever still reads would take what the first one writes from here on for what was there
-        positions = parallel.all_gather(torch.tensor([self.position]))
-        if (positions != positions[0]).any():
-            raise UserError(f"{self.run.path}: the processes of this run would begin at different batches, having read "
-                            "different checkpoints; put the checkpoint where all machines see it")
+        state = [part.state_dict() for part in (self.network, self.objective, self.optimizer)]
+        checkpoint.begin_alike([*state, self.position, self.epochs, len(self.loader)], self.run.path)
         if parallel.is_first():
             self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):

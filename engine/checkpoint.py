@@ -1,6 +1,7 @@
 """What a checkpoint holds besides its network: random state and options, and how its parts are read."""
 
 import contextlib
+import hashlib
 import math
 import random
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model import parallel
 from model.torch_file import read_torch_file
 from model.weights import FAMILY, read_weights
 from utility import UserError
@@ -40,6 +42,35 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
+
+
+def fingerprint(state: Any) -> torch.Tensor:
+    """SHA-256 of nested tensors and plain values, uint8 [1, 32]: alike where all of them are, on any device."""
+    digest = hashlib.sha256()
+
+    def add(value):
+        if torch.is_tensor(value):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, (dict, list, tuple)):
+            for part in value.items() if isinstance(value, dict) else value:
+                add(part)
+        else:
+            digest.update(f"{value!r} ".encode())
+
+    add(state)
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)[None]
+
+
+def begin_alike(state: Any, place: Path) -> None:
+    """Return when every process of the run has come here: what the first one writes then misleads none that reads.
+
+    Raises UserError where their `state`, nested tensors and plain values, is not the same.
+    """
+    found = parallel.all_gather(fingerprint(state))
+    if (found != found[0]).any():
+        raise UserError(f"{place}: the processes of this run would begin with different weights or flags; give all the "
+                        "same, and put files where all machines see them")
 
 
 def checkpoint_with_options(path: str | Path) -> dict[str, Any] | None:

@@ -5,7 +5,8 @@
 
 A stage is one network; those of examples/budgets.py are worked off in order. A stage whose file lies in pretrained/ is
 finished and is left out; one that was stopped goes on from its last checkpoint, or after the last image of its test.
-What happened is kept in ../experiment/networks/journal.txt. Several of these may run at a time, each with networks of its own by --only.
+What happened is kept in ../experiment/networks/journal.txt. Several of these may run at a time, each with networks of
+its own by --only.
 """
 
 import argparse

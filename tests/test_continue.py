@@ -12,7 +12,7 @@ from kill_resume import differences
 import main_limitrange_incremental
 import main_ori
 from engine import evaluator
-from engine.checkpoint import checkpoint_with_options
+from engine.checkpoint import checkpoint_with_options, fingerprint
 from engine.recorder import Recorder
 from model import NETWORKS, parallel
 from model.registry import scale_of
@@ -463,11 +463,24 @@ def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(laun
     assert bare("--load run --test_only --cpu", quantized=True) == 0
 
 
-def test_processes_that_read_different_checkpoints_write_nothing(launch, experiments, monkeypatch, capfd):
+def test_processes_that_would_begin_differently_write_nothing(launch, experiments, monkeypatch, capfd):
     monkeypatch.setattr(parallel, "all_gather", lambda own: torch.cat((own, own + 1)))
     assert launch("--save run") == 2
-    assert re.fullmatch(r"error: \S*run: the processes .* different checkpoints; .*\n", capfd.readouterr().err)
+    assert re.fullmatch(r"error: \S*run: the processes .* different weights or flags; .*\n", capfd.readouterr().err)
     assert not (experiments / "run").exists()
+
+
+def test_a_start_is_known_by_all_its_values(launch, experiments):
+    assert launch("--save run", quantized=True) == 0
+    state = state_of(experiments, "run")
+    known = fingerprint(state)
+    assert torch.equal(known, fingerprint(state_of(experiments, "run")))
+    for change in (lambda s: s["objective"]["teacher"]["head.0.weight"].flatten()[0].add_(1e-7),
+                   lambda s: s["state_dict"]["head.0.weight"].flatten()[0].add_(1e-7),
+                   lambda s: s.update(batch=1), lambda s: s["best"].update(psnr=0.5)):
+        other = state_of(experiments, "run")
+        change(other)
+        assert not torch.equal(known, fingerprint(other))
 
 
 def test_a_test_that_was_stopped_goes_on_with_continue_test(launch, bare, experiments, monkeypatch, capfd):
