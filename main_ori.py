@@ -17,7 +17,7 @@ from model.interpolation import start_as_interpolation
 from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import file_hash
-from quant.open import file_of_run, load_weights, open_network
+from quant.open import file_at, file_of_run, load_weights, open_network
 from trainer import Trainer
 from utility import FULL_PRECISION, run_main
 
@@ -70,16 +70,17 @@ def test(options, folder, device):
     """
     given, defaults = network_flags(options)
     if options.backend != "torch":
-        file = options.refine
-        network = OnnxNetwork(file, runtime=options.backend).check(given)
+        network = OnnxNetwork(options.refine, runtime=options.backend).check(given)
+        sha256 = network.sha256
     else:
         named, flag = weights_to_test(options, folder)
-        network = open_network(named, flag=flag, defaults=defaults, **given).to(device)
-        file = network.source.path
+        file = file_at(named, flag)
+        sha256 = file_hash(file)  # before it is opened: a run that trains may replace it
+        network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)
     test_sets = build_test_sets(options)
-    tested = {**network.source.flags, "sha256": file_hash(file)} if options.continue_test else None
+    tested = {**network.source.flags, "sha256": sha256} if options.continue_test else None
     folder.begin()
     results = build_evaluator(options, test_sets, folder, device, tested=tested)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))

@@ -78,10 +78,10 @@ class Evaluator:
                 row = done.find(lr, hr, pictures) if done else None
                 if not row:
                     row, sr = self._image(network, test_set, lr, hr, name)
-                    writing = [writer.submit(make(sr).write, path) for path, make in pictures.items()]
-                    saved += writing
+                    writing = {path: writer.submit(make(sr).write, path) for path, make in pictures.items()}
+                    saved += writing.values()
                     if done:
-                        done.add(lr, hr, row, after=writing)
+                        done.add(lr, hr, row, writing=writing)
                 rows.append(row)
         for image in saved:
             image.result()

@@ -33,14 +33,15 @@ class ImagesDone:
                      len(self.rows))
 
     def find(self, lr: Tensor, hr: Tensor | None, paths: Iterable[Path]) -> Row | None:
-        """What was found for an image; None if it is to be tested, as where one of its pictures, `paths`, is gone."""
-        return self.rows.get(self._key(lr, hr)) if all(path.is_file() for path in paths) else None
+        """What was found for an image; None if it is to be tested, as where a picture of it is not the one written."""
+        found = self.rows.get(self._key(lr, hr))
+        return found and found[0] if found and _hashes(paths) == found[1] else None
 
-    def add(self, lr: Tensor, hr: Tensor | None, row: Row, *, after: Iterable[Future[None]]) -> None:
-        """Keep what was found for an image, once its pictures are written."""
-        for writing in after:
-            writing.result()
-        line = {"key": self._key(lr, hr), "figures": row[0], "seconds": row[1]}
+    def add(self, lr: Tensor, hr: Tensor | None, row: Row, *, writing: Mapping[Path, Future[None]]) -> None:
+        """Keep what was found for an image, once its pictures are written: {path: what writes it}."""
+        for picture in writing.values():
+            picture.result()
+        line = {"key": self._key(lr, hr), "figures": row[0], "seconds": row[1], "pictures": _hashes(writing)}
         self.run.append(self.file, json.dumps(line) + "\n")
 
     def forget(self) -> None:
@@ -61,11 +62,17 @@ class ImagesDone:
         return dict(filter(None, map(_row_of, path.read_text(encoding="utf-8", errors="replace").splitlines())))
 
 
+def _hashes(paths):
+    """SHA-256 of each file, "" of one that is gone: another network's test may have written such pictures."""
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
+
+
 def _row_of(line):
-    """(key, Row) of a line; None for one that a killed process wrote half."""
+    """(key, (Row, hashes of the pictures)) of a line; None for one that a killed process wrote half."""
     try:
         row = json.loads(line)
         figures = row["figures"]
-        return str(row["key"]), (figures and [float(value) for value in figures], float(row["seconds"]))
+        found = figures and [float(value) for value in figures], float(row["seconds"])
+        return str(row["key"]), (found, list(row["pictures"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -98,6 +99,11 @@ class OnnxNetwork:
         if runtime == "onnx" and self.gated and self.metadata.rest == "int8":
             check_runtime(self.path)
         self._check_graph(graph)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def source(self) -> "OnnxNetwork":

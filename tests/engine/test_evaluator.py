@@ -139,6 +139,22 @@ def test_an_image_that_has_changed_is_tested_again(tmp_path, change):
     assert (tmp_path / "results-Set1" / "32bit_b_x1_SR.png").is_file()
 
 
+def test_pictures_that_another_network_has_made_meanwhile_are_made_again(tmp_path):
+    with pytest.raises(Stopped):
+        continuing(tmp_path, images(*"abcd"))(Counting(stopped_at=3), 0)
+    other = Counting()
+    other.weight.data.mul_(0.5)
+    continuing(tmp_path, images(*"abcd"), tested=None)(other, 0)
+    continuing(tmp_path, images(*"abcd"))(network := Counting(), 0)
+    (tmp_path / "whole").mkdir()
+    continuing(tmp_path / "whole", images(*"abcd"))(Counting(), 0)
+    assert network.seen == 4
+    for name in "abcd":
+        found, expected = [(folder / "results-Set1" / f"32bit_{name}_x1_SR.png").read_bytes()
+                           for folder in (tmp_path, tmp_path / "whole")]
+        assert found == expected, name
+
+
 def test_the_record_of_a_test_can_be_no_folder(tmp_path):
     (tmp_path / "tested-Set1.jsonl").mkdir()
     with pytest.raises(UserError, match="tested-Set1.jsonl: is a folder"):
