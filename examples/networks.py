@@ -19,6 +19,7 @@ from pathlib import Path
 from data.images import image_files
 from examples import ROOT, stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS
+from examples.runs import folder_of, resumed
 from option import EXPERIMENT_ROOT
 from utility import UserError, first_line, run_main
 
@@ -142,12 +143,12 @@ def paper(options):
     for name in (name for name in PAPER if not options.only or name in options.only):
         model, scale = name.split("_x")
         full = f"{model}_baseline_x{scale}"
-        if code := run_script(["baseline.sh", name, *stages.resumed(full)], options.dir_data):
+        if code := run_script(["baseline.sh", name, *resumed(full)], options.dir_data):
             return code
-        stages.keep_full_precision(stages.folder_of(full).best, stages.PRETRAINED / f"{full}.pt")
+        stages.keep_full_precision(folder_of(full).best, stages.PRETRAINED / f"{full}.pt")
         for bits in map(str, WIDTHS):
             low = f"output/{model}x{scale}/{bits}bit"
-            if code := run_script(["run.sh", name, bits, *stages.resumed(low)], options.dir_data):
+            if code := run_script(["run.sh", name, bits, *resumed(low)], options.dir_data):
                 return code
     return 0
 

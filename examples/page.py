@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from examples import ROOT
-from examples.results import read_listed, tables
+from examples.results import check_files, read_listed, tables
 from metrics.figure import save_figure
 from metrics.report import FULL_PRECISION, published_results
 from model.registry import NETWORKS, title
@@ -31,6 +31,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="also draw PSNR against bits, into this picture")
     add_force(parser)
     options = parser.parse_args(argv)
+    check_files(read_listed(options.pretrained), options.pretrained)
     if options.out:
         check_output(options.out, flag="--out", mark=MAKER.encode(), force=options.force)
         save_figure(draw(own_results(options.pretrained)), options.out, dpi=150)
@@ -40,7 +41,10 @@ def main(argv=None):
 
 
 def write_page(folder):
-    """Write the tables into <folder>/README.md; returns its path. Raises UserError where it lacks their marks."""
+    """Write the tables into <folder>/README.md; returns its path. Raises UserError where it lacks their marks.
+
+    Files need not be those listed: another queue may be testing one that it has made again.
+    """
     page = folder / "README.md"
     try:
         text = page.read_text()
@@ -60,7 +64,8 @@ def results_tables(entries):
 
 
 def _files(folder, entries):
-    rows = [f"| `{entry.file}` | {(folder / entry.file).stat().st_size / 1e6:.2f} | `{entry.sha256}` |"
+    sizes = {path.name: f"{path.stat().st_size / 1e6:.2f}" for path in folder.iterdir()}
+    rows = [f"| `{entry.file}` | {sizes.get(entry.file, '-')} | `{entry.sha256}` |"
             for entry in entries if entry.shipped]
     return "\n".join(("| file | MB | SHA-256 |", "|---|---|---|", *rows))
 

@@ -87,13 +87,16 @@ def main(argv=None):
     """Test what is shipped, print the tables. Returns 1 when a figure is not the published one."""
     options = parse(argv)
     rows = {}
-    for entry in read_listed(options.pretrained):
+    entries = read_listed(options.pretrained)
+    check_files(entries, options.pretrained)
+    for entry in entries:
         if not entry.shipped:
             rows[entry] = entry.published
             continue
-        if code := run(entry.command(available(options.dir_data, entry.scale), options.dir_data, options.pretrained)):
+        sets = available(options.dir_data, entry.scale)
+        if code := run(entry.command(sets, options.dir_data, options.pretrained)):
             return code
-        rows[entry] = scores(entry.run, (entry.model, entry.scale))
+        rows[entry] = scores(entry.run, (entry.model, entry.scale), sets)
     for text in tables(rows, options.runs):
         print(f"\n{text}")
     differing = list(differences(rows))
@@ -110,17 +113,20 @@ def parse(argv):
 
 
 def read_listed(folder):
-    """The entries of <folder>/models.json. Raises UserError for a file that is missing or not the one listed."""
+    """The entries of <folder>/models.json. Raises UserError where it can't be read."""
     index = folder / "models.json"
     try:
-        entries = [ListedNetwork(**entry) for entry in json.loads(index.read_text())]
+        return [ListedNetwork(**entry) for entry in json.loads(index.read_text())]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{index}: can't be read ({error}); --pretrained names the folder it is in") from None
+
+
+def check_files(entries, folder):
+    """Raise UserError for a shipped file that is missing or not the one listed."""
     for entry in (entry for entry in entries if entry.shipped):
         path = folder / entry.file
         if not path.is_file() or file_hash(path) != entry.sha256:
             raise UserError(f"{path}: is missing or not what models.json lists; get it again from the repository")
-    return entries
 
 
 def available(dir_data, scale):
@@ -137,10 +143,10 @@ def available(dir_data, scale):
     return there
 
 
-def scores(run, network):
-    """{set: (PSNR, SSIM)} of a run's last tests of a network, (model, scale)."""
+def scores(run, network, sets=SETS):
+    """{set: (PSNR, SSIM)} of a run's last tests of a network, (model, scale), on these sets."""
     return {result.set: (result.psnr, result.ssim) for result in read_run(run)
-            if (result.model, result.scale) == network and result.set in SETS}
+            if (result.model, result.scale) == network and result.set in sets}
 
 
 def tables(rows, runs=()):

@@ -1,12 +1,12 @@
 """A stage of `make networks`: the command lines that make one network, the file they give, its entry in models.json."""
 
+import contextlib
 import json
 import shutil
 import sys
 from dataclasses import asdict, replace
 
 from data.images import image_files
-from engine.run_folder import RunFolder
 from examples import ROOT
 from examples.budgets import (
     AGAIN,
@@ -20,6 +20,7 @@ from examples.budgets import (
 )
 from examples.page import write_page
 from examples.results import SETS, available, scores
+from examples.runs import continued, folder_of
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
@@ -55,31 +56,35 @@ def commands(stage, data, device):
     start = stage.start if isinstance(stage, FullPrecision) else stage.network
     if start and not made_again_from(stage) and not (file := full_precision_file(start)).is_file():
         raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
-    programs = full_commands(stage, data) if isinstance(stage, FullPrecision) else low_commands(stage, data)
+    again_from = file_hash(quantized) if (quantized := made_again_from(stage)) else ""
+    sets = available(data.dir_data, stage.scale)
+    programs = full_commands(stage, data, sets) if isinstance(stage, FullPrecision) else low_commands(stage, data, sets)
     for program, *flags in programs:
         if program.endswith(".py"):
             yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
         else:
             yield [sys.executable, "-m", program, *map(str, flags)]
-    publish(stage)
+    publish(stage, sets, again_from=again_from)
 
 
-def full_commands(stage, data):
+def full_commands(stage, data, sets):
     """Training of each phase, then the tests."""
     network = ["main_ori.py", "--model", stage.model, "--scale", stage.scale]
+    made_of = start = full_precision_file(stage.start) if stage.start else None
     if quantized := made_again_from(stage):
-        start = EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
+        made_of, start = quantized, EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
         keep_levels(quantized, start)
-    else:
-        start = full_precision_file(stage.start) if stage.start else ""
-    for number, phase in enumerate(made_here(stage).parts, 1):
+    parts = made_here(stage).parts
+    for number, phase in enumerate(parts, 1):
         run = f"{RUNS}/{stage.name}.{'again' if quantized else number}"
-        yield [*network, *training_flags(run, stage, data), "--patch_size", phase.patch * stage.scale,
-               "--test_every", phase.epoch, *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
+        begin_or_continue = continued(run, recipe(replace(stage, parts=parts[:number])), made_of)
+        yield [*network, *training_flags(run, stage, data), *begin_or_continue, "--patch_size",
+               phase.patch * stage.scale, "--test_every", phase.epoch,
+               *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
-        start = EXPERIMENT_ROOT / run
-    keep_full_precision(folder_of(run).best, output_file(stage))
-    yield [*network, *test_flags(stage, data)]
+        start, made_of = EXPERIMENT_ROOT / run, folder_of(run).best
+    keep_full_precision(made_of, output_file(stage))
+    yield [*network, *test_flags(stage, data, sets)]
 
 
 def made_here(stage):
@@ -105,13 +110,14 @@ def schedule(epochs, lr, gamma=GAMMA):
     return ["--epochs", epochs, "--lr", lr, "--gamma", gamma, "--decay", "-".join(map(str, decay))]
 
 
-def low_commands(stage, data):
+def low_commands(stage, data, sets):
     """Training, packing and the tests."""
     network = ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits",
                stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits]
     run = f"{RUNS}/{stage.name}"
+    start = full_precision_file(stage.network)
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    yield [*network, *training_flags(run, stage, data), "--pre_train", full_precision_file(stage.network),
+    yield [*network, *training_flags(run, stage, data), *continued(run, recipe(stage), start), "--pre_train", start,
            "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
            "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
            "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
@@ -119,24 +125,19 @@ def low_commands(stage, data):
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", output_file(stage)]
     else:
         shutil.copy(folder_of(run).best, output_file(stage))
-    yield [*network, *test_flags(stage, data)]
+    yield [*network, *test_flags(stage, data, sets)]
 
 
 def training_flags(run, stage, data):
     """What all training has in common."""
-    return ["--save", run, *resumed(run), "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
+    return ["--save", run, "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
             "--checkpoint_every", 100, *data.training(stage.network)]
 
 
-def test_flags(stage, data):
-    """A test of the stage's file on every benchmark set."""
+def test_flags(stage, data, sets):
+    """A test of the stage's file on the benchmark sets that are there."""
     return ["--test_only", "--refine", output_file(stage), "--save", f"results/{stage.name}", "--save_results",
-            "--continue_test", "--dir_data", data.dir_data, "--data_test",
-            "+".join(available(data.dir_data, stage.scale))]
-
-
-def folder_of(run):
-    return RunFolder(EXPERIMENT_ROOT / run)
+            "--continue_test", "--dir_data", data.dir_data, "--data_test", "+".join(sets)]
 
 
 def keep_full_precision(file, path):
@@ -192,19 +193,30 @@ def read_index():
     return json.loads((PRETRAINED / "models.json").read_text())
 
 
-def publish(stage):
-    """List the stage's file with its hash, figures and recipe in models.json and on the page beside it."""
-    found = scores(f"results/{stage.name}", (stage.model, stage.scale))
+def publish(stage, sets, *, again_from=""):
+    """List the stage's file with its hash, recipe and figures of `sets` in models.json and on the page beside it."""
+    found = scores(f"results/{stage.name}", (stage.model, stage.scale), sets)
     entry = {"file": output_file(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
              "sha256": file_hash(output_file(stage)),
              "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
-             "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage)}
-    if quantized := made_again_from(stage):
-        entry["again_from"] = file_hash(quantized)
-    entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
-    with atomic_path(PRETRAINED / "models.json") as path:
-        path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
-    write_page(PRETRAINED)
+             "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage),
+             **({"again_from": again_from} if again_from else {})}
+    with alone():
+        entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
+        with atomic_path(PRETRAINED / "models.json") as path:
+            path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
+        write_page(PRETRAINED)
+
+
+@contextlib.contextmanager
+def alone():
+    """Wait until no other queue is publishing."""
+    with open(EXPERIMENT_ROOT / RUNS / ".lock", "w") as file:
+        with contextlib.suppress(ImportError):  # Windows has no such locks
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def sort_key(entry):
@@ -213,8 +225,3 @@ def sort_key(entry):
     known = entry["variant"] in variants
     return (entry["model"], entry["scale"], -entry["k_bits"], entry["recipe"].get("quantizer", "ddtb") != "ddtb",
             variants.index(entry["variant"]) if known else len(variants), entry["file"])
-
-
-def resumed(run):
-    """The flag that continues a run, where it has begun."""
-    return ["--resume"] if folder_of(run).checkpoint.is_file() else []

@@ -16,6 +16,7 @@ import torch
 from examples import budgets, networks, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from examples.results import read_listed
+from examples.runs import continued
 from model.edsr import EDSR
 from option import parse_options
 from quant import QuantConfig, quantize
@@ -80,6 +81,39 @@ def test_another_budget_makes_a_network_again(workplace):
     assert stages.finished(COMPARED)
     assert not stages.finished(replace(COMPARED, steps=7))
     assert not stages.finished(LOW)
+
+
+def test_a_run_of_another_budget_or_start_is_kept_aside_and_not_continued(workplace):
+    start = workplace / "start.pt"
+    start.write_bytes(b"one")
+    run = stages.folder_of("networks/edsr_x2_4bit")
+
+    def begin(recipe):
+        flags = continued("networks/edsr_x2_4bit", recipe, start)
+        (run.path / "model").mkdir(exist_ok=True)
+        run.checkpoint.write_text(json.dumps(recipe))
+        return flags
+
+    assert begin({"steps": 6}) == []
+    assert begin({"steps": 6}) == ["--resume"]
+    assert begin({"steps": 7}) == []
+    assert (run.path.with_name("edsr_x2_4bit.old-1") / "model" / "checkpoint.pth.tar").read_text() == '{"steps": 6}'
+    start.write_bytes(b"two")
+    assert begin({"steps": 7}) == []
+    assert (run.path.with_name("edsr_x2_4bit.old-2") / "model" / "checkpoint.pth.tar").read_text() == '{"steps": 7}'
+    (run.path / "made_of.json").unlink()  # begun by hand
+    assert begin({"steps": 7}) == []
+
+
+def test_another_budget_trains_again_from_the_start(workplace, monkeypatch):
+    flags = ["--dir_data", str(workplace / "data")]
+    assert networks.main(flags) == 0
+    before = (workplace / "pretrained" / "edsr_x2_4bit.safetensors").read_bytes()
+    monkeypatch.setattr(networks, "SHORT", [FULL, replace(LOW, lr=1e-3)])
+    assert networks.main(flags) == 0
+    assert (workplace / "pretrained" / "edsr_x2_4bit.safetensors").read_bytes() != before
+    assert (stages.EXPERIMENT_ROOT / "networks" / "edsr_x2_4bit.old-1").is_dir()
+    assert "Learning rate: 1.00e-03" in (stages.EXPERIMENT_ROOT / "networks" / "edsr_x2_4bit" / "log.txt").read_text()
 
 
 def test_the_first_stage_that_fails_ends_it_and_its_log_is_named(workplace, capfd):

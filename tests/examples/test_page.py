@@ -50,6 +50,17 @@ def test_what_is_between_the_marks_is_written_and_the_rest_stays(folder, capsys)
     assert (folder / "README.md").read_text() == text
 
 
+def test_a_queue_writes_the_page_while_another_makes_a_file_again(folder):
+    (folder / "a.pt").write_bytes(bytes(240_000))
+    page.write_page(folder)
+    assert "| `a.pt` | 0.24 |" in (folder / "README.md").read_text()
+    with pytest.raises(UserError, match="a.pt: is missing or not what models.json lists"):
+        page.main(["--pretrained", str(folder)])
+    (folder / "a.pt").unlink()
+    page.write_page(folder)
+    assert "| `a.pt` | - |" in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "README.md: can't be read"), ("", "README.md: has no lines <!-- files: python -m examples.page -->"),
     (EMPTY.replace("<!-- /results -->", ""), "and <!-- /results --> with a table between"),

@@ -57,14 +57,24 @@ def test_figures_that_differ_are_told(shipped, capsys):
 
 
 def test_what_is_shipped_is_what_is_listed():
-    for entry in (entry for entry in results.read_listed(ROOT / "pretrained") if entry.shipped):
+    entries = results.read_listed(ROOT / "pretrained")
+    results.check_files(entries, ROOT / "pretrained")
+    for entry in (entry for entry in entries if entry.shipped):
         path = ROOT / "pretrained" / entry.file
         assert path.stat().st_size < 13e6
 
 
-def test_a_changed_file_is_refused(shipped):
+def test_a_changed_file_is_refused(shipped, five):
     with pytest.raises(UserError, match=r"edsr_x2\.pt: is missing or not what"):
-        results.read_listed(shipped(sha256="0" * 64))
+        results.main(["--dir_data", str(five), "--pretrained", str(shipped(sha256="0" * 64))])
+
+
+def test_figures_of_sets_that_are_not_there_now_are_not_taken(experiments):
+    lines = [{"epoch": 0, "set": name, "model": "edsr", "scale": 2, "k_bits": 32, "psnr": 30.0, "ssim": 0.8,
+              "images": 5, "seconds": 1.0} for name in ("Set5", "Urban100")]
+    (experiments / "results" / "edsr_x2").mkdir(parents=True)
+    (experiments / "results" / "edsr_x2" / "eval.txt").write_text("\n".join(map(json.dumps, lines)))
+    assert results.scores("results/edsr_x2", ("edsr", 2), ["Set5"]) == {"Set5": (30.0, 0.8)}
 
 
 def test_a_root_without_sets_is_refused(tmp_path):
