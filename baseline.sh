@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Full-precision training (edsr_x2, ...) and testing (edsr_x2_eval, ...), one function each.
 # bash baseline.sh FUNCTION [more flags]; without a function it lists them.
-# PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
+# PYTHON: what runs it, for training also "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -ra PYTHON <<< "${PYTHON:-python}"

@@ -2,7 +2,7 @@
 # Test quantized networks and save their images, one function for each network and scale.
 # bash test.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
 # Where no run of that name is there, the network in pretrained/ is tested.
-# PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
+# PYTHON: the Python to use (tests run in one process, so no torchrun); DIR_DATA: the data root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -ra PYTHON <<< "${PYTHON:-python3}"

@@ -49,9 +49,10 @@ class Stopped(BaseException):
 def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     """Call `main()`; what ends it early becomes one line on stderr. Returns the exit code.
 
-    A UserError gives 2; memory that is used up, or a file that the system refuses, 1; a signal (SIGTERM, SIGINT,
-    SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number, without a
-    line. lighter: what to do when memory is used up. Text that stdout can't encode is written with backslashes.
+    A UserError, FileError too, gives 2; memory that is used up, or another refusal of the system, 1; a signal (SIGTERM,
+    SIGINT, SIGHUP) 128 and its number. A reader of stdout that has gone (`| head`) gives 128 and SIGPIPE's number,
+    without a line. lighter: what to do when memory is used up. Text that stdout can't encode is written with
+    backslashes.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # whoever started the program has closed it

@@ -3,8 +3,9 @@
     python -m examples.networks --photos PHOTOGRAPHS --dir_data datasets [--budget short] [--only edsr_x4]
     python -m examples.networks --list
 
-A stage is one network; those of examples/budgets.py are worked off in order. A stage whose file lies in pretrained/ is
-finished and is left out; one that was stopped goes on from its last checkpoint, or after the last image of its test.
+A stage is one network; those of examples/budgets.py are worked off in order. One that pretrained/models.json lists with
+these numbers is finished and left out, if its file is there; of a network that is only compared the listing is enough.
+One that was stopped goes on from its last checkpoint, or after the last image of its test.
 What happened is kept in ../experiment/networks/journal.txt. Several of these may run at a time, each with networks of
 its own by --only.
 """

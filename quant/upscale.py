@@ -65,7 +65,7 @@ def _parse(argv):
     parser.add_argument("--output", required=True, type=named_path, help="folder for the results, NAME_xSCALE.png")
     parser.add_argument("--tile", type=int,
                         help="larger images are done in tiles of so many pixels a side, which saves memory (default: "
-                             f"{TILE}, {GATED_TILE} for networks with gates; 0: never)")
+                             f"{TILE}, {GATED_TILE} with gates, more where the network sees farther; 0: never)")
     parser.add_argument("--backend", default="onnx", choices=tuple(SESSIONS),
                         help="onnx: ONNX Runtime (default); openvino: OpenVINO, for files of --format qdq")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: one a core)")
