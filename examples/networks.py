@@ -12,6 +12,7 @@ its own by --only.
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ def overview(chosen):
 def work(chosen, commands_of):
     """Run the commands of each stage that is not finished, in order. Returns 1 when one failed, else 0.
 
-    A failure ends the work; that of a network that only serves a comparison does not, as nothing starts from it.
+    A failure ends the work; that of a network that only serves a comparison does not, as nothing starts from it. That
+    such a one diverges is a result.
     """
     (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -100,6 +102,10 @@ def work(chosen, commands_of):
         note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
         if code := next(filter(None, (run_logged(stage, command) for command in commands_of(stage))), 0):
+            if stage.for_comparison and (epoch := diverged_in(stage)):
+                note(stage, f"diverges in epoch {epoch}, and is listed so; see {log_file(stage)}")
+                stages.publish_divergence(stage, epoch)
+                continue
             note(stage, f"failed ({code}); see {log_file(stage)}")
             failed = 1
             if not stage.for_comparison:
@@ -129,6 +135,13 @@ def run_logged(stage, command):
 def log_file(stage):
     """What the commands of a stage print."""
     return EXPERIMENT_ROOT / stages.RUNS / f"{stage.name}.log"
+
+
+def diverged_in(stage):
+    """The epoch in which the stage's last command met a loss that is not finite, as its log tells; None for others."""
+    *_, last = log_file(stage).read_text(errors="replace").split("\n$ ")
+    found = re.search(r"^error: loss .* is not finite in epoch ([0-9]+)", last, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def note(stage, text):

@@ -196,11 +196,20 @@ def read_index():
 def publish(stage, sets, *, again_from=""):
     """List the stage's file with its hash, recipe and figures of `sets` in models.json and on the page beside it."""
     found = scores(f"results/{stage.name}", (stage.model, stage.scale), sets)
+    results = {name: [round(value, 6) for value in found[name]] for name in SETS if name in found}
+    _list(stage, file_hash(output_file(stage)), results, stage.variant,
+          **({"again_from": again_from} if again_from else {}))
+
+
+def publish_divergence(stage, epoch):
+    """List a stage whose training ends in an epoch with a loss that is not finite: it has no file and no figures."""
+    _list(stage, "", {}, ", ".join(filter(None, (stage.variant, f"diverges in epoch {epoch}"))))
+
+
+def _list(stage, sha256, results, variant, **more):
     entry = {"file": output_file(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
-             "sha256": file_hash(output_file(stage)),
-             "results": {name: [round(value, 6) for value in found[name]] for name in SETS if name in found},
-             "variant": stage.variant, "shipped": stage.shipped, "recipe": recipe(stage),
-             **({"again_from": again_from} if again_from else {})}
+             "sha256": sha256, "results": results, "variant": variant, "shipped": stage.shipped,
+             "recipe": recipe(stage), **more}
     with alone():
         entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
         with atomic_path(PRETRAINED / "models.json") as path:

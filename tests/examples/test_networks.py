@@ -133,6 +133,22 @@ def test_a_network_for_comparison_that_fails_holds_up_no_other(workplace, capfd)
     assert "never" not in networks.log_file(COMPARED).read_text()
 
 
+def test_that_a_compared_network_diverges_is_listed_and_not_tried_again(workplace, capfd):
+    tells = "import sys; print(sys.argv[1], file=sys.stderr); sys.exit(2)"
+    told = "error: loss L1, AT is not finite in epoch 2, by batch 100; lower --lr"
+    commands = {COMPARED: [[sys.executable, "-c", tells, told]], LOW: [[sys.executable, "-c", tells, told]]}
+    assert networks.work([COMPARED], commands.get) == 0
+    assert f"{COMPARED.name}: diverges in epoch 2, and is listed so" in capfd.readouterr().out
+    [entry] = read_listed(workplace / "pretrained")
+    assert (entry.label, entry.results, entry.shipped) == ("min-max 4 bit, diverges in epoch 2", {}, False)
+    assert stages.finished(COMPARED)
+    assert not stages.finished(replace(COMPARED, lr=1e-3))
+    assert networks.work([LOW], commands.get) == 1  # a network of the table has to be made
+    assert not stages.finished(LOW)
+    again = replace(COMPARED, steps=7)  # what an earlier try told is not this one's
+    assert networks.work([again], {again: [["false"]]}.get) == 1
+
+
 def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
     saving = "import signal, sys; signal.signal(15, lambda *_: sys.exit(print('saved'))); print('on', flush=True); " \
              "signal.pause()"
