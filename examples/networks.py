@@ -59,7 +59,10 @@ def parse(argv):
 
 
 def prepare(photos, dir_data):
-    """DIV2K's layout from folders of photographs; those of HELD_OUT come last. Checked and completed if it is there."""
+    """DIV2K's layout from folders of photographs; those of HELD_OUT come last. Checked and completed if it is there.
+
+    Raises UserError where it is of other photographs: numbers would mean others than before.
+    """
     source = dir_data / "photographs"
     source.mkdir(parents=True, exist_ok=True)
     train, held = [], []
@@ -71,10 +74,14 @@ def prepare(photos, dir_data):
                             "give the whole folder, or change HELD_OUT in examples/budgets.py")
         train += files[: len(files) - kept]
         held += files[len(files) - kept:]
-    for number, path in enumerate(train + held, 1):
-        link = source / f"{number:04d}{path.suffix}"
-        if not link.is_symlink():
-            link.symlink_to(path.resolve())
+    links = {f"{number:04d}{path.suffix}": path.resolve() for number, path in enumerate(train + held, 1)}
+    for link in source.iterdir():
+        known = link.is_symlink() and link.name in links
+        if not known or Path(os.readlink(link)).parts[-2:] != links[link.name].parts[-2:]:
+            raise UserError(f"{link}: is of other photographs than --photos {photos}; give --dir_data another folder")
+    for name, path in links.items():
+        (source / name).unlink(missing_ok=True)  # where they have moved as a whole
+        (source / name).symlink_to(path)
     subprocess.run([sys.executable, "-m", "data.prepare", "--hr", str(source), "--out", str(dir_data / "DIV2K"),
                     "--scales", "2", "4"], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 

@@ -75,6 +75,30 @@ def test_photographs_too_few_to_keep_some(workplace, monkeypatch):
         networks.prepare(workplace / "photos", workplace / "data")
 
 
+def test_photographs_that_have_changed_are_not_taken_for_those_that_are_there(workplace, monkeypatch):
+    monkeypatch.setattr(networks, "HELD_OUT", {})
+    prepared = []
+    monkeypatch.setattr(networks.subprocess, "run", lambda command, **_: prepared.append(command))
+    photos, links = workplace / "photos", workplace / "new" / "photographs"
+    (photos / "A").mkdir(parents=True)
+    for name in "ac":
+        (photos / "A" / f"{name}.png").write_bytes(b"")
+    for _ in range(2):
+        networks.prepare(photos, workplace / "new")
+    photos = photos.rename(workplace / "moved")
+    networks.prepare(photos, workplace / "new")
+    assert [(link.name, link.resolve()) for link in sorted(links.iterdir())] == [
+        ("0001.png", photos / "A" / "a.png"), ("0002.png", photos / "A" / "c.png")]
+    (photos / "A" / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match="0002.png: is of other photographs than --photos .*another folder"):
+        networks.prepare(photos, workplace / "new")
+    assert len(prepared) == 3
+    (photos / "A" / "b.png").unlink()
+    (photos / "A" / "c.png").unlink()
+    with pytest.raises(UserError, match="0002.png: is of other photographs"):
+        networks.prepare(photos, workplace / "new")
+
+
 def test_another_budget_makes_a_network_again(workplace):
     (workplace / "pretrained" / "models.json").write_text(json.dumps(
         [{"file": "edsr_x2_4bit_minmax.pth.tar", "sha256": "", "recipe": stages.recipe(COMPARED)}]))
