@@ -40,7 +40,8 @@ class Int8:
              divided: np.ndarray | None = None) -> Grid:
         """The 8-bit grid of a module's output, after ReLU if positive, times `factor`, channels [O] `divided`."""
         low, high = self.calibration.range(module, divided)
-        return self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
+        grid = self.graph.affine_grid(0.0 if positive else low * factor, high * factor)
+        return replace(grid, low=max(grid.low, grid.zero)) if positive else grid  # symmetric ones reach below zero
 
     def sum_layout(self, following: nn.Conv2d, *terms: nn.Module) -> tuple[Layout, list[Grid]]:
         """(layout of a sum before the convolution `following`, a grid for each of the two terms and one for it)."""

@@ -87,6 +87,14 @@ def test_symmetric_has_no_zero_points(small_network, smooth_image, name):
     assert convolutions(made)[False] == (2 if name == "edsr" else 1)
 
 
+def test_a_relu_before_a_gate_is_one_without_zero_points_too(small_network, smooth_image):
+    network, lr = small_network("rdn", dynamic=1), smooth_image(10, 13)
+    plain, symmetric = (export.export(network, rest="int8", images=[lr], format="qdq", symmetric=symmetric)
+                        for symmetric in (False, True))
+    wanted = expected(network, lr).clamp(0, 255)
+    assert error(run_onnx(symmetric, lr), wanted) < 2 * error(run_onnx(plain, lr), wanted)  # with half the levels
+
+
 def test_symmetric_where_no_range_allows_it(small_network):
     network = small_network("edsr", dynamic=0)
     quantizer = quantizers(network)["body.0.act3"]
