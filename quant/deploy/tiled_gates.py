@@ -75,7 +75,10 @@ def _cut_open(graph):
     pooling = {key for gate, mean in firsts.items() for key in _pooling(mean, gate, made_by)}
     nodes = []
     for node in graph.node:
-        if id(node) in pooling and node.op_type in IMAGE_READERS and id(made_by.get(node.input[0])) not in pooling:
+        reads_image = id(node) in pooling and node.op_type in IMAGE_READERS
+        source = made_by.get(node.input[0]) if reads_image else None
+        # what brings the image to codes first may bear the gate's name too
+        if reads_image and not (id(source) in pooling and source.op_type in IMAGE_READERS):
             core = f"{node.name}/core"
             nodes.append(helper.make_node("Slice", [node.input[0], TOP_LEFT, BOTTOM_RIGHT, SPATIAL], [core], core))
             node.input[0] = core

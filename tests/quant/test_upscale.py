@@ -7,7 +7,10 @@ from data.images import read_image, write_png
 from data.pictures import Picture
 from model.registry import NETWORKS
 from quant import export, upscale
+from quant.activation import gates_in_use
 from quant.deploy.onnx_backend import OnnxNetwork
+from quant.deploy.onnx_file import GATE
+from quant.deploy.tiled_gates import TiledGates
 from utility import UserError, run_main
 
 
@@ -68,6 +71,20 @@ def test_tiles_do_not_show_where_gates_see_the_whole_image(small_network, smooth
     assert torch.equal(whole, backend(lr)) and len(calls) > 4
     # sums of tiles and of the whole image differ in their last bits, which decides few ties of gates and features
     assert (whole - tiled).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("format", ["qlinear", "qdq"])
+@pytest.mark.parametrize("rest", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["edsr", "rdn", "srresnet"])
+def test_of_a_tile_every_gate_sees_the_core_alone(small_network, smooth_image, name, rest, format):
+    network = small_network(name, dynamic=1)
+    images = [smooth_image(24, 24)] if rest == "int8" else None
+    content = export.export(network, rest=rest, images=images, format=format).SerializeToString()
+    cut = []
+    TiledGates(content, lambda content: cut.append(onnx.load_model_from_string(content).graph))
+    gates = {node.name.partition(GATE)[0] for node in cut[0].node if GATE in node.name}
+    sliced = {node.name.partition(GATE)[0] for node in cut[0].node if node.op_type == "Slice" and "/core" in node.name}
+    assert sliced == gates and len(gates) == len(gates_in_use(network))
 
 
 def test_same_as_the_network(exported, small_network):
