@@ -96,7 +96,8 @@ def enlarge(network: OnnxNetwork, picture: Picture, *, tile: int | None = None,
     each tile.
     """
     if tile is None:
-        tile = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else max(TILE, exact_tile(network))
+        usual = GATED_TILE if max(picture.colours.shape) > TILE and network.gated else TILE
+        tile = max(usual, exact_tile(network))
 
     def in_8_bits(sr):
         sr = sr * (255 / network.rgb_range)
