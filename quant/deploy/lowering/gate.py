@@ -43,9 +43,9 @@ def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGr
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it: a byte has room
-    for it up to MOST_GATED_BITS.
+    for it up to MOST_GATED_BITS. Bounds above zero, which stay there, need none and have levels up to 255.
     """
-    zero = 2**quantizer.k_bits - 1
+    zero = 0 if quantizer.static_bounds()[0] >= 0 else 2**quantizer.k_bits - 1
     low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
     step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
     return Grid(step, zero, low, high)

@@ -106,6 +106,17 @@ def test_gates_stay_out_of_the_static_phase(small_network, smooth_image):
     assert not torch.equal(dynamic, run(export.export(network), smooth_image(8, 8)))
 
 
+def test_bounds_above_zero_behind_a_gate(small_network, smooth_image):
+    """Their levels are many steps from zero: at 6 bits up to 200."""
+    network, lr = small_network("srresnet", k_bits=6, dynamic=1), smooth_image(9, 8)
+    for name, quantizer in quantizers(network).items():
+        if name.endswith("act2"):
+            upper = quantizer.alpha_upper.item()
+            quantizer.alpha_lower.data.fill_(0.68 * upper)
+            quantizer.gate.expand.weight.data.zero_()  # beta 1
+    assert_same(network, export.export(network), lr)
+
+
 def test_bounds_that_have_met(small_network, smooth_image):
     network = small_network("edsr", dynamic=0)
     quantizer = quantizers(network)["body.0.act2"]
