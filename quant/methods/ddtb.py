@@ -25,7 +25,9 @@ class DualBoundQuantizer(ActivationQuantizer):
     percentile: M; the first training forward sets the bounds to the M-th and (100-M)-th percentile of the whole batch.
     init_bounds: 'percentile'; or 'released', which does so at 2 bits alone and starts from +-10 elsewhere; or
     'calibrated', the mean of the calibration batches' percentiles, where no feature is quantized.
-    symmetric: an ablation, one trainable bound for both sides, which starts at the M-th percentile of |x|.
+    symmetric: an ablation, one trainable bound a for both sides, which starts at the M-th percentile of |x|. The levels
+    are 2a/(2**k_bits - 1) apart, from 1 - 2**(k_bits-1) to 2**(k_bits-1): between -a and a there would be one too many,
+    or one too few, as s*a lies halfway between two whole numbers.
 
     `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
     multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
@@ -85,7 +87,10 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper) before any gate, [1] each."""
-        return -self.alpha_upper if self.symmetric else self.alpha_lower, self.alpha_upper
+        if not self.symmetric:
+            return self.alpha_lower, self.alpha_upper
+        step = self.alpha_upper / (2 ** (self.k_bits - 1) - 0.5)
+        return step * (1 - 2 ** (self.k_bits - 1)), step * 2 ** (self.k_bits - 1)
 
     def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""

@@ -62,8 +62,20 @@ def test_calibrated_start_is_the_mean_over_calibration(symmetric):
     set_phase(module, Phase.STATIC)
     module(100 * batches[0])
     lower, upper = (np.mean([np.percentile(abs(x) if symmetric else x, q) for x in batches]) for q in (1, 99))
-    assert [bound.item() for bound in module.static_bounds()] == pytest.approx([-upper if symmetric else lower, upper])
+    expected = [-upper * 7 / 7.5, upper * 8 / 7.5] if symmetric else [lower, upper]  # 4 bits
+    assert [bound.item() for bound in module.static_bounds()] == pytest.approx(expected)
     assert not module.observations
+
+
+@pytest.mark.parametrize("k_bits", range(2, 9))
+def test_symmetric_bounds_have_all_their_levels_whatever_the_bound(k_bits):
+    x = torch.linspace(-30, 30, 100_001).view(1, 1, 1, -1)
+    module = quantizer(k_bits=k_bits, symmetric=True).eval()
+    for bound in (3.3, 7.7, 10.0, 12.345678):
+        module.alpha_upper.data.fill_(bound)
+        levels = module(x).unique()
+        assert len(levels) == 2**k_bits and 0 in levels
+        torch.testing.assert_close(levels.diff(), torch.full((2**k_bits - 1,), 2 * bound / (2**k_bits - 1)))
 
 
 def test_calibrated_start_without_calibration_takes_the_first_batch():
@@ -206,7 +218,7 @@ def test_symmetric_bounds_are_one_parameter():
     x = torch.tensor([[[[-3.0, 0.5, 2.0]]]], requires_grad=True)
     quantizer(x)
     lower, upper = quantizer.static_bounds()
-    assert (lower.item(), upper.item()) == (-3, 3)
+    assert (lower.item(), upper.item()) == (-2, 4)  # 2 bits: -2, 0, 2, 4
     assert [name for name, _ in quantizer.named_parameters() if "alpha" in name] == ["alpha_upper"]
     quantizer(x * 2).sum().backward()
     assert quantizer.alpha_upper.grad is not None
