@@ -54,8 +54,9 @@ def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool 
             border: int | None = None) -> Score:
     """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
 
-    luma: compare the luma of colour images (grey ones are compared as they are), else R, G and B. Raises UserError
-    for unreadable files, sizes that do not belong together and images too small for SSIM.
+    luma: compare the luma of colour images, else R, G and B. Grey ones are compared as they are, in 0..255 and not in
+    luma's 16..235, as a test of a network of one colour does: its PSNR is some 1.3 dB higher. Raises UserError for
+    unreadable files, sizes that do not belong together and images too small for SSIM.
     """
     border = scale if border is None else border
     hr, sr = (torch.from_numpy(image).permute(2, 0, 1) for image in read_pair(hr_path, sr_path, scale=scale))
