@@ -1,3 +1,4 @@
+import itertools
 import json
 import signal
 
@@ -93,7 +94,9 @@ def last_result(folder):
     return json.loads((folder / "eval.txt").read_text().splitlines()[-1])
 
 
-def test_a_test_that_was_stopped_goes_on_after_the_images_that_are_done(tmp_path):
+def test_a_test_that_was_stopped_goes_on_after_the_images_that_are_done(tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(evaluator.time, "perf_counter", lambda: next(clock))
     (tmp_path / "whole").mkdir()
     whole = Counting()
     continuing(tmp_path / "whole", images(*"abcd"))(whole, 0)
@@ -104,9 +107,8 @@ def test_a_test_that_was_stopped_goes_on_after_the_images_that_are_done(tmp_path
     network = Counting()
     continuing(tmp_path, images(*"abcd"))(network, 0)
     assert (whole.seen, network.seen) == (4, 1)
-    found, expected = last_result(tmp_path), last_result(tmp_path / "whole")
-    assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["images"] == 4
-    assert found["seconds"] > 0
+    assert last_result(tmp_path) == last_result(tmp_path / "whole")
+    assert last_result(tmp_path)["seconds"] == last_result(tmp_path)["images"] == 4
     assert not (tmp_path / "tested-Set1.jsonl").exists()
     continuing(tmp_path, images(*"abcd"))(network := Counting(), 0)
     assert network.seen == 4  # what is finished is tested anew
