@@ -69,7 +69,7 @@ class RunFolder:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("--load %s: no checkpoint is there yet, beginning with the flags that are given", self.path)
+        log.info("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given", self.path)
         return None
 
     def models(self) -> list[Path]:
@@ -80,7 +80,7 @@ class RunFolder:
         """Whether nothing is there but the checkpoint that a run writes before its first step."""
         with contextlib.suppress(KeyError, TypeError, UserError):
             state = read_torch_file(self.checkpoint)
-            return self.models() == [self.checkpoint] and state["epoch"] == state["batch"] == 0
+            return self.models() + self._found("eval.txt") == [self.checkpoint] and state["epoch"] + state["batch"] == 0
         return False
 
     def kept_epochs(self) -> dict[int, Path]:
@@ -96,7 +96,7 @@ class RunFolder:
             if reset and self.path.exists():
                 with self.claimed():
                     self._delete()
-            elif archive and self.models() and not self._only_begun():
+            elif archive and (self.models() or self._found("eval.txt")) and not self._only_begun():
                 with self.claimed():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)

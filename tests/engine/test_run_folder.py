@@ -134,6 +134,16 @@ def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):
             ] == ["0", "1", "2"]
 
 
+def test_results_of_tests_are_kept_aside_too(tmp_path):
+    """As of a shipped network that test.sh has tested under the run's name: a report would mix them with the run's."""
+    run = finished(tmp_path / "run")
+    for file in [*run.models()]:
+        file.unlink()
+    run.make(archive=True)
+    assert "eval.txt" in names(tmp_path / "run.old-1")
+    assert "eval.txt" not in names(run.path) and not list(run.path.glob("results-*"))
+
+
 def test_kept_epochs_alone_are_a_run_too(tmp_path):
     run = finished(tmp_path / "run")
     run.checkpoint.unlink()
