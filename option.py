@@ -360,7 +360,7 @@ def _without_effect(o):
     idle |= {"save_gt"} if not o.save_results else set()
     idle |= {"chop_size"} if not o.chop else set()
     if o.test_only:
-        idle |= {"pre_train"} if o.refine or o.resume or o.load else set()
+        idle |= {"pre_train"} if o.refine or o.resume or o.load or o.k_bits != FULL_PRECISION else set()
         return sorted(idle | {"reset"} | ({"precision"} if o.backend != "torch" else set()))
     idle |= {"continue_test"}
     idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(

@@ -142,6 +142,7 @@ def test_flags_without_effect_are_said_to_have_none(flags):
     ("--test_only --chop_size 64", "--chop_size 64"), ("--k_bits 4 --chop_size 64", "--chop_size 64"),
     ("--test_only --backend onnx --refine a.onnx --precision half", "--precision half"),
     ("--test_only --load a --pre_train b.pt", "--pre_train b.pt"),
+    ("--test_only --k_bits 4 --pre_train b.pt", "--pre_train b.pt"),
 ])
 def test_what_this_training_has_no_use_for_is_told(flags, idle):
     assert f"warning: {idle} has no effect here" in parse(flags).notes
