@@ -116,7 +116,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the figures. Returns the exit code: 1 where an image was left out."""
+    """Print the figures. Returns the exit code: 1 where an image of --gt was left out or has no partner."""
     options = parse_options(argv)
     scores, pairs = evaluate(options.gt, options.sr, scale=options.scale, bit=options.bit, luma=not options.rgb,
                              border=options.border)
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     print(format_json(scores, pairs, options) if options.json else format_table(scores))
-    return 1 if pairs.left_out else 0
+    return 1 if pairs.left_out or pairs.without_sr else 0
 
 
 if __name__ == "__main__":
