@@ -57,8 +57,14 @@ def title(name: str) -> str:
 
 
 def build(options: Any) -> SuperResolver:
-    """The network that parsed options describe, freshly initialised, on the CPU."""
-    return NETWORKS[options.model](**{name: getattr(options, name) for name in settings_of(options.model)})
+    """The network that parsed options describe, freshly initialised, on the CPU.
+
+    Raises TypeError for a network that does not keep all of its settings: its files would make another one of it.
+    """
+    network = NETWORKS[options.model](**{name: getattr(options, name) for name in settings_of(options.model)})
+    if missing := set(settings_of(options.model)) - network.settings.keys():
+        raise TypeError(f"{title(options.model)}: super().__init__ lacks {', '.join(sorted(missing))}")
+    return network
 
 
 def name_of(network: SuperResolver) -> str:

@@ -106,6 +106,17 @@ def test_a_network_derived_from_another_keeps_its_own_name():
     assert model.name_of(Mine(scale=2, n_resblocks=1, n_feats=8)) == "mine"
 
 
+def test_a_network_that_forgets_a_setting_is_refused(launch, capsys):
+    class Forgetful(NETWORKS["edsr"]):
+        def __init__(self, *, scale: int, n_feats: int = 8, n_resblocks: int = 1, res_scale: float = 1.0) -> None:
+            super().__init__(scale=scale, n_feats=n_feats, n_resblocks=n_resblocks)
+            del self.settings["res_scale"]
+
+    register(Forgetful)
+    with pytest.raises(TypeError, match="Forgetful: super.* lacks res_scale"):
+        launch("--model forgetful")
+
+
 def test_a_name_that_is_taken_is_refused():
     class BNSRResNet(NETWORKS["edsr"]):
         pass
