@@ -75,7 +75,8 @@ def test(options, folder, device):
     else:
         named, flag = weights_to_test(options, folder)
         file = file_at(named, flag)
-        sha256 = file_hash(file)  # before it is opened: a run that trains may replace it
+        # before it is opened: a run that trains may replace it
+        sha256 = file_hash(file) if options.continue_test else ""
         network = open_network(file, flag=flag, defaults=defaults, **given).to(device)
         network = channels_last(network) if network.source.quant is None else network
     vars(options).update(network.source.flags)

@@ -75,13 +75,14 @@ class Evaluator:
                     tqdm.write(f"error: {error}", file=sys.stderr)
                     continue
                 pictures = self._pictures(test_set, index, lr, hr, name)
-                row = done.find(lr, hr, pictures) if done else None
+                key = done.key(lr, hr) if done else ""
+                row = done.find(key, pictures) if done else None
                 if not row:
                     row, sr = self._image(network, test_set, lr, hr, name)
                     writing = {path: writer.submit(make(sr).write, path) for path, make in pictures.items()}
                     saved += writing.values()
                     if done:
-                        done.add(lr, hr, row, writing=writing)
+                        done.add(key, row, writing=writing)
                 rows.append(row)
         for image in saved:
             image.result()

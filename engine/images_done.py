@@ -1,6 +1,5 @@
 """--continue_test: what a test has done, image by image, so that it goes on where it was stopped."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from engine.checkpoint import fingerprint
 from engine.run_folder import RunFolder
+from quant.deploy.packed import file_hash
 from utility import check_file
 
 log = logging.getLogger(__name__)
@@ -26,33 +27,31 @@ class ImagesDone:
 
     def __init__(self, run: RunFolder, set_name: str, conditions: Mapping[str, Any]) -> None:
         self.run, self.file = run, f"tested-{set_name}.jsonl"
-        self.conditions = json.dumps(conditions, sort_keys=True, default=str).encode()
+        self.conditions = dict(conditions)
         self.rows = self._read()
         if self.rows:
             log.info("%s: %d images were tested before, those of the same network and flags are left out", set_name,
                      len(self.rows))
 
-    def find(self, lr: Tensor, hr: Tensor | None, paths: Iterable[Path]) -> Row | None:
+    def key(self, lr: Tensor, hr: Tensor | None) -> str:
+        """What an image is known by."""
+        return fingerprint([self.conditions, lr, hr]).numpy().tobytes().hex()
+
+    def find(self, key: str, paths: Iterable[Path]) -> Row | None:
         """What was found for an image; None if it is to be tested, as where a picture of it is not the one written."""
-        found = self.rows.get(self._key(lr, hr))
+        found = self.rows.get(key)
         return found and found[0] if found and _hashes(paths) == found[1] else None
 
-    def add(self, lr: Tensor, hr: Tensor | None, row: Row, *, writing: Mapping[Path, Future[None]]) -> None:
+    def add(self, key: str, row: Row, *, writing: Mapping[Path, Future[None]]) -> None:
         """Keep what was found for an image, once its pictures are written: {path: what writes it}."""
         for picture in writing.values():
             picture.result()
-        line = {"key": self._key(lr, hr), "figures": row[0], "seconds": row[1], "pictures": _hashes(writing)}
+        line = {"key": key, "figures": row[0], "seconds": row[1], "pictures": _hashes(writing)}
         self.run.append(self.file, json.dumps(line) + "\n")
 
     def forget(self) -> None:
         """End the record: the next test of the set begins anew."""
         (self.run.path / self.file).unlink(missing_ok=True)
-
-    def _key(self, lr, hr):
-        digest = hashlib.sha256(self.conditions)
-        for image in (lr, hr):
-            digest.update(b"none" if image is None else f"{tuple(image.shape)}".encode() + image.numpy().tobytes())
-        return digest.hexdigest()
 
     def _read(self):
         path = self.run.path / self.file
@@ -64,7 +63,7 @@ class ImagesDone:
 
 def _hashes(paths):
     """SHA-256 of each file, "" of one that is gone: another network's test may have written such pictures."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
+    return [file_hash(path) if path.is_file() else "" for path in paths]
 
 
 def _row_of(line):

@@ -464,6 +464,7 @@ def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(laun
 
 
 def test_processes_that_would_begin_differently_write_nothing(launch, experiments, monkeypatch, capfd):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     monkeypatch.setattr(parallel, "all_gather", lambda own: torch.cat((own, own + 1)))
     assert launch("--save run") == 2
     assert re.fullmatch(r"error: \S*run: the processes .* different weights or flags; .*\n", capfd.readouterr().err)
