@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from pathlib import Path
 
 import loss
 import model
@@ -70,7 +71,8 @@ def test(options, folder, device):
     """
     given, defaults = network_flags(options)
     if options.backend != "torch":
-        network = OnnxNetwork(options.refine, runtime=options.backend).check(given)
+        file = Path(options.refine)
+        network = OnnxNetwork(file, runtime=options.backend).check(given)
         sha256 = network.sha256
     else:
         named, flag = weights_to_test(options, folder)
@@ -83,17 +85,17 @@ def test(options, folder, device):
     test_sets = build_test_sets(options)
     tested = {**network.source.flags, "sha256": sha256} if options.continue_test else None
     folder.begin()
-    results = build_evaluator(options, test_sets, folder, device, tested=tested)(network, 0)
+    results = build_evaluator(options, test_sets, folder, device, file=folder.name_of(file), tested=tested)(network, 0)
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
 
-def build_evaluator(options, test_sets, folder, device, *, tested=None):
-    """The test pass that the options ask for. tested: as Evaluator's."""
+def build_evaluator(options, test_sets, folder, device, *, file="", tested=None):
+    """The test pass that the options ask for. file, tested: as Evaluator's."""
     return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
                      k_bits=options.k_bits, rgb_range=options.rgb_range,
                      chop_size=options.chop_size if options.chop else None, self_ensemble=options.self_ensemble,
-                     half=options.precision == "half", backend=options.backend, save_results=options.save_results,
-                     save_gt=options.save_gt, tested=tested)
+                     half=options.precision == "half", backend=options.backend, file=file,
+                     save_results=options.save_results, save_gt=options.save_gt, tested=tested)
 
 
 def weights_to_test(options, folder):

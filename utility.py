@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -209,6 +210,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             other = "" if named == str(temporary) else f"{named}: "
             raise FileError(f"{path}: can't be written ({other}{reason}); what was there is kept") from error
         raise
+
+
+def free_old_name(path: Path, *, suffix: str = "") -> Path:
+    """The first of NAME.old-1, NAME.old-2, ... beside `path` that nothing has; a `suffix` of its name stays last."""
+    name = path.name.removesuffix(suffix)
+    names = (path.with_name(f"{name}.old-{number}{suffix}") for number in itertools.count(1))
+    return next(one for one in names if not os.path.lexists(one))
 
 
 def _system_reason(error):

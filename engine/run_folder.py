@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
-from quant.open import BEST, LAST
-from utility import UNFINISHED, UserError, check_file
+from utility import UNFINISHED, UserError, check_file, free_old_name
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ class RunFolder:
             return self.checkpoint
         log.info("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given", self.path)
         return None
+
+    def name_of(self, file: Path) -> str:
+        """What eval.txt calls a file: within the folder by its place there."""
+        within = Path(os.path.relpath(file, self.path))
+        return (file if ".." in within.parts else within).as_posix()
 
     def models(self) -> list[Path]:
         """The networks that the run has saved."""
@@ -170,9 +175,7 @@ class RunFolder:
 
     def _archive(self):
         """Move the run's files aside; in one step where nothing else is in the folder."""
-        number = 1
-        while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.old-{number}")):
-            number += 1
+        aside = free_old_name(self.path)
         files = self.own_files()
         if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
                 *files, self.path / ".lock"}:
@@ -206,29 +209,18 @@ class RunFolder:
         for number, file in kept.items():
             if number <= epoch:
                 _copy(file, self.best.with_name(file.name))
-        found = _best_of(self.best)
+        found = best_of(self.best)
         if found == best or best["epoch"] == 0 and found is None:
             return True
         if found is not None and found["epoch"] != epoch + 1:
-            number = 1
-            while os.path.lexists(aside := self.best.with_name(f"model_best.old-{number}.pth.tar")):
-                number += 1
+            aside = free_old_name(self.best, suffix=".pth.tar")
             self.best.rename(aside)
             log.info("%s is of another run, a later epoch or another test; it is kept in %s", self.best, aside)
         for file in (self.origin / self.best.name, self.origin / f"model_{best['epoch']}.pth.tar"):
-            if _best_of(file) == best:
+            if best_of(file) == best:
                 _copy(file, self.best)
                 return True
         return best["epoch"] == 0
-
-
-def _best_of(file):
-    """What a file holds as the best network: {"psnr", "epoch"}; None where it is no best network, or is not there."""
-    try:
-        state = read_torch_file(file)
-        return state["best"] if state["best"]["epoch"] == state["epoch"] else None
-    except (KeyError, TypeError, UserError):
-        return None
 
 
 def _copy(source, target):

@@ -1,12 +1,11 @@
 """The runs of `make networks`: which are there, and whether they are the ones that the budget means."""
 
-import itertools
 import json
 
 from engine.run_folder import RunFolder
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
-from utility import atomic_path
+from utility import atomic_path, free_old_name
 
 
 def folder_of(run):
@@ -26,8 +25,7 @@ def continued(run, recipe, start):
     folder = folder_of(run).path
     note, made_of = folder / "made_of.json", {"recipe": recipe, "start": start and file_hash(start)}
     if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == made_of):
-        aside = (folder.with_name(f"{folder.name}.old-{number}") for number in itertools.count(1))
-        folder.rename(next(path for path in aside if not path.exists()))
+        folder.rename(free_old_name(folder))
     with atomic_path(note) as path:
         path.write_text(json.dumps(made_of))
     return resumed(run)

@@ -2,9 +2,10 @@
 
     python -m metrics.report RUN [RUN ...] [--csv FILE]
 
-Each run folder holds `eval.txt`, one JSON object a line per test pass and set; the last line of a (model, scale, set,
-bits) counts. A test with --self_ensemble is marked by a + behind the model, as in the literature. The table goes to
-stdout as Markdown; `--csv` also writes it with every digit.
+Each run folder holds `eval.txt`, one JSON object a line per test pass and set. A run has the figures of the network
+that it kept as model_best: of the last test, or of its epoch in training. Other files that were tested into the same
+folder, and tests by another runtime, have rows of their own. A test with --self_ensemble is marked by a + behind the
+model, as in the literature. The table goes to stdout as Markdown; `--csv` also writes it with every digit.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from model.registry import title
+from model.saved import BEST, best_of
 from utility import FULL_PRECISION, UserError, add_force, atomic_path, check_file, check_output, first_line, run_main
 
 log = logging.getLogger(__name__)
@@ -27,13 +29,18 @@ log = logging.getLogger(__name__)
 EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
 CSV_FIELDS = (
-    "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run"
+    "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run,"
+    "file,backend"
 ).split(",")
 
 
 @dataclass(frozen=True)
 class Result:
-    """Mean PSNR (dB) and SSIM of one network on one set; published figures have no `images`, `epoch` and `run`."""
+    """Mean PSNR (dB) and SSIM of one network on one set; published figures have the first six fields alone.
+
+    epoch: that it was tested after in training, 0 in a test. file, backend: of the test, "" for the run's own network
+    and for PyTorch.
+    """
 
     model: str
     scale: int
@@ -42,12 +49,19 @@ class Result:
     psnr: float
     ssim: float
     images: int | None = None
-    epoch: int | None = None
+    epoch: int = 0
     run: str = ""
+    file: str = ""
+    backend: str = ""
 
     @property
     def key(self) -> tuple[str, int, str, int]:
         return self.model, self.scale, self.set, self.k_bits
+
+    @property
+    def tested(self) -> str:
+        """What was tested, in words."""
+        return ", ".join(filter(None, (self.run, self.file, self.backend)))
 
 
 @functools.cache
@@ -60,23 +74,41 @@ def published_results() -> dict[tuple[str, int, str, int], Result]:
 
 
 def read_run(run: str | Path) -> list[Result]:
-    """The results of one run, last line per key, in the order of the first lines.
+    """The results of one run, one for each network, set and runtime that was tested, in the order of the tests.
 
     run: folder with `eval.txt`, or its name below ../experiment. Sets without HR images have no figures and are left
     out; so are lines that a killed run wrote half, which the log tells. Raises UserError naming folder, file or line.
     """
-    path = run_folder(run) / "eval.txt"
-    results = {}
+    folder = run_folder(run)
+    path = folder / "eval.txt"
+    found = []
     for number, values in result_lines(path):
         try:
-            if values["psnr"] is None:
-                continue
-            result = _result(values, run=str(run))
+            if values["psnr"] is not None:
+                found.append(_result(values, run=str(run)))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = f"no line of results ({error!r:.100}); remove it or test again"
             raise UserError(f"{path}, line {number}: {reason}") from None
-        results[result.key] = result
+    kept = _kept_epoch(folder, {result.epoch for result in found if result.epoch})
+    results: dict[tuple, Result] = {}
+    for result in found:
+        if not result.epoch or result.epoch == kept:
+            key = (result.key, result.file, result.backend)
+            results.pop(key, None)
+            results[key] = result
     return list(results.values())
+
+
+def _kept_epoch(folder, epochs):
+    """The epoch, of those that training tested, whose network the run kept; the last one where it kept none of them."""
+    if not epochs:
+        return None
+    best = best_of(folder / BEST)
+    if best is not None and best["epoch"] in epochs:
+        return best["epoch"]
+    log.warning("%s: %s is of none of the epochs that were tested here, or not there; the last, %d, counts", folder,
+                BEST, max(epochs))
+    return max(epochs)
 
 
 def result_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -98,12 +130,14 @@ def result_lines(path: Path) -> Iterator[tuple[int, Any]]:
 def markdown_table(results: Iterable[Result]) -> str:
     """Markdown with model, set, bits, PSNR/SSIM, the published PSNR/SSIM and the difference; one row a result.
 
-    Differences are between the figures as printed. A column with the run follows where two rows would look alike.
+    Differences are between the figures as printed. A column with what was tested follows where two rows would look
+    alike, or one is of another network than the run's, or by another runtime than PyTorch.
     """
     results = sorted(results, key=_order)
-    tell_runs = len({result.key for result in results}) < len(results)
+    tell_runs = len({result.key for result in results}) < len(results) or any(
+        result.file or result.backend for result in results)
     header = ["Model", "Dataset", "Bit", "PSNR/SSIM", "Published", "Difference"] + ["Run"] * tell_runs
-    rows = [_markdown_cells(result) + [result.run] * tell_runs for result in results]
+    rows = [_markdown_cells(result) + [result.tested] * tell_runs for result in results]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
     lines.insert(1, ["-" * width for width in widths])
@@ -156,15 +190,17 @@ def _result(values, run=""):
     if not isinstance(values["set"], str):
         raise TypeError(f"{values['set']!r} is no name")
     model = str(values["model"]).lower() + ("+" if values.get("self_ensemble") else "")
+    file, epoch = str(values.get("file", "")), int(values.get("epoch") or 0)
     return Result(model, int(values["scale"]), values["set"], int(values["k_bits"]),
-                  float(values["psnr"]), float(values["ssim"]), values.get("images"), values.get("epoch"), run)
+                  float(values["psnr"]), float(values["ssim"]), values.get("images"), epoch, run,
+                  "" if file == BEST else file, str(values.get("backend", "")))
 
 
 def _order(result):
     """The order of published.csv: network, large scale first, the benchmark sets as listed there, bits rising."""
     sets = list(dict.fromkeys(key[2] for key in published_results()))
     position = sets.index(result.set) if result.set in sets else len(sets)
-    return result.model, -result.scale, position, result.set, result.k_bits, result.run
+    return result.model, -result.scale, position, result.set, result.k_bits, result.tested
 
 
 def _markdown_cells(result):

@@ -15,6 +15,7 @@ import torch
 import model
 from model.common import SuperResolver
 from model.registry import find, scale_of, settings_of
+from model.saved import BEST, LAST
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.config import QuantConfig, as_kept, quant_flags
@@ -26,7 +27,6 @@ from utility import FULL_PRECISION, UserError, check_file
 
 log = logging.getLogger(__name__)
 
-BEST, LAST = "model/model_best.pth.tar", "model/checkpoint.pth.tar"
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 
 

@@ -78,7 +78,7 @@ def test_a_run_continues_and_is_tested_with_its_name_alone(launch, bare, experim
     out = capfd.readouterr().out
     assert "--data_test Tiny" in out and "[Tiny x2]\tPSNR" in out
     rows = [json.loads(line) for line in (experiments / "run" / "eval.txt").read_text().splitlines()]
-    assert rows[-1]["k_bits"] == 4
+    assert rows[-1]["k_bits"] == 4 and rows[-1]["file"] == "model/model_best.pth.tar"
     assert rows[-1]["psnr"] == max(row["psnr"] for row in rows[:-1])
     assert bare("--save run --cpu --test_only", quantized=True) == 0
 

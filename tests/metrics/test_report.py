@@ -1,10 +1,13 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from metrics import report
+from model.saved import BEST
+from model.torch_file import save_torch_file
 from utility import UserError, run_main
 
 
@@ -67,6 +70,34 @@ def test_the_table_has_the_figure_the_published_one_and_the_difference(tmp_path,
 def test_the_last_line_of_a_set_counts_and_sets_without_hr_are_left_out(tmp_path):
     run = write_run(tmp_path / "run", line(psnr=20.0), line("Demo", None, None), line(psnr=21.0), "\n")
     assert [(result.set, result.psnr) for result in report.read_run(run)] == [("Set5", 21.0)]
+
+
+def keep_best(run, epoch):
+    save_torch_file({"epoch": epoch, "best": {"epoch": epoch, "psnr": 31.0}}, Path(run) / BEST)
+
+
+def test_a_trained_run_has_the_figures_of_the_network_that_it_kept(tmp_path, caplog):
+    lines = [line(psnr=psnr, epoch=epoch) for epoch, psnr in ((2, 33.0), (6, 31.0), (7, 30.0), (6, 31.5))]
+    run = write_run(tmp_path / "run", *lines)
+    keep_best(run, 6)  # epoch 2 was better, its gates were not applied yet; 6 was tested twice, a kill between
+    assert [(result.epoch, result.psnr) for result in report.read_run(run)] == [(6, 31.5)]
+    assert not caplog.text
+    keep_best(run, 9)
+    assert [(result.epoch, result.psnr) for result in report.read_run(run)] == [(7, 30.0)]
+    assert f"{BEST} is of none of the epochs" in caplog.text and "the last, 7, counts" in caplog.text
+
+
+def test_a_test_of_the_kept_network_counts_and_others_have_rows_of_their_own(tmp_path, capsys):
+    run = write_run(tmp_path / "run", line(psnr=31.0, epoch=6), line(psnr=31.1, epoch=0, file=BEST),
+                    line(psnr=25.0, epoch=0, file="pretrained/edsr_x4_4bit.safetensors"),
+                    line(psnr=30.9, epoch=0, file="a.onnx", backend="onnx"), line("Set14", 28.0, epoch=6))
+    keep_best(run, 6)
+    report.main([run])
+    header, _, *rows = cells(capsys.readouterr().out)
+    assert header[-1] == "Run"
+    assert [(row[1], row[3].split("/")[0], row[-1]) for row in rows] == [
+        ("Set5", "31.10", run), ("Set5", "30.90", f"{run}, a.onnx, onnx"),
+        ("Set5", "25.00", f"{run}, pretrained/edsr_x4_4bit.safetensors"), ("Set14", "28.00", run)]
 
 
 def test_rows_that_look_alike_tell_their_run(tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from data.images import read_image
+from model.saved import BEST
 from quant import export, pack
 
 NETWORK = "--model EDSR --scale 2 --k_bits 4 --n_feats 8 --n_resblocks 1".split()
@@ -39,6 +40,7 @@ def test_exported_file_is_tested_saved_and_written_down(trained, launch, experim
     assert abs(image(experiments, "a").astype(int) - image(experiments, "b")).max() <= 1
     tested = {name: json.loads((experiments / name / "eval.txt").read_text()) for name in "ab"}
     assert tested["b"]["k_bits"] == 4 and tested["b"]["backend"] == "onnx" and "backend" not in tested["a"]
+    assert [tested[name]["file"] for name in "ab"] == [(trained / BEST).as_posix(), file.as_posix()]
     assert launch(f"--test_only --save c --refine {file} --backend onnx") == 2
     assert "q.onnx: is a quantized network at --k_bits 4" in capsys.readouterr().err
 
