@@ -28,7 +28,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from data.images import named_path, read_image, write_png
 from data.imresize import BORDERS, imresize
-from data.layout import LAYOUTS
+from data.layout import LAYOUTS, images_in
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, Job, plan, write_json
 from utility import (
     UserError,
@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"--out {args.out}: {error.filename or 'a file'}: {error.strerror or error}"
         raise UserError(f"{place}; mend that and run the same command again to go on") from None
-    return report(args.out, total)
+    targets = {job.targets[1] for job in jobs}
+    others = [path for path in images_in(LAYOUTS[args.layout].hr_folder(args.out)) if path not in targets]
+    return report(args.out, total, others)
 
 
 def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:
@@ -187,8 +189,8 @@ def _is_eight_bit_rgb_png(path):
         return ours and b"eXIf" not in file.read()
 
 
-def report(out: Path, total: Outcome) -> int:
-    """Print what was done and what went wrong; returns the exit code."""
+def report(out: Path, total: Outcome, others: Sequence[Path]) -> int:
+    """Print what was done and what went wrong; returns the exit code. others: HR images in the set of no source."""
     for path in total.differing[:SHOWN]:
         print(f"error: {path}: differs from what belongs there; remove it, or choose another --out", file=sys.stderr)
     if len(total.differing) > SHOWN:
@@ -197,6 +199,9 @@ def report(out: Path, total: Outcome) -> int:
         print(f"error: {problem}", file=sys.stderr)
     refused = "; nothing was written, because files differ" if total.differing else ""
     print(f"{out}: {total.written} files written, {total.verified} verified{refused}")
+    if others:
+        print(f"{out}: {len(others)} more HR images belong to the set that --hr has not, such as {others[0]}; where they "
+              "should not, remove them and their LR images")
     return 1 if total.differing or total.problems else 0
 
 

@@ -145,6 +145,15 @@ def test_second_run_verifies_and_writes_nothing(hr, out, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
 
 
+def test_images_that_hr_no_longer_has_are_told(hr, out, capsys):
+    run(hr, out)
+    assert "that --hr has not" not in capsys.readouterr().out
+    (hr / "0003.png").unlink()
+    assert run(hr, out) == 0
+    told = capsys.readouterr().out
+    assert "1 more HR images belong to the set that --hr has not, such as" in told and "0003.png" in told
+
+
 def test_a_run_that_was_cut_off_goes_on(hr, out, capsys, monkeypatch):
     write_png, calls = prepare.write_png, []
 
