@@ -200,8 +200,8 @@ def report(out: Path, total: Outcome, others: Sequence[Path]) -> int:
     refused = "; nothing was written, because files differ" if total.differing else ""
     print(f"{out}: {total.written} files written, {total.verified} verified{refused}")
     if others:
-        print(f"{out}: {len(others)} more HR images belong to the set that --hr has not, such as {others[0]}; where they "
-              "should not, remove them and their LR images")
+        print(f"{out}: {len(others)} more HR images belong to the set that --hr has not, such as {others[0]}; where "
+              "they should not, remove them and their LR images")
     return 1 if total.differing or total.problems else 0
 
 
