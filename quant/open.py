@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import model
+from model.basicsr_keys import from_basicsr, is_basicsr
 from model.common import SuperResolver
 from model.registry import find, scale_of, settings_of
 from model.saved import BEST, LAST
@@ -176,8 +177,10 @@ def _own_record(weights, place):
 
 def _bare_record(weights, given, defaults, place):
     """The same for a file that says nothing of itself but its tensors, by the flags."""
-    state, flags = weights.state, {**defaults, **given}
-    network = {}
+    flags = {**defaults, **given}
+    if is_basicsr(weights.state):
+        weights.state = from_basicsr(weights.state, rgb_range=flags.get("rgb_range", 255))
+    state, network = weights.state, {}
     if "model" in flags:
         settings = {name: flags[name] for name in settings_of(flags["model"]) if name in flags}
         network = {"name": flags["model"], **settings}
