@@ -1,11 +1,9 @@
 """From one LR image to its SR image: whole or in tiles, once or averaged over flips and turns."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.pictures import Picture, picture_of
-from model.common import SuperResolver, constant_weights
+from model.common import constant_weights
 from model.tiles import in_tiles
 
 
@@ -32,21 +30,3 @@ def _ensemble(forward, lr):
             sr = torch.rot90(sr.flip(3) if flipped else sr, -turns, (2, 3)).float()
             total = sr.clone() if total is None else total.add_(sr)
     return total.div_(8)
-
-
-@torch.no_grad()
-def enlarge(network: SuperResolver, image: np.ndarray, *, chop_size: int | None = None, self_ensemble: bool = False) \
-        -> np.ndarray:
-    """An image uint8 [h, w, 3] to uint8 [scale*h, scale*w, 3], computed on the network's device.
-
-    A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
-    ValueError for another array, and for a network in training mode.
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
-    if network.training:
-        raise ValueError("the network is in training mode; call eval() first")
-    lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
-    device = next(network.parameters()).device
-    sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
-    return np.ascontiguousarray(picture_of(sr.float() * (255 / network.rgb_range)).colours)

@@ -3,10 +3,10 @@
 `open_network` gives the network in a file or a run's folder, `enlarge` returns an image two to four times as large.
 """
 
-from model.inference import enlarge
 from quant.config import QuantConfig
 from quant.open import open_network
 from quant.phase import Phase, set_phase
+from quant.picture import enlarge
 from quant.schedule import Schedule
 from quant.swap import is_quantized, quantize
 

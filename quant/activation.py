@@ -132,6 +132,11 @@ def gates_in_use(network: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: quantizer for name, quantizer in quantizers(network).items() if quantizer.gated}
 
 
+def without_bounds(network: nn.Module) -> list[str]:
+    """Names of the quantizers whose bounds nothing has set yet: what they would give is no result."""
+    return [name for name, quantizer in quantizers(network).items() if not quantizer.bounds_set]
+
+
 def collapsed(network: nn.Module) -> list[str]:
     """Names of the quantizers whose bounds have crossed or nearly met, so that a minimal width replaces theirs.
 

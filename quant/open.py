@@ -19,6 +19,7 @@ from model.registry import find, scale_of, settings_of
 from model.saved import BEST, LAST
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
+from quant.activation import without_bounds
 from quant.config import QuantConfig, as_kept, quant_flags
 from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
@@ -71,7 +72,10 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     for bare state dicts alone. flag: what named the path, for messages. A network of a packed file can be run, not
     trained. Raises UserError for a file that can't be used, or contradicts what was given.
     """
-    return _opened(path, flag, given, defaults or {})[0]
+    network, _ = _opened(path, flag, given, defaults or {})
+    if unset := without_bounds(network):
+        raise UserError(f"{flag} {path}: {unset[0]} and others have no bounds yet; train it, as --refine".lstrip())
+    return network
 
 
 def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_scale: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from PIL import Image
 from released import to_released
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +26,7 @@ from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import write_packed
 from quant.export import main as exporting
 from quant.methods import METHODS
+from quant.open import load_weights
 from quant.pack import main as packing
 from utility import UserError, run_main
 
@@ -166,6 +168,8 @@ def test_a_network_that_was_opened_is_as_one_that_was_built(small_network, saved
     built = small_network(name, k_bits=32)
     if quantizer is not None:
         quantize(built, QuantConfig(4, quantizer))
+        for one in quantizers(built).values():
+            one.mark_bounds_set()
     state = {key: tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
              for key, tensor in built.state_dict().items()}
     opened = open_network(saved(checkpoint(built, state_dict=state)))
@@ -272,6 +276,22 @@ def test_enlarge(small_network):
             enlarge(network, wrong)
     with pytest.raises(ValueError, match="eval"):
         enlarge(network.train(), image)
+    picture = Image.fromarray(image)
+    network = small_network("edsr")
+    assert np.array_equal(enlarge(network, picture), enlarge(network, image))
+    with pytest.raises(ValueError, match="make a PIL one RGB"):
+        enlarge(network, picture.convert("P"))
+
+
+def test_a_network_whose_bounds_nothing_has_set_gives_no_picture(small_network, saved):
+    network = quantize(small_network("edsr", k_bits=32), QuantConfig(k_bits=4)).eval()
+    told = "body.0.act1 and others have no bounds yet"
+    with pytest.raises(ValueError, match=told):
+        enlarge(network, np.zeros((8, 8, 3), np.uint8))
+    path = saved(checkpoint(network))
+    with pytest.raises(UserError, match=re.escape(f"--refine {path}: {told}; train it")):
+        open_network(path, flag="--refine")
+    load_weights(network, path, "--refine")  # training can begin with it
 
 
 # metadata that does not fit -----------------------------------------------------------------------------------------

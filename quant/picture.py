@@ -1,0 +1,32 @@
+"""From a picture to its enlargement, by a network as Python code has it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.pictures import Picture, picture_of
+from model.common import SuperResolver
+from model.inference import super_resolve
+from quant.activation import without_bounds
+
+
+@torch.no_grad()
+def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None, self_ensemble: bool = False) \
+        -> np.ndarray:
+    """An image uint8 [h, w, 3], also a PIL one in RGB, to uint8 [scale*h, scale*w, 3], on the network's device.
+
+    A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
+    ValueError for another array, and for a network in training mode or without bounds.
+    """
+    image = np.array(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
+    if network.training:
+        raise ValueError("the network is in training mode; call eval() first")
+    if unset := without_bounds(network):
+        raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
+    lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
+    device = next(network.parameters()).device
+    sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
+    return np.ascontiguousarray(picture_of(sr.float() * (255 / network.rgb_range)).colours)
