@@ -59,11 +59,14 @@ def title(name: str) -> str:
 def build(options: Any) -> SuperResolver:
     """The network that parsed options describe, freshly initialised, on the CPU.
 
-    Raises TypeError for a network that does not keep all of its settings: its files would make another one of it.
+    Raises TypeError for a class that does not keep all of its settings, as its files would make another network of it,
+    or whose UPSAMPLER names no part of it.
     """
     network = NETWORKS[options.model](**{name: getattr(options, name) for name in settings_of(options.model)})
     if missing := set(settings_of(options.model)) - network.settings.keys():
         raise TypeError(f"{title(options.model)}: super().__init__ lacks {', '.join(sorted(missing))}")
+    if unknown := set(network.UPSAMPLER) - dict(network.named_children()).keys():
+        raise TypeError(f"{title(options.model)}: UPSAMPLER names {', '.join(sorted(unknown))}, which is no part of it")
     return network
 
 

@@ -106,7 +106,7 @@ def test_a_network_derived_from_another_keeps_its_own_name():
     assert model.name_of(Mine(scale=2, n_resblocks=1, n_feats=8)) == "mine"
 
 
-def test_a_network_that_forgets_a_setting_is_refused(launch, capsys):
+def test_a_network_that_forgets_a_setting_is_refused(launch):
     class Forgetful(NETWORKS["edsr"]):
         def __init__(self, *, scale: int, n_feats: int = 8, n_resblocks: int = 1, res_scale: float = 1.0) -> None:
             super().__init__(scale=scale, n_feats=n_feats, n_resblocks=n_resblocks)
@@ -115,6 +115,18 @@ def test_a_network_that_forgets_a_setting_is_refused(launch, capsys):
     register(Forgetful)
     with pytest.raises(TypeError, match="Forgetful: super.* lacks res_scale"):
         launch("--model forgetful")
+
+
+def test_an_upsampler_that_is_no_part_of_the_network_is_told(launch):
+    class Renamed(NETWORKS["edsr"]):
+        UPSAMPLER = ("head", "up")
+
+        def __init__(self, *, scale: int, n_feats: int = 8, n_resblocks: int = 1) -> None:
+            super().__init__(scale=scale, n_feats=n_feats, n_resblocks=n_resblocks)
+
+    register(Renamed)
+    with pytest.raises(TypeError, match="Renamed: UPSAMPLER names up, which is no part of it"):
+        launch("--model renamed")
 
 
 def test_a_name_that_is_taken_is_refused():
