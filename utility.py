@@ -15,6 +15,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import torch
 
@@ -217,6 +218,16 @@ def free_old_name(path: Path, *, suffix: str = "") -> Path:
     name = path.name.removesuffix(suffix)
     names = (path.with_name(f"{name}.old-{number}{suffix}") for number in itertools.count(1))
     return next(one for one in names if not os.path.lexists(one))
+
+
+def lock(file: IO, *, wait: bool = False) -> bool:
+    """Whether this process, without its forks, alone has the open file until it is closed; all, where no locks are."""
+    try:
+        import fcntl
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError) as error:
+        return not isinstance(error, (BlockingIOError, PermissionError))
+    return True
 
 
 def _system_reason(error):

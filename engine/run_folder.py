@@ -12,7 +12,7 @@ from typing import Any
 
 from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
-from utility import UNFINISHED, UserError, check_file, free_old_name
+from utility import UNFINISHED, UserError, check_file, free_old_name, lock
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class RunFolder:
         with self._writable():
             file = open(self.path / ".lock", "w")
         with file:
-            if not _lock(file):
+            if not lock(file):
                 raise UserError(f"--save {self.path}: another process is training in it; wait for it, or end it first")
             for path in self.own_files():
                 if path.name.startswith(UNFINISHED):
@@ -229,14 +229,3 @@ def _copy(source, target):
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _lock(file):
-    """Whether this process alone has the file now; where there are no such locks, every process has it."""
-    try:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loader workers don't inherit this kind
-    except (ImportError, OSError) as error:
-        return not isinstance(error, (BlockingIOError, PermissionError))
-    return True

@@ -1,6 +1,5 @@
 """A stage of `make networks`: the command lines that make one network, the file they give, its entry in models.json."""
 
-import contextlib
 import json
 import shutil
 import sys
@@ -25,7 +24,7 @@ from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
 from quant.open import open_network
-from utility import UserError, atomic_path
+from utility import UserError, atomic_path, lock
 
 PRETRAINED = ROOT / "pretrained"
 RUNS = "networks"  # below the experiments' folder
@@ -210,22 +209,12 @@ def _list(stage, sha256, results, variant, **more):
     entry = {"file": output_file(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
              "sha256": sha256, "results": results, "variant": variant, "shipped": stage.shipped,
              "recipe": recipe(stage), **more}
-    with alone():
+    with open(EXPERIMENT_ROOT / RUNS / ".lock", "w") as file:
+        lock(file, wait=True)  # another queue may be publishing
         entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
         with atomic_path(PRETRAINED / "models.json") as path:
             path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
         write_page(PRETRAINED)
-
-
-@contextlib.contextmanager
-def alone():
-    """Wait until no other queue is publishing."""
-    with open(EXPERIMENT_ROOT / RUNS / ".lock", "w") as file:
-        with contextlib.suppress(ImportError):  # Windows has no such locks
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
 
 
 def sort_key(entry):
