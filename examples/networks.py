@@ -23,7 +23,7 @@ from examples import ROOT, stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS
 from examples.runs import folder_of, resumed
 from option import EXPERIMENT_ROOT
-from utility import UserError, first_line, run_main
+from utility import UserError, first_line, holding_signals, run_main
 
 PAPER = [f"{model}_x{scale}" for model in RATIOS for scale in (2, 4)]
 
@@ -128,14 +128,17 @@ def run_logged(stage, command):
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": str(ROOT)}
     with open(log_file(stage), "a") as file:
         print(f"$ {' '.join(command)}", file=file, flush=True)
-        running = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment,
-                                   start_new_session=True)  # so that Ctrl-C reaches it once
+        running = None
         try:
+            with holding_signals():  # one that came within Popen would leave the child running
+                running = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment,
+                                           start_new_session=True)  # so that Ctrl-C reaches it once
             return running.wait()
         except BaseException:
-            running.terminate()
-            running.wait()
-            note(stage, "stopped; the same command goes on")
+            if running:
+                running.terminate()
+                running.wait()
+                note(stage, "stopped; the same command goes on")
             raise
 
 

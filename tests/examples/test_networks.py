@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -174,8 +175,8 @@ def test_that_a_compared_network_diverges_is_listed_and_not_tried_again(workplac
 
 
 def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
-    saving = "import signal, sys; signal.signal(15, lambda *_: sys.exit(print('saved'))); print('on', flush=True); " \
-             "signal.pause()"
+    saving = "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(print('saved')))\n" \
+             "print('on', flush=True)\nwhile True: time.sleep(0.1)"
 
     def commands(stage):
         threading.Thread(target=stop_when_on, daemon=True).start()
@@ -191,6 +192,22 @@ def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
     networks.log_file(FULL).touch()
     assert run_main(lambda: networks.work([FULL], commands)) == 130
     assert networks.log_file(FULL).read_text().endswith("\non\nsaved\n")
+    assert "edsr_baseline_x2: stopped; the same command goes on" in capfd.readouterr().out
+
+
+def test_a_signal_that_comes_while_the_child_starts_ends_it_too(workplace, monkeypatch, capfd):
+    started, starting = [], subprocess.Popen
+
+    def interrupted(*arguments, **more):
+        started.append(starting(*arguments, **more))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started[0]
+
+    monkeypatch.setattr(networks.subprocess, "Popen", interrupted)
+    networks.log_file(FULL).parent.mkdir(parents=True)
+    sleeping = [sys.executable, "-c", "while True: __import__('time').sleep(0.1)"]
+    assert run_main(lambda: networks.work([FULL], lambda stage: iter([sleeping]))) == 143
+    assert started[0].returncode == -15
     assert "edsr_baseline_x2: stopped; the same command goes on" in capfd.readouterr().out
 
 
