@@ -89,7 +89,7 @@ def read_run(run: str | Path) -> list[Result]:
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = f"no line of results ({error!r:.100}); remove it or test again"
             raise UserError(f"{path}, line {number}: {reason}") from None
-    kept = _kept_epoch(folder, {result.epoch for result in found if result.epoch})
+    kept = _kept_epoch(folder, [result.epoch for result in found if result.epoch])
     results: dict[tuple, Result] = {}
     for result in found:
         if not result.epoch or result.epoch == kept:
