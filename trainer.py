@@ -31,9 +31,8 @@ from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
-# Convolutions alone run in 16 bit. Weights, bounds and the optimizer stay float32, and by their own code quantizers,
-# gates and losses: 16 bit leave round(s*x - z) no fraction to round by and can't resolve a bound's step, and losses are
-# means of squares, which overflow float16, or of differences below bfloat16's half grey level.
+# Convolutions alone run in 16 bit. All else stays float32: 16 bit leave round(s*x - z) no fraction to round by, can't
+# resolve a bound's step, and losses are means of squares, which overflow, or of differences below half a grey level.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the best
 
@@ -62,8 +61,8 @@ class Trainer:
         self.run_options = run_options or {}
         self.autocast = torch.autocast(device.type, dtype=DTYPES.get(amp), enabled=amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.position, self.best = (1, 0), NONE_YET
-        self.sums = {}
+        self.position, self.best, self.sums = (1, 0), NONE_YET, {}
+        self.has_checkpoint = False
 
     def fit(self) -> None:
         """Train from `position` to the last epoch; save after every epoch, and as often within as asked.
@@ -77,7 +76,7 @@ class Trainer:
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
                 log.info("the best network so far (%s) is in no file here; the best is counted anew", self._best_text())
                 self.best = NONE_YET
-        if self.position == (1, 0):  # from here on the run can be continued with its options
+        if self.position == (1, 0) or not self.has_checkpoint:  # from here on it can be continued with its options
             self.save()
         while self.position[0] <= self.epochs:
             with holding_signals() as held:
@@ -144,12 +143,14 @@ class Trainer:
     def _check_finite(self):
         """The epoch's mean losses so far as text; stops the run where one is not finite. Waits for the device."""
         means = self._means()
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
-            epoch, batch = self.position
-            raise UserError(f"loss {', '.join(broken)} is not finite in epoch {epoch}, by batch {batch}; lower --lr or "
-                            f"set --gclip. The last good checkpoint is kept: {self.run.checkpoint}")
+        self._demand_finite("loss", means)
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())
+
+    def _demand_finite(self, what, values):
+        if broken := ", ".join(name for name, value in values.items() if not checkpoint.all_finite(value)):
+            epoch, batch = self.position
+            raise UserError(f"{what} {broken} is not finite in epoch {epoch}, by batch {batch}; lower --lr or set "
+                            f"--gclip. The last good checkpoint is kept: {self.run.checkpoint}")
 
     def _finish_epoch(self):
         """Test, count the best, step the scheduler, save: killed anywhere, the epoch is finished again from its end."""
@@ -182,9 +183,13 @@ class Trainer:
     def save(self, *, best: bool = False, keep: bool = False) -> None:
         """Write the checkpoint; best: as model_best too; keep: under the name of the epoch that it ends too.
 
-        The checkpoint comes last: until it is there, a resumed run makes the others again.
+        The checkpoint comes last: until it is there, a resumed run makes the others again. Raises UserError, and writes
+        nothing, where something is not finite.
         """
         self._check_finite()
+        # what the last step made of these is in no loss yet; all processes have the same
+        self._demand_finite("state of the", {name: getattr(self, name).state_dict()
+                                             for name in ("network", "optimizer", "objective")})
         if not parallel.is_first():
             return
         state = self.state_dict()
@@ -200,19 +205,16 @@ class Trainer:
         return {
             "format": FORMAT,
             "options": self.run_options,
-            "epoch": epoch - 1,
-            "batch": batch,
+            "epoch": epoch - 1, "batch": batch,
             "network": {"name": model.name_of(self.network), **self.network.settings},
             "quant": None if phase is None else self.network.quant_config.to_dict(),
             "phase": None if phase is None else phase.value,
             "state_dict": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
             "precision": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
-            "best": self.best,
+            "best": self.best, "history": self.recorder.history,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
-            "history": self.recorder.history,
             "random": checkpoint.random_state(),
         }
 
@@ -226,6 +228,7 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
+        self.has_checkpoint = Path(path).resolve() == self.run.checkpoint.resolve()
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
 
     def _restore(self, state):

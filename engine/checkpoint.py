@@ -142,7 +142,7 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
         demand(_whole(row["epoch"]) and all(_named(row[group], is_number) for group in ("losses", "psnr")),
                f"a row {row} of history")
     for part in ("optimizer", "objective", "sums", "precision"):
-        demand(_finite(state[part]), f"a value in {part} that is not finite")
+        demand(all_finite(state[part]), f"a value in {part} that is not finite")
     if batch > batches:
         raise UserError(f"{path}: stopped after batch {batch} of its epoch, --test_every is {batches} now; give the "
                         "flags of its training")
@@ -168,12 +168,12 @@ def _named(values, fits):
     return all(re.fullmatch(r"[^/\\\0]{1,100}", name) and fits(value) for name, value in values.items())
 
 
-def _finite(value):
+def all_finite(value: Any) -> bool:
     """Whether all numbers in nested values are finite; text, None and the like are."""
     if isinstance(value, dict):
-        return all(map(_finite, value.values()))
+        return all(map(all_finite, value.values()))
     if isinstance(value, (list, tuple)):
-        return all(map(_finite, value))
+        return all(map(all_finite, value))
     if torch.is_tensor(value):
         return bool(torch.isfinite(value).all())
     return not isinstance(value, float) or math.isfinite(value)

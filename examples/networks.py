@@ -148,9 +148,9 @@ def log_file(stage):
 
 
 def diverged_in(stage):
-    """The epoch in which the stage's last command met a loss that is not finite, as its log tells; None for others."""
+    """The epoch in which the stage's last command met values that are not finite, as its log tells; None for others."""
     *_, last = log_file(stage).read_text(errors="replace").split("\n$ ")
-    found = re.search(r"^error: loss .* is not finite in epoch ([0-9]+)", last, re.MULTILINE)
+    found = re.search(r"^error: .* is not finite in epoch ([0-9]+)", last, re.MULTILINE)
     return int(found[1]) if found else None
 
 

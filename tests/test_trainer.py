@@ -224,6 +224,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(launch, expe
     assert all(value.isfinite().all() for value in state["state_dict"].values())
 
 
+@pytest.mark.parametrize("part", ["network", "optimizer"])
+def test_what_the_last_step_spoilt_is_not_saved(launch, experiments, monkeypatch, capfd, part):
+    """Its own loss was still finite."""
+    whole, steps = Trainer._step, []
+
+    def step(self, lr, hr):
+        whole(self, lr, hr)
+        steps.append(None)
+        if len(steps) == 5:
+            weight = self.optimizer.param_groups[0]["params"][0]
+            (weight.data if part == "network" else self.optimizer.state[weight]["exp_avg"]).fill_(float("inf"))
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    assert launch(flags("killed", False)) == 2
+    assert f"state of the {part} is not finite in epoch 2, by batch 2; lower --lr" in capfd.readouterr().err
+    state = checkpoint(experiments, "killed")
+    assert (state["epoch"] + 1, state["batch"]) == (2, 1)
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    assert launch(flags("killed", False, "--load killed")) == 0
+
+
+def test_a_run_that_begins_with_another_ones_checkpoint_has_its_own_before_the_first_step(launch, experiments,
+                                                                                          in_step):
+    assert launch(flags("first", False, "--epochs 1")) == 0
+    kept = []
+    in_step(1, lambda trainer: kept.append(checkpoint(experiments, "second")["epoch"]))
+    file = experiments / "first" / "model" / "checkpoint.pth.tar"
+    assert launch(f"--save second --resume {file} --epochs 2 --checkpoint_every 0") == 0
+    assert kept == [1]
+
+
 def test_what_killed_runs_left_behind_is_cleaned_up_and_half_lines_are_ended(launch, experiments):
     assert launch("--save run") == 0
     run = experiments / "run"
