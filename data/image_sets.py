@@ -136,7 +136,7 @@ def _ranged_set(flag, dir_data, name, scale, wanted):
         raise UserError(f"{flag} {name}: {_what_is_there(dir_data)}; expected {_expected(flag, name, scale)}; {SEE}")
     root = Path(dir_data) / _base_and_quality(name)[0]
     layout = next((layout for layout in layouts if os.path.isdir(layout.lr_folder(root, scale))), layouts[0])
-    images = _numbered_images(root, layout)
+    images = _numbered_images(root, layout, to_train=flag == "--data_train")
     first, last = wanted or (1, len(images))
     chosen = images[first - 1 : last]
     if not chosen:
@@ -145,10 +145,13 @@ def _ranged_set(flag, dir_data, name, scale, wanted):
     return ImageSet(name, root, _pair_up(root, chosen, scale), luma=False, note=note)
 
 
-def _numbered_images(root, layout):
-    """(name, HR path, layout) of all images: those to train with, then DIV2K's 801-900 if they lie as published."""
+def _numbered_images(root, layout, *, to_train):
+    """(name, HR path, layout) of all images: those to train with, then, for tests, DIV2K's 801-900 if they lie apart.
+
+    Where some of 1-800 were left out, 1-800 would reach into them.
+    """
     images = {name: (name, path, layout) for name, path in _some_images(layout.hr_folder(root)).items()}
-    valid = valid_layout(layout)
+    valid = None if to_train else valid_layout(layout)
     if valid and os.path.isdir(valid.hr_folder(root)):
         for name, path in images_by_name(valid.hr_folder(root)).items():
             images.setdefault(name, (name, path, valid))

@@ -243,6 +243,14 @@ def test_the_published_validation_images_follow_the_training_images(tmp_path, di
     assert [name for *_, name in build_test_sets(make_options())[0]] == ["0801", "0802"]
 
 
+def test_a_training_range_does_not_reach_into_the_published_validation_images(tmp_path, div2k, add_images,
+                                                                              make_options):
+    div2k(tmp_path, 4)
+    add_images(tmp_path / "DIV2K/DIV2K_valid_HR", tmp_path / "DIV2K/DIV2K_valid_LR_bicubic", ["0801", "0802"])
+    loader = build_train_loader(make_options(data_range="3-800/801-802"))
+    assert {name for _, _, names in epoch(loader) for name in names} == {"0003", "0004"}
+
+
 def test_jpeg_inputs(tmp_path, div2k, make_options):
     div2k(tmp_path)
     folder = tmp_path / "DIV2K/DIV2K_Q10/X2"
