@@ -85,9 +85,11 @@ class Evaluator:
                     if done:
                         done.add(key, row, writing=writing)
                 rows.append(row)
+                saved = [image for image in saved if not image.done() or image.result()]  # raises what failed
+        result = self._report(test_set, epoch, rows, left_out)
         for image in saved:
             image.result()
-        return self._report(test_set, epoch, rows, left_out)
+        return result
 
     def _image(self, network, test_set, lr, hr, name):
         """((PSNR and SSIM, None without HR; seconds), SR [n_colors, h, w] in 0..255) of one image."""
@@ -133,8 +135,8 @@ class Evaluator:
                   "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {}),
                   **({"backend": self.backend} if self.backend != "torch" else {}),
                   **({"file": self.file} if self.file else {})}
-        self.run.append("eval.txt", json.dumps(result) + "\n")
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if judged else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
         log.info("[%s x%d]\t%s", test_set.name, self.scale, scores)
+        self.run.append("eval.txt", json.dumps(result) + "\n")
         return result

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.run_folder import RunFolder
-from utility import atomic_path
+from utility import atomic_path, first_line
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,21 @@ class Recorder:
         self.history.append({"epoch": epoch, "rate": rate, "losses": losses, "psnr": psnr})
         groups = {"loss": losses, "psnr": psnr, "ssim": {name: row["ssim"] for name, row in results.items()}}
         by_tag = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-        if board := self._board:
-            for tag, value in {"rate": rate, **by_tag, **scalars}.items():
-                if value is not None:
-                    board.add_scalar(tag, value, epoch)
-            board.flush()
+        self._add_scalars(epoch, {"rate": rate, **by_tag, **scalars})
         self._draw("losses", "loss", "loss")
         self._draw("psnr", "psnr", "PSNR (dB)")
+
+    def _add_scalars(self, epoch, values):
+        """What fails in TensorBoard, or in what it imports, ends its curves, not the training."""
+        try:
+            if board := self._board:
+                for tag, value in values.items():
+                    if value is not None:
+                        board.add_scalar(tag, value, epoch)
+                board.flush()
+        except Exception as error:
+            self._board = None
+            log.warning("no more curves for TensorBoard: %.200s", first_line(repr(error)))
 
     @functools.cached_property
     def _board(self):

@@ -1,6 +1,8 @@
 import itertools
 import json
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +85,47 @@ class Counting(torch.nn.Conv2d):
             raise Stopped(signal.SIGTERM)
         self.seen += 1
         return super().forward(x)
+
+
+class FullDisk(Set):
+    """No picture but the first `room` ones can be written."""
+
+    room = 0
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.refused = threading.Event()
+
+    def picture(self, index, sr):
+        made = super().picture(index, sr)
+        return made if index < self.room else SimpleNamespace(write=self.refuse)
+
+    def refuse(self, path):
+        self.refused.set()
+        raise UserError(f"{path}: can't be written (No space left on device)")
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_pictures_that_cannot_be_written_end_a_test_soon_and_cost_no_figures_that_are_there(tmp_path, room, caplog):
+    test_set = FullDisk(images(*"abcd"))
+    test_set.room = room
+    network = Counting()
+    waiting = network.forward
+    network.forward = lambda x: (network.seen > room and test_set.refused.wait(60), waiting(x))[1]
+    test = evaluator.Evaluator([test_set], run=RunFolder(tmp_path), device=torch.device("cpu"), save_results=True,
+                               **NETWORK)
+    with caplog.at_level("INFO"), pytest.raises(UserError, match="No space left on device"):
+        test(network, 0)
+    assert (network.seen < 4) == (room == 0)
+    assert ("PSNR" in caplog.text) == (tmp_path / "eval.txt").exists() == (room == 3)
+
+
+def test_figures_are_told_before_eval_txt_is_written(tmp_path, caplog):
+    run = RunFolder(tmp_path / "gone")
+    test = evaluator.Evaluator([images("a")], run=run, device=torch.device("cpu"), **NETWORK)
+    with caplog.at_level("INFO"), pytest.raises(UserError, match="eval.txt: can't be written"):
+        test(Counting(), 0)
+    assert "[Set1 x1]\tPSNR: " in caplog.text
 
 
 def continuing(folder, test_set, **more):
