@@ -30,6 +30,7 @@ FRAME = "#e3211c"
 MARKED_BY = {"png": "Software", "pdf": "Creator", "svg": "Creator", "ps": "Creator", "eps": "Creator"}
 MARKED_BY_EXIF, SOFTWARE = ("jpg", "jpeg", "tif", "tiff", "webp"), 0x0131
 SMALLEST_DPI, LARGEST_DPI = 10, 2400  # with fewer, letters have no pixel
+USUAL_SCALE = 4
 
 
 def crop_figure(hr: np.ndarray, results: Mapping[str, np.ndarray], *, crop: tuple[int, int, int, int] | None = None,
@@ -111,12 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = options.labels or _default_labels(options.sr)
     if len(labels) != len(options.sr) or len(set(labels)) != len(labels):
         raise UserError(f"--labels: {len(labels)} for {len(options.sr)} images; give each image in --sr its own label")
-    hr, images = _read_images(options.gt, options.sr, scale=options.scale)
+    scale = _scale_of(options.sr, given=options.scale)
+    hr, images = _read_images(options.gt, options.sr, scale=scale)
     results = dict(zip(labels, images, strict=True))
     title = options.title or Path(options.gt).stem
     try:
         crop = _parse_crop(options.crop)
-        figure = crop_figure(hr, results, crop=crop, border=options.scale, psnr_of=options.psnr, title=title)
+        figure = crop_figure(hr, results, crop=crop, border=scale, psnr_of=options.psnr, title=title)
     except ValueError as error:
         raise UserError(f"--crop {options.crop or 'by error'}: {error}; give another as x,y,width,height") from None
     save_figure(figure, options.out, dpi=options.dpi)
@@ -129,7 +131,8 @@ def _parse_options(argv):
     parser.add_argument("--sr", required=True, nargs="+", metavar="FILE", help="super-resolved images")
     parser.add_argument("--labels", nargs="+", help="what to write under each of them (default: from their names)")
     parser.add_argument("--crop", metavar="X,Y,W,H", help="what to enlarge, in pixels (default: the largest error)")
-    parser.add_argument("--scale", type=int, default=4, help="upscaling factor; also the PSNR's border (default: 4)")
+    parser.add_argument("--scale", type=int, help="upscaling factor; also the PSNR's border (default: that in the names "
+                        f"of --sr, as 4bit_baby_x2_SR.png has it, else {USUAL_SCALE})")
     parser.add_argument("--psnr", choices=["image", "crop"], default="image", help="what PSNR is of (default: image)")
     parser.add_argument("--title", help="what to write under the full image (default: its file name)")
     parser.add_argument("--out", required=True, metavar="FILE", help="figure to write: .png, .pdf, .svg")
@@ -138,7 +141,7 @@ def _parse_options(argv):
     options = parser.parse_args(argv)
     if not SMALLEST_DPI <= options.dpi <= LARGEST_DPI:
         raise UserError(f"--dpi {options.dpi}: give {SMALLEST_DPI} to {LARGEST_DPI}")
-    if options.scale < 1:
+    if options.scale is not None and options.scale < 1:
         raise UserError(f"--scale {options.scale}: no upscaling factor; give 2, 3, 4, ...")
     return options
 
@@ -162,6 +165,16 @@ def _read_images(gt, paths, *, scale):
         return crop_to(hr, images[0], scale=scale), images
     except ValueError as error:
         raise UserError(f"--sr {paths[0]}: {error}; compare with the HR image it was made from") from None
+
+
+def _scale_of(paths, *, given):
+    """The scale that is given or that names of results tell. Raises UserError where these are several."""
+    scales = {given} - {None}
+    scales |= {int(match["scale"]) for match in (RESULT_NAME.fullmatch(Path(path).stem) for path in paths) if match}
+    if len(scales) > 1:
+        told = " and ".join(map(str, sorted(scales)))
+        raise UserError(f"--scale and the names in --sr tell several, {told}; give results of one scale, and that")
+    return scales.pop() if scales else USUAL_SCALE
 
 
 def _default_labels(paths):

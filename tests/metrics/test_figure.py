@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -108,6 +110,17 @@ def test_the_command_writes_the_figure(files, capsys):
     assert iio.imread("figure.png").shape[1] == 350
 
 
+@pytest.mark.parametrize("name, flags, border", [
+    ("32bit_hr_x2_SR.png", [], 2), ("any.png", [], 4), ("any.png", ["--scale", "3"], 3)])
+def test_the_border_is_the_scale_that_the_names_tell(files, monkeypatch, name, flags, border):
+    Path("2bit_hr_x4_SR.png").rename(name)
+    borders, drawn = [], figure.crop_figure
+    monkeypatch.setattr(figure, "crop_figure", lambda *images, **how: (borders.append(how["border"]),
+                                                                       drawn(*images, **how))[1])
+    figure.main(["--gt", "hr.png", "--sr", name, "--out", "figure.png", "--dpi", "50", *flags])
+    assert borders == [border]
+
+
 @pytest.mark.parametrize(
     ("paths", "labels"),
     [
@@ -133,6 +146,7 @@ def test_labels_come_from_the_names(paths, labels):
         (["--crop", "²,0,20,20"], "not four whole numbers"),
         (["--dpi", "9"], "--dpi 9: give 10 to 2400"),
         (["--scale", "0"], "--scale 0: no upscaling factor"),
+        (["--scale", "2"], "--scale and the names in --sr tell several, 2 and 4; give results of one scale"),
         (["--out", "figure.pgf"], "--out figure.pgf: no known kind of picture"),
         (["--out", "hr.png"], "--out hr.png: would overwrite what is read"),
         (["--out", "other.png"], "--out other.png: would overwrite a file that this tool did not write"),
