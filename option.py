@@ -302,6 +302,7 @@ def _own_run(options, parser, defaults, *, quantized):
     if not state:
         return None
     stored = {"compile": bool(state["options"].get("compiler")), **state["options"]}  # as older runs called it
+    stored["ext"] = _kept_ext(stored.get("ext", defaults["ext"]))
     method = METHODS.get(str(stored.get("quantizer")), METHODS["ddtb"])
     others = method_settings().keys() - method.settings.keys()
     known = defaults.keys() - _call_options() - others  # older runs kept these too
@@ -361,11 +362,12 @@ def _without_effect(o):
     idle |= {"chop_size"} if not o.chop else set()
     if o.test_only:
         idle |= {"pre_train"} if o.refine or o.resume or o.load or o.k_bits != FULL_PRECISION else set()
-        return sorted(idle | {"reset"} | ({"precision"} if o.backend != "torch" else set()))
+        return sorted(idle | {"reset", "compile"} | ({"precision"} if o.backend != "torch" else set()))
     idle |= {"continue_test"}
     idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(
         registry.settings_of(o.model))
     idle |= QUANTIZED | method_settings().keys() if o.k_bits == FULL_PRECISION else UNQUANTIZED
+    idle |= {flag for flag, part in (("gan_k", "GAN"), ("vgg_weights", "VGG")) if part not in o.loss}
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
     idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}.get(o.optimizer, set())
@@ -393,7 +395,13 @@ def _typed(value):
 
 def options_to_keep(options: Namespace) -> dict[str, Any]:
     """What a checkpoint keeps of the options: those that a run has, not a call, as plain values."""
-    return {name: value for name, value in vars(options).items() if name not in {*_call_options(), *NOT_FLAGS}}
+    kept = {name: value for name, value in vars(options).items() if name not in {*_call_options(), *NOT_FLAGS}}
+    return {**kept, "ext": _kept_ext(options.ext)}
+
+
+def _kept_ext(ext):
+    """A run keeps decoded images; to decode them anew is what one call asks for."""
+    return "sep" if ext == "sep_reset" else ext
 
 
 def check(options: Namespace, *, quantized: bool) -> None:
@@ -439,6 +447,8 @@ def _rules(o, quantized):
         owner = next(name for name, method in METHODS.items() if flag in method.settings)
         yield flag, flag not in METHODS[o.quantizer].settings and getattr(o, flag) != setting.values[0], \
             f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
+    untaught = quantizes and not o.test_only and o.w_l1 == o.w_at == 0
+    yield "w_l1", untaught, "with --w_at 0 nothing is learnt from any image; give one of them a weight above 0"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
 

@@ -182,17 +182,20 @@ def format_table(lines: list[tuple[str, ...]]) -> str:
 
 def _shapes(folder, suffix):
     """dict name -> (height, width) of a folder's images, names without `suffix`; and the problems met on the way."""
-    shapes, unreadable, misnamed = {}, [], []
+    shapes, unreadable, misnamed, twice = {}, [], [], []
     for path in images_in(folder):
         if not path.stem.endswith(suffix):
             misnamed.append(path.name)
             continue
+        name = path.stem.removesuffix(suffix)
+        if name in shapes:
+            twice.append(name)
         try:
-            shapes[path.stem.removesuffix(suffix)] = image_shape(path)
+            shapes[name] = image_shape(path)
         except UserError:
             unreadable.append(path.name)
-    problems = [f"unreadable: {_some(unreadable)}"] if unreadable else []
-    return shapes, problems + ([f"name does not end in {suffix}: {_some(misnamed)}"] if misnamed else [])
+    kinds = {"unreadable": unreadable, f"name does not end in {suffix}": misnamed, "several images called": twice}
+    return shapes, [f"{kind}: {_some(found)}" for kind, found in kinds.items() if found]
 
 
 def _some(items):

@@ -131,8 +131,8 @@ def _parse_options(argv):
     parser.add_argument("--sr", required=True, nargs="+", metavar="FILE", help="super-resolved images")
     parser.add_argument("--labels", nargs="+", help="what to write under each of them (default: from their names)")
     parser.add_argument("--crop", metavar="X,Y,W,H", help="what to enlarge, in pixels (default: the largest error)")
-    parser.add_argument("--scale", type=int, help="upscaling factor; also the PSNR's border (default: that in the names "
-                        f"of --sr, as 4bit_baby_x2_SR.png has it, else {USUAL_SCALE})")
+    parser.add_argument("--scale", type=int, help="upscaling factor; also the PSNR's border (default: that in the "
+                        f"names of --sr, as 4bit_baby_x2_SR.png has it, else {USUAL_SCALE})")
     parser.add_argument("--psnr", choices=["image", "crop"], default="image", help="what PSNR is of (default: image)")
     parser.add_argument("--title", help="what to write under the full image (default: its file name)")
     parser.add_argument("--out", required=True, metavar="FILE", help="figure to write: .png, .pdf, .svg")

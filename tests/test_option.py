@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from option import build_parser, config_text, experiment_folder, parse_options
+from option import build_parser, config_text, experiment_folder, options_to_keep, parse_options
 from utility import UserError
 
 EDSR_PYTORCH_FLAGS = """
@@ -130,6 +130,18 @@ def test_flags_without_effect_are_said_to_have_none(flags):
     assert parse(f"{flags} --k_bits 4").notes == [f"warning: {flags} has no effect here"]
 
 
+def test_losses_that_are_all_zero_are_refused():
+    with pytest.raises(UserError, match="--w_l1 0.0: with --w_at 0 nothing is learnt"):
+        parse("--k_bits 4 --w_l1 0 --w_at 0")
+    parse("--k_bits 4 --w_l1 0")
+    parse("--test_only --k_bits 4 --w_l1 0 --w_at 0")
+
+
+def test_to_decode_images_anew_is_of_one_call():
+    assert options_to_keep(parse("--ext sep_reset"))["ext"] == "sep"
+    assert options_to_keep(parse("--ext img"))["ext"] == "img"
+
+
 @pytest.mark.parametrize("flags, idle", [
     ("--k_bits 4 --loss 1*MSE", "--loss 1*MSE"), ("--k_bits 4 --G0 32", "--G0 32"),
     ("--k_bits 4 --model RDN --n_resblocks 8", "--n_resblocks 8"), ("--k_bits 4 --momentum 0.5", "--momentum 0.5"),
@@ -141,7 +153,8 @@ def test_flags_without_effect_are_said_to_have_none(flags):
     ("--k_bits 4 --model RDN --template EDSR_paper", "--n_feats 256"), ("--test_only --save_gt", "--save_gt"),
     ("--test_only --chop_size 64", "--chop_size 64"), ("--k_bits 4 --chop_size 64", "--chop_size 64"),
     ("--test_only --backend onnx --refine a.onnx --precision half", "--precision half"),
-    ("--test_only --load a --pre_train b.pt", "--pre_train b.pt"),
+    ("--test_only --load a --pre_train b.pt", "--pre_train b.pt"), ("--test_only --compile", "--compile"),
+    ("--k_bits 32 --gan_k 3", "--gan_k 3"), ("--k_bits 32 --loss 1*GAN --vgg_weights a.pt", "--vgg_weights a.pt"),
     ("--test_only --k_bits 4 --pre_train b.pt", "--pre_train b.pt"),
 ])
 def test_what_this_training_has_no_use_for_is_told(flags, idle):

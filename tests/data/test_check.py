@@ -48,6 +48,13 @@ def test_unpaired_names(dir_data, capsys):
     assert table["Set5", "X3"] == ["5", "no LR image for c; no HR image for z"]
 
 
+def test_two_images_of_one_name_are_named(dir_data, capsys):
+    hr = dir_data / "benchmark" / "Set5" / "HR"
+    (hr / "b.bmp").write_bytes((hr / "b.png").read_bytes())
+    code, table = run(dir_data, capsys)
+    assert code == 1 and "several images called: b" in table["Set5", "HR"][1]
+
+
 def test_counts(dir_data, capsys):
     for path in (dir_data / "benchmark" / "Set5").rglob("a*.png"):
         path.unlink()
