@@ -1,5 +1,10 @@
 """Quantize networks with DDTB, and test quantized ones; `--help` lists the flags."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_main answers it: imports take seconds, some lose a Ctrl-C
+
 import copy
 import logging
 import sys

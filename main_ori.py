@@ -1,5 +1,10 @@
 """Train full-precision networks, and test any; `python main_ori.py --help` lists the flags."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_main answers it: imports take seconds, some lose a Ctrl-C
+
 import contextlib
 import sys
 from pathlib import Path

@@ -439,6 +439,8 @@ def _rules(o, quantized):
     yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
     yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
+    one = o.batch_size == 1 and o.patch_size // o.scale == 1 and o.model == "srresnet" and not o.test_only
+    yield "patch_size", one, "is one LR pixel, too few for batch norms at --batch_size 1; give more of either"
     full = not quantizes and not o.test_only  # what is tested says its own bits
     yield "quantizer", o.quantizer != "ddtb" and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and full, "quantizes nothing at --k_bits 32; give 2 to 8"

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import re
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .dib .tif .tiff .webp .gif .jp2 
                      ".avif".split())
 MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
 LARGEST_PROFILE = 2**26  # bytes
+PNG_START, CHECKSUM = b"\x89PNG\r\n\x1a\n", 4  # what a file begins with, and the bytes that end each chunk
 ORIENTATION = 0x0112  # EXIF's tag, and how a picture that it describes is turned upright
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -72,9 +74,22 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     """Height and width, in pixels, of what `read_image` would give, from the file's header alone. Raises UserError."""
     with _opened(path, MAX_PIXELS) as image:
         width, height = image.size
-        header_tells = image.format != "PNG" or "exif" in image.info  # looking behind the pixels would decode them
+        # to look behind the pixels decodes them
+        header_tells = image.format != "PNG" or "exif" in image.info or _has_late_exif(path)
         turned = image.format != "TIFF" and header_tells and _orientation(image) >= 5  # Pillow turns TIFF itself
         return (width, height) if turned else (height, width)
+
+
+def _has_late_exif(path):
+    """Whether a PNG file has EXIF data, before its pixels or behind them; reads the headers of its chunks alone."""
+    with open(path, "rb") as file:
+        file.seek(len(PNG_START))
+        while len(header := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", header)
+            if kind == b"eXIf":
+                return True
+            file.seek(size + CHECKSUM, os.SEEK_CUR)
+    return False
 
 
 @contextlib.contextmanager

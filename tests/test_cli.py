@@ -1,8 +1,10 @@
 """The programs as users type them: train, quantize, test, resume, released checkpoints."""
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,11 @@ def test_keys_of_another_network_are_listed(flag, quantized, launch, tmp_path, c
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "other.pt")
     assert launch(f"{flag} {tmp_path / 'other.pt'}", quantized=quantized) == 2
     assert "unexpected: layer.weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["main_ori.py", "main_limitrange_incremental.py"])
+def test_ctrl_c_during_the_imports_ends_a_program(program, tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('goes on')\n")
+    ended = subprocess.run([sys.executable, str(ROOT / program), "--help"], capture_output=True, text=True,
+                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")

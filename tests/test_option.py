@@ -130,6 +130,13 @@ def test_flags_without_effect_are_said_to_have_none(flags):
     assert parse(f"{flags} --k_bits 4").notes == [f"warning: {flags} has no effect here"]
 
 
+def test_one_value_a_channel_is_too_few_for_batch_norms():
+    flags = "--model srresnet --patch_size 4 --batch_size"
+    with pytest.raises(UserError, match="--patch_size 4: is one LR pixel, too few for batch norms"):
+        parse(f"{flags} 1")
+    parse(f"{flags} 2")
+
+
 def test_losses_that_are_all_zero_are_refused():
     with pytest.raises(UserError, match="--w_l1 0.0: with --w_at 0 nothing is learnt"):
         parse("--k_bits 4 --w_l1 0 --w_at 0")

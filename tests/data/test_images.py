@@ -135,6 +135,19 @@ def test_a_turned_tiff_that_could_be_mapped_to_memory(tmp_path, orientation, cha
     assert np.array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "a.png"))
 
 
+def test_orientation_behind_the_pixels_of_a_png_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    path = tmp_path / "late.png"
+    write_png(path, np.zeros((5, 7, 3), np.uint8))
+    whole = path.read_bytes()
+    end = whole.rindex(b"IEND") - 4
+    path.write_bytes(whole[:end] + chunk + whole[end:])
+    assert read_image(path).shape[:2] == image_shape(path) == (7, 5)
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
