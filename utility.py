@@ -220,11 +220,11 @@ def free_old_name(path: Path, *, suffix: str = "") -> Path:
     return next(one for one in names if not os.path.lexists(one))
 
 
-def lock(file: IO, *, wait: bool = False) -> bool:
+def lock(file: IO, *, wait: bool = False, shared: bool = False) -> bool:
     """Whether this process, without its forks, alone has the open file until it is closed; all, where no locks are."""
     try:
         import fcntl
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except (ImportError, OSError) as error:
         return not isinstance(error, (BlockingIOError, PermissionError))
     return True

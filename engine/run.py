@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from engine import claims
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
 from engine.run_folder import RunFolder
 from model import parallel
@@ -75,8 +76,7 @@ def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequenc
                 if test_only or not continues:
                     begins = not (test_only or resume)
                     folder.make(reset=reset and begins, archive=not test_only)
-                    if not test_only:
-                        stack.enter_context(folder.claimed())
+                    stack.enter_context(claims.testing(folder.path) if test_only else folder.claimed())
                 folder.describe(config_text())
                 folder.append("log.txt", "")  # ends a half line
                 log_to_file(folder.path / "log.txt")

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine import claims
 from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
-from utility import UNFINISHED, UserError, check_file, free_old_name, lock
+from utility import UNFINISHED, UserError, check_file, free_old_name
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,10 @@ class RunFolder:
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
         with self._writable():
             if reset and self.path.exists():
-                with self.claimed():
+                with self.claimed(), self._untested():
                     self._delete()
             elif archive and (self.models() or self._found("eval.txt")) and not self._only_begun():
-                with self.claimed():
+                with self.claimed(), self._untested():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)
 
@@ -128,16 +129,21 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Keep other training runs out of the folder, which exists; the system ends the claim with the process.
 
-        Files that killed runs left unfinished are removed. Raises UserError where another process trains here.
+        Files that killed runs left unfinished are removed, unless a test is at work. Raises UserError where another
+        process trains here.
         """
-        with self._writable():
-            file = open(self.path / ".lock", "w")
-        with file:
-            if not lock(file):
-                raise UserError(f"--save {self.path}: another process is training in it; wait for it, or end it first")
-            for path in self.own_files():
-                if path.name.startswith(UNFINISHED):
-                    path.unlink(missing_ok=True)
+        with claims.training(self.path):
+            with self._writable(), claims.no_tests(self.path) as untested:
+                for path in self.own_files():
+                    if untested and path.name.startswith(UNFINISHED):
+                        path.unlink(missing_ok=True)
+            yield
+
+    @contextlib.contextmanager
+    def _untested(self):
+        with claims.no_tests(self.path) as untested:
+            if not untested:
+                raise UserError(f"--save {self.path}: a test is running in it; wait for it, or end it first")
             yield
 
     @contextlib.contextmanager
@@ -178,7 +184,7 @@ class RunFolder:
         aside = free_old_name(self.path)
         files = self.own_files()
         if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
-                *files, self.path / ".lock"}:
+                *files, self.path / claims.TRAINING, self.path / claims.TESTS}:
             self.path.rename(aside)
         else:
             self._move(files, aside)

@@ -273,6 +273,32 @@ def test_what_killed_runs_left_behind_is_cleaned_up_and_half_lines_are_ended(lau
         assert '{"epoch": 3, "se' in (run / name).read_text().splitlines()
 
 
+def test_a_new_run_does_not_begin_where_a_test_is_at_work(launch, experiments, capfd):
+    """It would move the folder, and the test's figures would be the new run's."""
+    assert launch("--save run") == 0
+    assert launch("--save run --test_only") == 0
+    before = {path: path.read_bytes() for path in (experiments / "run").rglob("*") if path.is_file()}
+    hold = "import sys, fcntl, time; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_SH); print(1); " \
+           "time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-u", "-c", hold, str(experiments / "run" / ".tests")],
+                          stdout=subprocess.PIPE, bufsize=0) as test:
+        try:
+            test.stdout.readline()
+            for more in ("", "--reset"):
+                assert launch(f"--save run {more}") == 2
+                assert "--save ../experiment/run: a test is running in it; wait for it" in capfd.readouterr().err
+            assert before == {path: path.read_bytes() for path in (experiments / "run").rglob("*") if path.is_file()}
+            writing = experiments / "run" / "results-Tiny" / f"{UNFINISHED}one.png"
+            writing.parent.mkdir(exist_ok=True)
+            writing.touch()
+            assert launch("--save run --test_only") == 0  # other tests may
+            assert launch("--load run --epochs 2") == 0 and writing.exists()
+        finally:
+            test.kill()
+    assert launch("--load run --epochs 3") == 0 and not writing.exists()
+    assert launch("--save run") == 0
+
+
 def test_a_second_training_run_is_kept_out_of_the_folder(launch, experiments, capfd):
     assert launch("--save run") == 0
     hold = f"import fcntl, time; f = open({str(experiments / 'run' / '.lock')!r}, 'w'); fcntl.lockf(f, 2); print(1); " \

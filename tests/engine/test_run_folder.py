@@ -58,7 +58,7 @@ def test_reset_deletes_runs_alone(tmp_path):
         run.make(reset=True)
     finished(run.path).make(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert {path.name for path in run.path.rglob("*")} == {"model", ".lock"}
+    assert {path.name for path in run.path.rglob("*")} == {"model", ".lock", ".tests"}
 
 
 NESTED = ("below", "model", "run", "results-Set5", "model/deeper")

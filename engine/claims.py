@@ -1,0 +1,43 @@
+"""Who is at work in a run's folder: one process that trains, any number that test. The claims of dead ones are void.
+
+All raise UserError where the folder can't be written to.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from utility import UserError, lock
+
+TRAINING, TESTS = ".lock", ".tests"
+
+
+@contextlib.contextmanager
+def training(folder: Path) -> Iterator[None]:
+    """Keep other training processes out while the block runs. Raises UserError where one is at work."""
+    with _opened(folder, TRAINING) as file:
+        if not lock(file):
+            raise UserError(f"--save {folder}: another process is training in it; wait for it, or end it first")
+        yield
+
+
+@contextlib.contextmanager
+def testing(folder: Path) -> Iterator[None]:
+    """Keep new runs, which move or delete what is here, out while the block runs; waits for one that does."""
+    with _opened(folder, TESTS) as file:
+        lock(file, wait=True, shared=True)
+        yield
+
+
+@contextlib.contextmanager
+def no_tests(folder: Path) -> Iterator[bool]:
+    """Keep tests out while the block runs; gives False where one is at work, and stays."""
+    with _opened(folder, TESTS) as file:
+        yield lock(file)
+
+
+def _opened(folder, name):
+    try:
+        return open(folder / name, "a+")
+    except OSError as error:
+        raise UserError(f"--save {folder}: can't be written ({error.strerror}); choose another place") from error
