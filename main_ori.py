@@ -19,13 +19,14 @@ from engine.recorder import Recorder
 from engine.run import open_run
 from loss.supervised import Supervised
 from model import parallel
+from model.common import compiler_lacks
 from model.interpolation import start_as_interpolation
 from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import file_hash
 from quant.open import file_at, file_of_run, load_weights, open_network
 from trainer import Trainer
-from utility import FULL_PRECISION, run_main
+from utility import FULL_PRECISION, UserError, run_main
 
 
 def main(argv=None):
@@ -130,7 +131,12 @@ def train(network, objective, groups, evaluator, options, *, continued_from, fol
         gclip=options.gclip, amp=options.amp, run_options=options_to_keep(options))
     if continued_from:
         trainer.resume(continued_from)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except RuntimeError as error:
+        if options.compile and (lack := compiler_lacks(error)):
+            raise UserError(f"--compile: {lack:.200}; install what is missing, or leave the flag out") from error
+        raise
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Pieces that more than one network is made of."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -79,6 +80,12 @@ def compiled(function: Callable, compiler: str | None) -> Callable:
     compiler: the name of torch.compile's backend. It compiles once for each phase of training, when that begins.
     """
     return function if compiler is None else torch.compile(function, backend=compiler)
+
+
+def compiler_lacks(error: Exception) -> str:
+    """What torch.compile misses on this machine, in a line; empty where an error tells of something else."""
+    found = re.search(r"No working C\+\+ compiler found|[^\n]*\btriton\b[^\n]*", str(error), re.IGNORECASE)
+    return found[0].strip() if found else ""
 
 
 class SuperResolver(nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quant.deploy.packed import write_packed
+from trainer import Trainer
 from utility import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,3 +59,19 @@ def test_packing_names_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="a.safetensors: to write it, pip install "):
         write_packed(None, "a.safetensors", source=None)
+
+
+@pytest.mark.parametrize("reason, told", [
+    ("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: ('nowhere',)\nMore",
+     "--compile: No working C++ compiler found; install what is missing, or leave the flag out"),
+    ("TritonMissing: Cannot find a working triton installation. Either the package is not installed\nMore",
+     "--compile: TritonMissing: Cannot find a working triton installation")])
+def test_a_compiler_that_is_not_there_is_told(launch, monkeypatch, capsys, reason, told):
+    def fit(trainer):
+        raise RuntimeError(f"backend='inductor' raised:\n{reason}")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert launch("--compile") == 2
+    assert f"error: {told}" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="raised"):
+        launch("")
