@@ -89,6 +89,7 @@ class Evaluator:
         result = self._report(test_set, epoch, rows, left_out)
         for image in saved:
             image.result()
+        self.run.append("eval.txt", json.dumps(result) + "\n")
         return result
 
     def _image(self, network, test_set, lr, hr, name):
@@ -138,5 +139,4 @@ class Evaluator:
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if judged else "no HR to compare with"
         scores += f"\t{result['images']} images in {seconds:.1f}s" + (f", {left_out} left out" if left_out else "")
         log.info("[%s x%d]\t%s", test_set.name, self.scale, scores)
-        self.run.append("eval.txt", json.dumps(result) + "\n")
         return result
