@@ -23,7 +23,7 @@ SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .dib .tif .tiff .webp .gif .jp2 
                      ".avif".split())
 MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
 LARGEST_PROFILE = 2**26  # bytes
-PNG_START, CHECKSUM = b"\x89PNG\r\n\x1a\n", 4  # what a file begins with, and the bytes that end each chunk
+PNG_START, CHUNK_FRAME = b"\x89PNG\r\n\x1a\n", 12  # what a file begins with; a chunk's bytes besides its content
 ORIENTATION = 0x0112  # EXIF's tag, and how a picture that it describes is turned upright
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -74,21 +74,30 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     """Height and width, in pixels, of what `read_image` would give, from the file's header alone. Raises UserError."""
     with _opened(path, MAX_PIXELS) as image:
         width, height = image.size
-        # to look behind the pixels decodes them
-        header_tells = image.format != "PNG" or "exif" in image.info or _has_late_exif(path)
+        # Pillow decodes a PNG's pixels to look behind them
+        header_tells = image.format != "PNG" or has_exif(path)
         turned = image.format != "TIFF" and header_tells and _orientation(image) >= 5  # Pillow turns TIFF itself
         return (width, height) if turned else (height, width)
 
 
-def _has_late_exif(path):
-    """Whether a PNG file has EXIF data, before its pixels or behind them; reads the headers of its chunks alone."""
-    with open(path, "rb") as file:
-        file.seek(len(PNG_START))
-        while len(header := file.read(8)) == 8:
+def has_exif(path: str | Path) -> bool:
+    """Whether a PNG file has an EXIF chunk, before its pixels or behind them; reads the headers of few chunks."""
+    with open(path, "rb", buffering=0) as file:
+
+        def header_at(place):
+            file.seek(place)
+            return file.read(8)
+
+        place = len(PNG_START)
+        while len(header := header_at(place)) == 8:
             size, kind = struct.unpack(">I4s", header)
             if kind == b"eXIf":
                 return True
-            file.seek(size + CHECKSUM, os.SEEK_CUR)
+            step = size + CHUNK_FRAME
+            # the pixels' chunks follow each other, most of one size: as many as there are can be passed over
+            while kind == b"IDAT" and header_at(place + 2 * step) == header:
+                step *= 2
+            place += step
     return False
 
 

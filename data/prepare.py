@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from data.images import named_path, read_image, write_png
+from data.images import PNG_START, has_exif, named_path, read_image, write_png
 from data.imresize import BORDERS, imresize
 from data.layout import LAYOUTS, images_in
 from data.prepare_plan import NAMES_FILE, SETTINGS_FILE, Job, plan, write_json
@@ -185,8 +185,7 @@ def _is_eight_bit_rgb_png(path):
     """Whether a file can be copied as it is: the pixels are those a PNG file of ours would hold, in no turned order."""
     with open(path, "rb") as file:
         header = file.read(PNG_HEADER_SIZE)
-        ours = header.startswith(b"\x89PNG\r\n\x1a\n") and header.endswith(EIGHT_BIT_RGB)
-        return ours and b"eXIf" not in file.read()
+    return header.startswith(PNG_START) and header.endswith(EIGHT_BIT_RGB) and not has_exif(path)
 
 
 def report(out: Path, total: Outcome, others: Sequence[Path]) -> int:
