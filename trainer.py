@@ -187,12 +187,12 @@ class Trainer:
         nothing, where something is not finite.
         """
         self._check_finite()
+        state = self.state_dict()
         # what the last step made of these is in no loss yet; all processes have the same
-        self._demand_finite("state of the", {name: getattr(self, name).state_dict()
-                                             for name in ("network", "optimizer", "objective")})
+        self._demand_finite("state of the", {"network": state["state_dict"], "optimizer": state["optimizer"],
+                                             "objective": state["objective"]})
         if not parallel.is_first():
             return
-        state = self.state_dict()
         if keep:
             save_torch_file(state, self.run.checkpoint.with_name(f"model_{state['epoch']}.pth.tar"))
         if best:

@@ -36,8 +36,15 @@ def no_tests(folder: Path) -> Iterator[bool]:
         yield lock(file)
 
 
-def _opened(folder, name):
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses in the block into a UserError that names the run's folder."""
     try:
-        return open(folder / name, "a+")
+        yield
     except OSError as error:
         raise UserError(f"--save {folder}: can't be written ({error.strerror}); choose another place") from error
+
+
+def _opened(folder, name):
+    with writing(folder):
+        return open(folder / name, "a+")

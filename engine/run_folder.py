@@ -98,7 +98,7 @@ class RunFolder:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
         if reset and self.path.exists() and not self.is_run():
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
-        with self._writable():
+        with claims.writing(self.path):
             if reset and self.path.exists():
                 with self.claimed(), self._untested():
                     self._delete()
@@ -133,7 +133,7 @@ class RunFolder:
         process trains here.
         """
         with claims.training(self.path):
-            with self._writable(), claims.no_tests(self.path) as untested:
+            with claims.writing(self.path), claims.no_tests(self.path) as untested:
                 for path in self.own_files():
                     if untested and path.name.startswith(UNFINISHED):
                         path.unlink(missing_ok=True)
@@ -145,13 +145,6 @@ class RunFolder:
             if not untested:
                 raise UserError(f"--save {self.path}: a test is running in it; wait for it, or end it first")
             yield
-
-    @contextlib.contextmanager
-    def _writable(self):
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"--save {self.path}: can't be written ({error.strerror}); choose another place") from error
 
     def _found(self, pattern):
         return sorted(path for path in self.path.glob(pattern) if path.is_symlink() or path.is_file())
