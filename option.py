@@ -370,6 +370,8 @@ def _without_effect(o):
     idle |= {flag for flag, part in (("gan_k", "GAN"), ("vgg_weights", "VGG")) if part not in o.loss}
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
+    if o.quantizer in METHODS and not METHODS[o.quantizer].activation.trained:
+        idle |= {"bound_lr"}
     idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}.get(o.optimizer, set())
     if o.refine and o.k_bits == FULL_PRECISION:
         idle |= {"pre_train"}

@@ -18,9 +18,11 @@ class ActivationQuantizer(nn.Module, Phased):
     all processes that share the batch. The bounds are set in the first training forward, or when calibration ends;
     `bounds_set` mirrors the buffer `initialised`, which says so, in Python, where no forward waits for it.
 
-    A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none.
+    A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none. `trained`:
+    whether the bounds are Parameters.
     """
 
+    trained = True
     dynamic = False
     logits: Tensor | None = None
     gate: Any

@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from model import NETWORKS
 from option import build_parser, config_text, experiment_folder, options_to_keep, parse_options
+from quant import QuantConfig, quantize
+from quant.distill import parameter_groups
+from quant.methods import METHODS
 from utility import UserError
 
 EDSR_PYTORCH_FLAGS = """
@@ -153,6 +157,8 @@ def test_to_decode_images_anew_is_of_one_call():
     ("--k_bits 4 --loss 1*MSE", "--loss 1*MSE"), ("--k_bits 4 --G0 32", "--G0 32"),
     ("--k_bits 4 --model RDN --n_resblocks 8", "--n_resblocks 8"), ("--k_bits 4 --momentum 0.5", "--momentum 0.5"),
     ("--k_bits 4 --quantizer pams --dynamic_ratio 0.5", "--dynamic_ratio 0.5"),
+    ("--k_bits 4 --quantizer dorefa --bound_lr 0.1", "--bound_lr 0.1"),
+    ("--k_bits 4 --quantizer minmax --bound_lr 0.1", "--bound_lr 0.1"),
     ("--k_bits 4 --optimizer SGD --betas 0.5,0.9", "--betas 0.5,0.9"), ("--k_bits 4 --save_gt", "--save_gt"),
     ("--k_bits 32 --w_at 3", "--w_at 3.0"), ("--k_bits 32 --init_bounds calibrated", "--init_bounds calibrated"),
     ("--k_bits 32 --first_stage_epoch 3", "--first_stage_epoch 3"), ("--test_only --reset", "--reset"),
@@ -166,6 +172,15 @@ def test_to_decode_images_anew_is_of_one_call():
 ])
 def test_what_this_training_has_no_use_for_is_told(flags, idle):
     assert f"warning: {idle} has no effect here" in parse(flags).notes
+
+
+@pytest.mark.parametrize("quantizer", METHODS)
+def test_bounds_are_trained_where_their_rate_counts(quantizer):
+    network = quantize(NETWORKS["edsr"](n_resblocks=1, n_feats=4, scale=2), QuantConfig(4, quantizer))
+    _, bounds = parameter_groups(network)
+    assert bool(bounds["params"]) == METHODS[quantizer].activation.trained
+    assert parse(f"--k_bits 4 --quantizer {quantizer} --bound_lr 0.1").notes == (
+        [] if bounds["params"] else ["warning: --bound_lr 0.1 has no effect here"])
 
 
 def test_their_defaults_need_no_word():

@@ -68,8 +68,6 @@ class ScaleQuantizer(CalibratedQuantizer):
     would be lost. The paper's start, 10, fits normalised features alone.
     """
 
-    trained = True
-
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
         self.signed = nn.Buffer(torch.ones(1))
@@ -144,6 +142,8 @@ class DoReFaQuantizer(ScaleQuantizer):
 
 class MovingRangeQuantizer(CalibratedQuantizer):
     """The range follows the training batches by momentum 0.99 and stands still in evaluation."""
+
+    trained = False
 
     def __init__(self, k_bits: int) -> None:
         super().__init__(k_bits)
