@@ -213,7 +213,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
             "precision": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
-            "best": self.best, "history": self.recorder.history,
+            "best": self.best, "judged_by": self.evaluator.judged_by, "history": self.recorder.history,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
             "random": checkpoint.random_state(),
         }
@@ -239,8 +239,7 @@ class Trainer:
         if state["precision"] and self.scaler.is_enabled():  # else one begun in another precision: torch's own scale
             self.scaler.load_state_dict(state["precision"])
         self.best = state["best"]
-        same_test = checkpoint.tested_alike(state.get("options") or {}, self.run_options)
-        if not same_test and state["epoch"] < self.epochs and self.best["epoch"]:
+        if state.get("judged_by") != self.evaluator.judged_by and state["epoch"] < self.epochs and self.best["epoch"]:
             log.info("the best network so far (%s) was found by another test; the best is counted anew",
                      self._best_text())
             self.best = NONE_YET

@@ -65,6 +65,11 @@ class EvalSet:
         height, width = (self.scale * length for length in lr.shape[:2])
         return self._values(lr), self._values(hr[:height, :width]), pair.name
 
+    def files(self) -> list[list[str | int]]:
+        """[name of the set and of the image, bytes of each of its files] of all images: other images, other values."""
+        return [[self.name, pair.name, *(path.stat().st_size for path in (pair.lr, pair.hr) if path)]
+                for pair in self.pairs]
+
     def picture(self, index: int, sr: Tensor) -> Picture:
         """What a network has made of an item. sr: float32 [n_colors, s*h, s*w] in 0..255, not rounded.
 

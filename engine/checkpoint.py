@@ -105,16 +105,6 @@ def read_training(path: str | Path, own: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def tested_alike(stored: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether a run was judged as this run judges, by their options: PSNR of two tests can't be compared."""
-
-    def judged_by(options):
-        first = [name for name in options.get("data_test", ()) if name != "Demo"][:1]
-        return first, str(options.get("data_range")).split("/")[-1], *map(options.get, ("self_ensemble", "precision"))
-
-    return judged_by({**own, **stored}) == judged_by(own)
-
-
 @contextlib.contextmanager
 def reading_parts(path: str | Path) -> Iterator[None]:
     """Turn any error in the block, which uses parts of a checkpoint, into a UserError that names the file."""

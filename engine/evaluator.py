@@ -1,5 +1,6 @@
 """The test pass: a network over test sets, PSNR and SSIM for each, images saved where asked."""
 
+import functools
 import json
 import logging
 import sys
@@ -60,6 +61,12 @@ class Evaluator:
         for images in done.values():
             images.forget()
         return results
+
+    @functools.cached_property
+    def judged_by(self) -> list[Any]:
+        """What the PSNR depends on by which the best network is chosen, as plain values: two tests may not compare."""
+        images = next((each.files() for each in self.test_sets if each.has_hr), [])
+        return [images, self.self_ensemble, self.half]
 
     def _test(self, network, test_set, epoch, done):
         rows, left_out = [], 0

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 
 import pytest
@@ -291,6 +292,28 @@ def test_the_best_by_another_test_is_counted_anew(flags, launch, experiments, ca
     assert "was found by another test; the best is counted anew" in capfd.readouterr().out
     assert state_of(experiments, "run", "model_best")["epoch"] == 3
     assert state_of(experiments, "run", "model_best.old-1")["best"]["psnr"] == 99
+
+
+def test_the_best_by_other_images_of_the_same_names_is_counted_anew(launch, experiments, tiny_data, tmp_path, capfd):
+    assert launch("--save run --epochs 2") == 0
+    shutil.copytree(tiny_data, tmp_path / "other")
+    for path in (tmp_path / "other" / "benchmark" / "Tiny").rglob("two*.png"):
+        path.unlink()  # the set has one image now
+    capfd.readouterr()
+    assert launch(f"--load run --epochs 3 --dir_data {tmp_path / 'other'}") == 0
+    assert "was found by another test; the best is counted anew" in capfd.readouterr().out
+    assert state_of(experiments, "run", "model_best")["epoch"] == 3
+
+
+@pytest.mark.parametrize("data_range", ["1-4/6-6", "1-4", "1-5/5-6"])
+def test_images_that_only_train_do_not_change_what_is_best(data_range, launch, experiments, tiny_data, capfd):
+    assert launch("--save run --epochs 2") == 0
+    change(experiments, "run", lambda state: state["best"].update(psnr=99.0))
+    torch.save(state_of(experiments, "run"), experiments / "run" / "model" / "model_best.pth.tar")
+    capfd.readouterr()
+    assert launch(f"--load run --epochs 3 --data_range {data_range}") == 0
+    assert "counted anew" not in capfd.readouterr().out
+    assert state_of(experiments, "run")["best"]["psnr"] == 99
 
 
 @pytest.fixture
