@@ -90,8 +90,14 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def _numbers(sources, numbers, folder):
-    """dict number -> file name, `numbers` and those of the sources without one, in order, after all in `folder` too."""
-    in_use = [*numbers, *(path.stem for path in images_in(folder))]
+    """dict number -> file name, `numbers` and those of the sources without one, in order, after all in `folder` too.
+
+    A source that is there under its own name, from a time when all names were numbers, keeps it.
+    """
+    there = {path.stem for path in images_in(folder)} - numbers.keys()
+    own = {path.stem: path.name for path in sources if path.stem in there and path.name not in numbers.values()}
+    in_use = [*numbers, *there]
+    numbers = numbers | own
     first = max((whole_number(number) or 0 for number in in_use), default=0) + 1
     new = [path.name for path in sources if path.name not in numbers.values()]
     return numbers | {f"{number:04d}": name for number, name in enumerate(new, start=first)}

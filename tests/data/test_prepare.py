@@ -137,6 +137,22 @@ def test_numbers_go_on_after_images_that_are_there(hr, out, tmp_path):
     assert (out / "DIV2K_train_LR_bicubic/X4/0004x4.png").is_file()
 
 
+def test_images_that_had_numbers_for_names_keep_them_when_others_are_added(hr, out, tmp_path, capsys):
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    for number in ("0001", "0003"):
+        shutil.copy(hr / "0001.png", folder / f"{number}.png")
+    assert run(folder, out) == 0
+    shutil.copy(hr / "0002.jpg", folder / "a.jpg")
+    shutil.copy(hr / "0002.jpg", folder / "0002.jpg")  # its number is free, but nothing is there under it
+    capsys.readouterr()
+    assert run(folder, out) == 0
+    assert "more HR images" not in capsys.readouterr().out
+    assert json.loads((out / "names.json").read_text()) == {"0001": "0001.png", "0003": "0003.png", "0004": "0002.jpg",
+                                                            "0005": "a.jpg"}
+    assert run(folder, out) == 0
+
+
 def test_second_run_verifies_and_writes_nothing(hr, out, capsys):
     run(hr, out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
