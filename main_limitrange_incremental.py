@@ -12,12 +12,13 @@ import sys
 import main_ori
 import model
 from data.build import build_test_sets
+from model.saved import file_at
 from model.weights import load_strictly
 from option import LIGHTER, parse_options
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
-from quant.open import file_at, load_weights
+from quant.open import load_weights
 from quant.phase import phase_of
 from utility import FULL_PRECISION, UserError, run_main
 

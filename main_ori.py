@@ -21,10 +21,11 @@ from loss.supervised import Supervised
 from model import parallel
 from model.common import compiler_lacks
 from model.interpolation import start_as_interpolation
+from model.saved import file_at, file_of_run
 from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import file_hash
-from quant.open import file_at, file_of_run, load_weights, open_network
+from quant.open import load_weights, open_network
 from trainer import Trainer
 from utility import FULL_PRECISION, UserError, run_main
 

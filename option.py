@@ -17,10 +17,11 @@ from engine.checkpoint import checkpoint_with_options, reading_parts
 from engine.run_folder import RunFolder
 from loss import parse as parse_loss
 from model import registry
+from model.saved import best_or_last
 from model.settings import SETTINGS, Setting
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, method_settings
-from quant.open import best_or_last, known_flags
+from quant.open import known_flags
 from quant.phase import Phase
 from quant.schedule import FIRST_STAGE_EPOCH
 from utility import FULL_PRECISION, UserError, check_file, whole_number

@@ -1,10 +1,14 @@
 """Where a run's folder has its networks, and what they say of themselves."""
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from model.torch_file import read_torch_file
-from utility import UserError
+from utility import UserError, check_file
+
+log = logging.getLogger(__name__)
 
 BEST, LAST = "model/model_best.pth.tar", "model/checkpoint.pth.tar"
 
@@ -16,3 +20,26 @@ def best_of(file: str | Path) -> dict[str, Any] | None:
         return state["best"] if state["best"]["epoch"] == state["epoch"] else None
     except (KeyError, TypeError, UserError):
         return None
+
+
+def file_at(path: str | Path, flag: str = "") -> Path:
+    """The file itself, or that of a run's folder. Raises UserError where there is none."""
+    if os.path.isdir(path):  # unlike Path.is_dir it raises nothing
+        return file_of_run(path)
+    check_file(path, flag)
+    return Path(path)
+
+
+def file_of_run(folder: str | Path) -> Path:
+    """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
+    found = best_or_last(folder)
+    if found is None:
+        raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
+    if found.match(LAST):
+        log.info("%s: no best network yet, the last checkpoint is used", folder)
+    return found
+
+
+def best_or_last(folder: str | Path) -> Path | None:
+    """The best network of a run, else its last checkpoint; None without either."""
+    return next((path for path in (Path(folder) / BEST, Path(folder) / LAST) if os.path.isfile(path)), None)

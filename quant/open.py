@@ -4,7 +4,6 @@
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import model
 from model.basicsr_keys import from_basicsr, is_basicsr
 from model.common import SuperResolver
 from model.registry import find, scale_of, settings_of
-from model.saved import BEST, LAST
+from model.saved import file_at
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
 from quant.activation import without_bounds
@@ -25,10 +24,11 @@ from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
-from utility import FULL_PRECISION, UserError, check_file
+from utility import FULL_PRECISION, UserError
 
 log = logging.getLogger(__name__)
 
+RGB_RANGE = SETTINGS["rgb_range"].default
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 
 
@@ -102,29 +102,6 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_sca
     return weights.checkpoint or {}
 
 
-def file_at(path: str | Path, flag: str = "") -> Path:
-    """The file itself, or that of a run's folder. Raises UserError where there is none."""
-    if os.path.isdir(path):  # unlike Path.is_dir it raises nothing
-        return file_of_run(path)
-    check_file(path, flag)
-    return Path(path)
-
-
-def file_of_run(folder: str | Path) -> Path:
-    """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
-    found = best_or_last(folder)
-    if found is None:
-        raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
-    if found.match(LAST):
-        log.info("%s: no best network yet, the last checkpoint is used", folder)
-    return found
-
-
-def best_or_last(folder: str | Path) -> Path | None:
-    """The best network of a run, else its last checkpoint; None without either."""
-    return next((path for path in (Path(folder) / BEST, Path(folder) / LAST) if os.path.isfile(path)), None)
-
-
 def _opened(path, flag, given, defaults):
     """(the network, the Weights that were read of its file)."""
     if "model" in given:
@@ -183,7 +160,7 @@ def _bare_record(weights, given, defaults, place):
     """The same for a file that says nothing of itself but its tensors, by the flags."""
     flags = {**defaults, **given}
     if is_basicsr(weights.state):
-        weights.state = from_basicsr(weights.state, rgb_range=flags.get("rgb_range", 255))
+        weights.state = from_basicsr(weights.state, rgb_range=flags.get("rgb_range", RGB_RANGE))
     state, network = weights.state, {}
     if "model" in flags:
         settings = {name: flags[name] for name in settings_of(flags["model"]) if name in flags}
@@ -199,6 +176,8 @@ def _bare_record(weights, given, defaults, place):
             raise UserError(f"{place}: was trained for --rgb_range {made_for:g}, as its mean colour tells "
                             f"(asked for: {asked}); leave out the flags that it knows, or give another file")
         network["rgb_range"] = asked
+    elif (taken := flags.get("rgb_range", RGB_RANGE)) != RGB_RANGE:
+        log.warning("warning: %s: can't tell its --rgb_range; %g is taken, as given", place, taken)
     record = {"network": network, "quant": None, "phase": None}
     described = "the release's DDTB checkpoint" if is_released(state) else weights.described
     if not _holds_quantizers(state):

@@ -151,6 +151,16 @@ def test_a_mean_that_is_not_div2ks_tells_nothing(small_network, saved):
     assert open_network(saved(state), **{**full.settings, "model": "EDSR", "rgb_range": 7}).rgb_range == 7
 
 
+@pytest.mark.parametrize("name", ["srresnet", "rdn"])
+def test_a_range_that_a_bare_state_dict_does_not_tell_is_taken_with_a_warning(small_network, saved, caplog, name):
+    full = small_network(name, k_bits=32)
+    path, given = saved(full.state_dict()), {**full.settings, "model": name}
+    assert open_network(path, **given).rgb_range == 255
+    assert "warning" not in caplog.text
+    assert open_network(path, **given | {"rgb_range": 1}).rgb_range == 1
+    assert f"warning: {path}: can't tell its --rgb_range; 1 is taken, as given" in caplog.text
+
+
 def test_the_shapes_of_a_bare_state_dict_tell_the_scale(small_network, saved):
     for scale in (2, 3, 4):
         full = small_network("edsr", scale=scale, k_bits=32)
