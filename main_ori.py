@@ -22,7 +22,7 @@ from model import parallel
 from model.common import compiler_lacks
 from model.interpolation import start_as_interpolation
 from model.saved import file_at, file_of_run
-from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options
+from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options, variant_of
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import file_hash
 from quant.open import load_weights, open_network
@@ -99,7 +99,7 @@ def test(options, folder, device):
 def build_evaluator(options, test_sets, folder, device, *, file="", tested=None):
     """The test pass that the options ask for. file, tested: as Evaluator's."""
     return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
-                     k_bits=options.k_bits, rgb_range=options.rgb_range,
+                     k_bits=options.k_bits, variant=variant_of(options), rgb_range=options.rgb_range,
                      chop_size=options.chop_size if options.chop else None, self_ensemble=options.self_ensemble,
                      half=options.precision == "half", backend=options.backend, file=file,
                      save_results=options.save_results, save_gt=options.save_gt, tested=tested)

@@ -19,6 +19,7 @@ from loss import parse as parse_loss
 from model import registry
 from model.saved import best_or_last
 from model.settings import SETTINGS, Setting
+from quant.config import QuantConfig, as_kept
 from quant.distill import BOUND_LR
 from quant.methods import METHODS, method_settings
 from quant.open import known_flags
@@ -477,6 +478,16 @@ def network_flags(options: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The flags that a network's file may say itself: ({name: value} of those that were typed, the same of all)."""
     every = {name: getattr(options, name) for name in known_flags() if hasattr(options, name)}
     return {name: value for name, value in every.items() if name in options.given}, every
+
+
+def variant_of(options: Namespace) -> dict[str, Any]:
+    """{flag: value} of what makes the network another than the published ones, whose flags have their defaults."""
+    published = {name: setting.default for name, setting in _settings().items()}
+    names = set(registry.settings_of(options.model)) - {"scale", "rgb_range"}
+    if options.k_bits != FULL_PRECISION:
+        names |= QuantConfig.of(options).trained().keys() - {"k_bits"}
+    found = as_kept({name: getattr(options, name) for name in sorted(names)}, options.k_bits)
+    return {name: value for name, value in found.items() if value != published[name]}
 
 
 def config_text(options: Namespace) -> str:

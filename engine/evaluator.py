@@ -31,21 +31,23 @@ class Evaluator:
 
     run: a RunFolder that has begun; eval.txt gets a line of JSON a set, results-<set>/ the images.
     model, scale, k_bits, rgb_range: of the network. chop_size, self_ensemble: as in `super_resolve`. half: in 16 bits.
-    For eval.txt, backend: what runs the network; file: what it was opened from, "" for one that trains.
+    For eval.txt, variant: {flag: value} of what makes it another network than the published ones; backend: what runs
+    it; file: what it was opened from, "" for one that trains.
     save_results: keep the SR images, with save_gt the LR and HR ones too.
     tested: what the network is, as plain values; given, images that the same test has done before it was stopped count.
     """
 
     def __init__(self, test_sets: Sequence[EvalSet], *, run: RunFolder, device: torch.device, model: str, scale: int,
-                 k_bits: int, rgb_range: float, chop_size: int | None = None, self_ensemble: bool = False,
-                 half: bool = False, backend: str = "torch", file: str = "", save_results: bool = False,
-                 save_gt: bool = False, tested: Mapping[str, Any] | None = None) -> None:
+                 k_bits: int, rgb_range: float, variant: Mapping[str, Any] | None = None,
+                 chop_size: int | None = None, self_ensemble: bool = False, half: bool = False, backend: str = "torch",
+                 file: str = "", save_results: bool = False, save_gt: bool = False,
+                 tested: Mapping[str, Any] | None = None) -> None:
         self.test_sets = test_sets
         self.run = run
         self.device = device
         self.model, self.scale, self.k_bits, self.rgb_range = model, scale, k_bits, rgb_range
         self.chop_size, self.self_ensemble, self.half = chop_size, self_ensemble, half
-        self.backend, self.file, self.tested = backend, file, tested
+        self.variant, self.backend, self.file, self.tested = dict(variant or {}), backend, file, tested
         self.saved = ("SR", "LR", "HR") if save_results and save_gt else ("SR",) if save_results else ()
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, dict[str, Any]]:
@@ -141,6 +143,8 @@ class Evaluator:
         result = {"epoch": epoch, "set": test_set.name, "model": self.model, "scale": self.scale,
                   "k_bits": self.k_bits, "psnr": means[0], "ssim": means[1], "images": len(test_set) - left_out,
                   "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {}),
+                  **({"precision": "half"} if self.half else {}),
+                  **({"variant": self.variant} if self.variant else {}),
                   **({"backend": self.backend} if self.backend != "torch" else {}),
                   **({"file": self.file} if self.file else {})}
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if judged else "no HR to compare with"

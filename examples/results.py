@@ -144,9 +144,10 @@ def available(dir_data, scale):
 
 
 def scores(run, network, sets=SETS):
-    """{set: (PSNR, SSIM)} of a run's last tests of a network, (model, scale), on these sets."""
-    return {result.set: (result.psnr, result.ssim) for result in read_run(run)
-            if (result.model, result.scale) == network and result.set in sets}
+    """{set: (PSNR, SSIM)} of a network, (model, scale), on these sets: the run's own, else the last tested there."""
+    found = [result for result in read_run(run) if (result.model, result.scale) == network and result.set in sets]
+    own = [result for result in found if not result.file and not result.backend]
+    return {result.set: (result.psnr, result.ssim) for result in own or found}
 
 
 def tables(rows, runs=()):

@@ -4,8 +4,9 @@
 
 Each run folder holds `eval.txt`, one JSON object a line per test pass and set. A run has the figures of the network
 that it kept as model_best: of the last test, or of its epoch in training. Other files that were tested into the same
-folder, and tests by another runtime, have rows of their own. A test with --self_ensemble is marked by a + behind the
-model, as in the literature. The table goes to stdout as Markdown; `--csv` also writes it with every digit.
+folder, and tests by another runtime or of another number of images, have rows of their own. A test with
+--self_ensemble is marked by a + behind the model, as in the literature; a network that is not one of the published, as
+with --quantizer pams, by its flags. The table goes to stdout as Markdown; `--csv` also writes it with every digit.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import io
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ EXPERIMENTS = Path("../experiment")
 PUBLISHED = Path(__file__).with_name("published.csv")
 CSV_FIELDS = (
     "model,scale,set,k_bits,psnr,ssim,published_psnr,published_ssim,psnr_difference,ssim_difference,images,epoch,run,"
-    "file,backend"
+    "file,backend,variant"
 ).split(",")
 
 
@@ -39,7 +41,7 @@ class Result:
     """Mean PSNR (dB) and SSIM of one network on one set; published figures have the first six fields alone.
 
     epoch: that it was tested after in training, 0 in a test. file, backend: of the test, "" for the run's own network
-    and for PyTorch.
+    and for PyTorch in single precision. variant: the flags of a network that is not published, in words.
     """
 
     model: str
@@ -53,10 +55,21 @@ class Result:
     run: str = ""
     file: str = ""
     backend: str = ""
+    variant: str = ""
 
     @property
     def key(self) -> tuple[str, int, str, int]:
         return self.model, self.scale, self.set, self.k_bits
+
+    @property
+    def published(self) -> "Result | None":
+        """The figures of the same network, set and bits that are published."""
+        return None if self.variant else published_results().get(self.key)
+
+    @property
+    def row(self) -> tuple:
+        """What its row says besides figures and what was tested: rows that are alike need to tell that."""
+        return self.key, self.variant
 
     @property
     def tested(self) -> str:
@@ -86,14 +99,14 @@ def read_run(run: str | Path) -> list[Result]:
         try:
             if values["psnr"] is not None:
                 found.append(_result(values, run=str(run)))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no line of results ({error!r:.100}); remove it or test again"
             raise UserError(f"{path}, line {number}: {reason}") from None
     kept = _kept_epoch(folder, [result.epoch for result in found if result.epoch])
     results: dict[tuple, Result] = {}
     for result in found:
         if not result.epoch or result.epoch == kept:
-            key = (result.key, result.file, result.backend)
+            key = (result.row, result.file, result.backend, result.images)
             results.pop(key, None)
             results[key] = result
     return list(results.values())
@@ -134,10 +147,12 @@ def markdown_table(results: Iterable[Result]) -> str:
     alike, or one is of another network than the run's, or by another runtime than PyTorch.
     """
     results = sorted(results, key=_order)
-    tell_runs = len({result.key for result in results}) < len(results) or any(
+    tell_runs = len({result.row for result in results}) < len(results) or any(
         result.file or result.backend for result in results)
+    alike = Counter((result.row, result.tested) for result in results)
     header = ["Model", "Dataset", "Bit", "PSNR/SSIM", "Published", "Difference"] + ["Run"] * tell_runs
-    rows = [_markdown_cells(result) + [result.tested] * tell_runs for result in results]
+    rows = [_markdown_cells(result) + [result.tested + (
+        f", {result.images} images" if alike[result.row, result.tested] > 1 else "")] * tell_runs for result in results]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
     lines.insert(1, ["-" * width for width in widths])
@@ -151,8 +166,7 @@ def csv_table(results: Iterable[Result]) -> str:
     writer.writeheader()
     for result in sorted(results, key=_order):
         row = asdict(result)
-        published = published_results().get(result.key)
-        if published:
+        if published := result.published:
             row["published_psnr"], row["published_ssim"] = published.psnr, published.ssim
             row["psnr_difference"] = f"{result.psnr - published.psnr:+.6f}"
             row["ssim_difference"] = f"{result.ssim - published.ssim:+.6f}"
@@ -191,24 +205,27 @@ def _result(values, run=""):
         raise TypeError(f"{values['set']!r} is no name")
     model = str(values["model"]).lower() + ("+" if values.get("self_ensemble") else "")
     file, epoch = str(values.get("file", "")), int(values.get("epoch") or 0)
+    backend = ", ".join(str(values[name]) for name in ("backend", "precision") if name in values)
+    variant = ", ".join(f"{name} {value}" for name, value in values.get("variant", {}).items())
     return Result(model, int(values["scale"]), values["set"], int(values["k_bits"]),
                   float(values["psnr"]), float(values["ssim"]), values.get("images"), epoch, run,
-                  "" if file == BEST else file, str(values.get("backend", "")))
+                  "" if file == BEST else file, backend, variant)
 
 
 def _order(result):
     """The order of published.csv: network, large scale first, the benchmark sets as listed there, bits rising."""
     sets = list(dict.fromkeys(key[2] for key in published_results()))
     position = sets.index(result.set) if result.set in sets else len(sets)
-    return result.model, -result.scale, position, result.set, result.k_bits, result.tested
+    return result.model, -result.scale, position, result.set, result.k_bits, result.variant, result.tested
 
 
 def _markdown_cells(result):
     name = result.model.removesuffix("+")
-    model = f"{title(name)}{result.model[len(name):]}x{result.scale}"
+    model = f"{title(name)}{result.model[len(name):]}x{result.scale}" + (
+        f" ({result.variant})" if result.variant else "")
     bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
     cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
-    published = published_results().get(result.key)
+    published = result.published
     if not published:
         return [*cells, "-", "-"]
     # adding 0.0 turns -0.0 into 0.0

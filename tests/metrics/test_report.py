@@ -153,3 +153,32 @@ def test_self_ensemble_is_another_network(tmp_path, capsys):
     rows = cells(capsys.readouterr().out)[2:]
     assert [row[0] for row in rows] == ["EDSRx4", "EDSR+x4"]
     assert [row[3].split("/")[0] for row in rows] == ["30.00", "31.00"] and rows[1][4] == "-"
+
+
+def test_networks_that_are_not_published_are_told_by_their_flags_and_not_compared(tmp_path, capsys):
+    variants = ({}, {"quantizer": "pams"}, {"n_feats": 8, "skip_bits": 8})
+    runs = [write_run(tmp_path / str(i), line(variant=variant)) for i, variant in enumerate(variants)]
+    report.main(runs)
+    header, _, *rows = cells(capsys.readouterr().out)
+    assert header[-1] == "Difference"  # no two rows look alike
+    assert [(row[0], row[4]) for row in rows] == [
+        ("EDSRx4", "31.85/0.889"), ("EDSRx4 (n_feats 8, skip_bits 8)", "-"), ("EDSRx4 (quantizer pams)", "-")]
+
+
+def test_tests_in_half_precision_and_of_other_images_do_not_replace_others(tmp_path, capsys):
+    run = write_run(tmp_path / "run", line(psnr=30.0), line(psnr=31.0, images=1), line(psnr=29.0, precision="half"))
+    report.main([run])
+    rows = cells(capsys.readouterr().out)[2:]
+    assert [(row[3].split("/")[0], row[-1]) for row in rows] == [
+        ("30.00", f"{run}, 5 images"), ("31.00", f"{run}, 1 images"), ("29.00", f"{run}, half")]
+
+
+def test_a_run_says_in_what_its_network_is_not_the_published_one(launch, experiments):
+    """TINY's sizes are in every line, those of a method that is not DDTB too; skip_bits as many as k_bits are none."""
+    sizes = {"n_feats": 8, "n_resblocks": 1}
+    for flags, more in (("--quantizer pams", {"quantizer": "pams"}), ("--skip_bits 4", {}), ("--skip_bits 8 --bounds "
+                        "symmetric --init_bounds calibrated", {"bounds": "symmetric", "skip_bits": 8})):
+        assert launch(f"--save run --epochs 2 {flags}", quantized=True) == 0
+        assert launch("--save run --test_only --load run", quantized=True) == 0
+        found = [json.loads(text)["variant"] for text in (experiments / "run" / "eval.txt").read_text().splitlines()]
+        assert found == [sizes | more] * 2
