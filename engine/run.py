@@ -64,9 +64,10 @@ def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequenc
     writes.
     """
     with contextlib.ExitStack() as stack:
-        folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None)
+        folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None,
+                           flag="--load" if load else "--save")
         own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
-        continues = own or load and not resume
+        continues = own or load and not resume and folder.has_run()
         if parallel.is_first():
             log_to_file = stack.enter_context(logging_to_stdout())
             for note in notes:

@@ -31,10 +31,12 @@ class RunFolder:
     Other files and runs in the folder or below it stay untouched.
     origin: the folder of the models that the run continues from, None for a new run. rewound: it continues from an
     earlier epoch of itself, and its former models, `origin`, were moved aside. begin: makes it ready to be written to.
+    flag: what named the path, for messages.
     """
 
-    def __init__(self, path: str | Path, *, origin: Path | None = None) -> None:
+    def __init__(self, path: str | Path, *, origin: Path | None = None, flag: str = "--save") -> None:
         self.path = Path(path)
+        self.place = f"{flag} {path}"
         self.checkpoint = self.path / LAST
         self.best = self.path / BEST
         self.origin = origin
@@ -45,10 +47,10 @@ class RunFolder:
         """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise UserError(f"--save {self.path}: {nearest} is no folder that can be written to; choose another place")
+            raise UserError(f"{self.place}: {nearest} is no folder that can be written to; choose another place")
         config = self.path / "config.txt"
         if config.exists() and not self.is_run() and not (config.is_file() and config.stat().st_size == 0):
-            raise UserError(f"--save {self.path}: is not a run of this program (its config.txt is another's); nothing "
+            raise UserError(f"{self.place}: is not a run of this program (its config.txt is another's); nothing "
                             "was touched, choose another name")
 
     def is_run(self) -> bool:
@@ -59,11 +61,15 @@ class RunFolder:
         except OSError:
             return False
 
+    def has_run(self) -> bool:
+        """Whether something of a run, or a run begun, is here."""
+        return self.is_run() or bool(self.models() + self._found("eval.txt"))
+
     def check_continuable(self) -> None:
         """Raise UserError where the checkpoint is gone, and beginning anew would overwrite what the run has made."""
         made = self.models() + self._found("eval.txt")
         if made and not self.checkpoint.is_file():
-            raise UserError(f"--load {self.path}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
+            raise UserError(f"{self.place}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
                             "read; put it back, name a file with --resume, or begin another run with --save")
 
     def to_continue(self) -> Path | None:
@@ -143,7 +149,7 @@ class RunFolder:
     def _untested(self):
         with claims.no_tests(self.path) as untested:
             if not untested:
-                raise UserError(f"--save {self.path}: a test is running in it; wait for it, or end it first")
+                raise UserError(f"{self.place}: a test is running in it; wait for it, or end it first")
             yield
 
     def _found(self, pattern):
@@ -192,7 +198,7 @@ class RunFolder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.rename(target)
             except OSError as error:
-                raise UserError(f"--save {self.path}: {file} can't be moved to {aside} ({error.strerror}), where the "
+                raise UserError(f"{self.place}: {file} can't be moved to {aside} ({error.strerror}), where the "
                                 "run's other files are now; move it there") from error
         self._remove_empty(files)
 

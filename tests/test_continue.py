@@ -338,6 +338,17 @@ def test_a_run_that_failed_in_its_first_step_continues_with_its_options(begun, b
     assert [options[name] for name in ("k_bits", "w_at", "lr", "n_feats")] == [4, 7.0, 1e-3, 8]
 
 
+def test_a_mistake_beside_a_load_that_finds_no_run_leaves_nothing(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    before = sorted(experiments.rglob("*"))
+    for name in ("typo", "output/typo", "run/model"):
+        assert launch(f"--load {name} --data_test Nowhere") == 2
+        assert "error: --data_test Nowhere" in capfd.readouterr().err
+    assert sorted(experiments.rglob("*")) == before
+    assert launch("--load run/config.txt") == 2
+    assert re.search(r"error: --load \S*config.txt: .* is no folder", capfd.readouterr().err)
+
+
 def test_a_start_that_came_to_nothing_is_not_kept_aside(begun, launch, experiments):
     for epochs in (2, 3):
         begun(f"--save run --epochs {epochs}")
