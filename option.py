@@ -53,6 +53,13 @@ def _sets(text):
     return [name for name in text.split("+") if name]
 
 
+def _switch(text):
+    """What may follow a flag that stands alone, to turn off what --load or --template brings."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} does not belong here; give nothing, True or False")
+    return text.lower() == "true"
+
+
 def _scale(text):
     if (number := whole_number(text)) is None:
         raise UserError(f"--scale {text:.40}: one whole number is needed; a network is trained for one scale")
@@ -223,7 +230,7 @@ def build_parser(*, quantized: bool) -> ArgumentParser:
         for name, setting in settings.items():
             how: dict[str, Any] = {"type": setting.read or setting.type}
             if setting.type is bool:
-                how = {"action": "store_true"}
+                how = {"type": _switch, "nargs": "?", "const": True, "metavar": "False"}
             elif setting.type is str and setting.values:
                 how["metavar"] = f"{{{','.join(setting.values)}}}"
             elif name == "resume":

@@ -338,6 +338,18 @@ def test_a_run_that_failed_in_its_first_step_continues_with_its_options(begun, b
     assert [options[name] for name in ("k_bits", "w_at", "lr", "n_feats")] == [4, 7.0, 1e-3, 8]
 
 
+def test_flags_that_stand_alone_can_be_taken_back(launch, bare, experiments, capfd):
+    assert launch("--save run --self_ensemble --no_augment --save_models") == 0
+    capfd.readouterr()
+    assert bare("--load run --cpu --epochs 2 --self_ensemble False --no_augment=false --save_models True") == 0
+    told = capfd.readouterr().out
+    assert re.search("--self_ensemble False: followed from now on; .* was trained with True", told)
+    options = state_of(experiments, "run")["options"]
+    assert [options[name] for name in ("self_ensemble", "no_augment", "save_models")] == [False, False, True]
+    assert bare("--load run --cpu maybe") == 2
+    assert "error: --cpu: 'maybe' does not belong here; give nothing, True or False" in capfd.readouterr().err
+
+
 def test_a_mistake_beside_a_load_that_finds_no_run_leaves_nothing(launch, experiments, capfd):
     assert launch("--save run") == 0
     before = sorted(experiments.rglob("*"))
