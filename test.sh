@@ -35,6 +35,9 @@ FUNCTIONS=$(compgen -A function | grep '_x[234]')
 if [ $# -eq 0 ]; then
     echo "usage: bash test.sh FUNCTION [K_BITS [more flags]]; the functions are"
     sed 's/^/  /' <<< "$FUNCTIONS"
+elif [[ " $* " =~ \ --k_bits[\ =] ]]; then
+    echo "test.sh: --k_bits is not read here; give the bits behind the function, as bash test.sh $1 2" >&2
+    exit 2
 elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
     case ${2:-} in
         [0-9]*) "$@" ;;

@@ -1,10 +1,12 @@
 """All networks of the results table, by one command: trained, quantized, packed, tested. `make networks`.
 
     python -m examples.networks --photos PHOTOGRAPHS --dir_data datasets [--budget short] [--only edsr_x4]
+    python -m examples.networks --again --only edsr_x4_2bit_pams
     python -m examples.networks --list
 
 A stage is one network; those of examples/budgets.py are worked off in order. One that pretrained/models.json lists with
 these numbers is finished and left out, if its file is there; of a network that is only compared the listing is enough.
+With --again nothing is left out, and what comes out replaces what is listed.
 One that was stopped goes on from its last checkpoint, or after the last image of its test.
 What happened is kept in ../experiment/networks/journal.txt. Several of these may run at a time, each with networks of
 its own by --only.
@@ -34,16 +36,16 @@ def main(argv=None):
     if options.budget == "paper":
         return paper(options)
     known = {stage.network for stage in SHORT}
-    if unknown := set(options.only) - known:
-        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted(known))}")
-    chosen = [stage for stage in SHORT if not options.only or stage.network in options.only]
+    if unknown := set(options.only) - known - {stage.name for stage in SHORT}:
+        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted(known))}, or a name that --list prints")
+    chosen = [stage for stage in SHORT if not options.only or {stage.network, stage.name} & set(options.only)]
     if options.list:
         print(overview(chosen))
         return 0
     if options.photos:
         prepare(options.photos, options.dir_data)
     data = stages.DataFlags(options.dir_data)
-    return work(chosen, lambda stage: stages.commands(stage, data, options.device))
+    return work(chosen, lambda stage: stages.commands(stage, data, options.device), again=options.again)
 
 
 def parse(argv):
@@ -52,7 +54,9 @@ def parse(argv):
                         help="short: examples/budgets.py; paper: baseline.sh and run.sh, on DIV2K (default: short)")
     parser.add_argument("--photos", type=Path, help="folder of folders of photographs to make the training set of")
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
-    parser.add_argument("--only", nargs="*", default=[], metavar="NETWORK", help="these alone, as edsr_x4")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NETWORK",
+                        help="these alone, as edsr_x4_2bit, or edsr_x4 for all that is made of it")
+    parser.add_argument("--again", action="store_true", help="also what is finished")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what trains (default: cpu)")
     parser.add_argument("--list", action="store_true", help="print what is done, what is not, and how long it takes")
     return parser.parse_args(argv)
@@ -97,15 +101,15 @@ def overview(chosen):
     return "\n".join([*lines, f"{'left, on one core':40}{total:6.1f} h"])
 
 
-def work(chosen, commands_of):
-    """Run the commands of each stage that is not finished, in order. Returns 1 when one failed, else 0.
+def work(chosen, commands_of, *, again=False):
+    """Run the commands of each stage that is not finished, or with `again` of each. Returns 1 when one failed, else 0.
 
     A failure ends the work; that of a network that only serves a comparison does not, as nothing starts from it. That
     such a one diverges is a result.
     """
     (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
     failed = 0
-    for stage in (stage for stage in chosen if not stages.finished(stage)):
+    for stage in (stage for stage in chosen if again or not stages.finished(stage)):
         note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
         if code := next(filter(None, (run_logged(stage, command) for command in commands_of(stage))), 0):

@@ -4,15 +4,16 @@
 #   metrics/run.sh [DATASETS] [SCALE] [BIT] [RUN] [DIR_DATA]
 #
 # DATASETS are joined with '+'; RUN is the run's folder. The defaults are those of the README's example: the benchmark
-# sets, x4, 4 bit, ../experiment/output/edsrx4/4bit and ./datasets.
+# sets, x4, 4 bit, ../experiment/output/edsrx4/4bit and ./datasets, seen from the repository.
 set -euo pipefail
 
 datasets=${1:-Set5+Set14+B100+Urban100}
 scale=${2:-4}
 bit=${3:-4}
-run=${4:-../experiment/output/edsrx$scale/${bit}bit}
-dir_data=${5:-datasets}
 metrics=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=${metrics%/*}
+run=${4:-${repository%/*}/experiment/output/edsrx$scale/${bit}bit}
+dir_data=${5:-$repository/datasets}
 
 if command -v matlab >/dev/null; then
   interpreter=(matlab -nodesktop -nosplash -r)

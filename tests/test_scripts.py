@@ -121,3 +121,39 @@ def test_the_python_and_the_data_can_be_others():
 
 def test_a_failing_command_fails_the_script():
     assert run("run.sh", "edsr_x4", PYTHON="false").returncode == 1
+
+
+@pytest.mark.parametrize("script", ["run.sh", "test.sh"])
+@pytest.mark.parametrize("flags", [["--k_bits", "2"], ["4", "--k_bits=2"], ["--batch_size", "8", "--k_bits", "2"]])
+def test_bits_that_would_contradict_the_runs_name_are_refused(script, flags):
+    done = run(script, "edsr_x4", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (f"{script}: --k_bits is not read here; give the bits behind the function, as bash {script} "
+                           "edsr_x4 2\n")
+
+
+def test_a_baseline_that_was_trained_here_and_is_not_what_is_tested_is_spoken_of(tmp_path):
+    script = tmp_path / "code" / "baseline.sh"
+    script.parent.mkdir()
+    script.write_text((ROOT / "baseline.sh").read_text())
+    models = tmp_path / "experiment" / "edsr_baseline_x4" / "model"
+    assert run(script, "edsr_x4_eval").stderr == ""
+    models.mkdir(parents=True)
+    (models / "model_best.pth.tar").touch()
+    assert run(script, "edsr_x4_eval").stderr == (
+        "baseline.sh: testing what is in pretrained/; for the run in ../experiment/edsr_baseline_x4 give --refine "
+        "../experiment/edsr_baseline_x4\n")
+    assert run(script, "edsr_x4_eval", "--refine", "../experiment/edsr_baseline_x4").stderr == ""
+
+
+def test_matlabs_script_finds_the_default_folders_from_anywhere(tmp_path):
+    """MATLAB is stood in for by a script that prints what it is asked to do."""
+    matlab = tmp_path / "bin" / "matlab"
+    matlab.parent.mkdir()
+    matlab.write_text('#!/bin/sh\nfor last; do :; done\necho "$last"\n')
+    matlab.chmod(0o755)
+    path = f"{matlab.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", ROOT / "metrics/run.sh", "Set5", "2", "3"], capture_output=True, text=True,
+                          cwd=tmp_path, env=os.environ | {"PATH": path}, check=True)
+    folders = f"'{ROOT.parent}/experiment/output/edsrx2/3bit/results-Set5', '{ROOT}/datasets/benchmark/Set5/HR'"
+    assert f"calculate_PSNR_SSIM('Set5', 2, 3, {folders});" in done.stdout

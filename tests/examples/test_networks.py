@@ -61,6 +61,12 @@ def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
     assert networks.main(flags) == 0
     assert capfd.readouterr().out == ""
     assert len(re.findall(r" done ", networks.overview([LOW, COMPARED, FULL]))) == 3
+    assert networks.main([*flags, "--again", "--only", "edsr_x2_4bit"]) == 0
+    told = capfd.readouterr().out
+    assert "edsr_x2_4bit: finished" in told and "minmax" not in told and "baseline" not in told
+    again = {entry["file"]: entry for entry in json.loads((workplace / "pretrained" / "models.json").read_text())}
+    assert {name: entry["results"] for name, entry in again.items()} == {
+        name: entry["results"] for name, entry in entries.items()}  # the same training, the same figures
 
 
 def test_a_network_that_it_does_not_know(workplace):
