@@ -61,7 +61,7 @@ class Trainer:
         self.run_options = run_options or {}
         self.autocast = torch.autocast(device.type, dtype=DTYPES.get(amp), enabled=amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.position, self.best, self.sums = (1, 0), NONE_YET, {}
+        self.position, self.best, self.sums, self.counts = (1, 0), NONE_YET, {}, {}
         self.has_checkpoint = False
 
     def fit(self) -> None:
@@ -123,7 +123,7 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         for name, part in parts.items():
-            self.sums[name] = self.sums.get(name, 0) + part
+            self.sums[name], self.counts[name] = self.sums.get(name, 0) + part, self.counts.get(name, 0) + 1
 
     def _stop_if_asked(self, number):
         """Save and end when any process got a signal: all of them stop after the same step."""
@@ -134,11 +134,11 @@ class Trainer:
             raise Stopped(number, f"saved after batch {batch} of epoch {epoch}; go on with --load {self.run.path}")
 
     def _means(self):
-        """{name of a loss: its mean over the epoch's batches so far, over all processes}. Waits for the device."""
+        """{name of a loss: its mean over the epoch's batches that had it, over all processes}. Waits for the device."""
         if self.sums:
             together = parallel.all_reduce_mean(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
             self.sums = dict(zip(self.sums, together.unbind(), strict=True))
-        return {name: float(value) / self.position[1] for name, value in self.sums.items()}
+        return {name: float(value) / self.counts[name] for name, value in self.sums.items()}
 
     def _check_finite(self):
         """The epoch's mean losses so far as text; stops the run where one is not finite. Waits for the device."""
@@ -159,7 +159,7 @@ class Trainer:
         is_best = parallel.is_first() and self._test(epoch, means)
         parallel.wait_for_all()
         step_scheduler(self.scheduler)
-        self.position, self.sums = (epoch + 1, 0), {}
+        self.position, self.sums, self.counts = (epoch + 1, 0), {}, {}
         self.save(best=is_best, keep=self.save_models and self.objective.phase is not Phase.CALIBRATE)
 
     def _test(self, epoch, means):
@@ -214,7 +214,7 @@ class Trainer:
             "precision": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
             "best": self.best, "judged_by": self.evaluator.judged_by, "history": self.recorder.history,
-            "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()},
+            "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()}, "counts": self.counts,
             "random": checkpoint.random_state(),
         }
 
@@ -244,6 +244,7 @@ class Trainer:
                      self._best_text())
             self.best = NONE_YET
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.counts = state.get("counts") or dict.fromkeys(self.sums, state["batch"])  # older runs keep none
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])

@@ -128,6 +128,9 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
     demand(is_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
     demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
     demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
+    counts = state.get("counts") or dict.fromkeys(state["sums"], batch)
+    demand(counts.keys() == state["sums"].keys() and all(_whole(count) and count for count in counts.values()),
+           "counts of losses")
     for row in state["history"]:
         demand(_whole(row["epoch"]) and all(_named(row[group], is_number) for group in ("losses", "psnr")),
                f"a row {row} of history")

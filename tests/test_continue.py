@@ -1,6 +1,7 @@
 """A run's options belong to its checkpoint: what continuing and testing take from there, follow, and refuse."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -336,6 +337,23 @@ def test_a_run_that_failed_in_its_first_step_continues_with_its_options(begun, b
     assert "checkpoint.pth.tar: --batch_size 2" in capfd.readouterr().out
     options = state_of(experiments, "run")["options"]
     assert [options[name] for name in ("k_bits", "w_at", "lr", "n_feats")] == [4, 7.0, 1e-3, 8]
+
+
+def test_losses_that_change_within_an_epoch_have_the_means_of_their_own_batches(launch, experiments, monkeypatch):
+    steps = []
+
+    def losses(self, network, lr, hr):
+        steps.append(len(steps) + 1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        part = 0 * network(lr).mean() + len(steps)
+        return part, dict.fromkeys(self.loss.weights, part.detach())
+
+    monkeypatch.setattr(main_ori.Supervised, "losses", losses)
+    assert launch("--save run --loss 1*L1") == 128 + signal.SIGTERM
+    assert launch("--load run --loss 1*MSE") == 0
+    assert steps == [1, 2, 3]
+    assert state_of(experiments, "run")["history"][0]["losses"] == {"L1": 1.5, "MSE": 3.0}
 
 
 def test_flags_that_stand_alone_can_be_taken_back(launch, bare, experiments, capfd):
