@@ -23,11 +23,12 @@ from utility import UserError, first_line, run_main
 
 @dataclass(frozen=True)
 class Score:
-    """PSNR in dB (infinite for identical images) and SSIM of one image, or their means."""
+    """PSNR in dB (infinite for identical images) and SSIM of one image, or their means. grey: both files are grey."""
 
     name: str
     psnr: float
     ssim: float
+    grey: bool = False
 
 
 def evaluate(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = None, luma: bool = True,
@@ -54,9 +55,10 @@ def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool 
             border: int | None = None) -> Score:
     """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
 
-    luma: compare the luma of colour images, else R, G and B. Grey ones are compared as they are, in 0..255 and not in
-    luma's 16..235, as a test of a network of one colour does: its PSNR is some 1.3 dB higher. Raises UserError for
-    unreadable files, sizes that do not belong together and images too small for SSIM.
+    luma: compare the luma of colour images, else R, G and B. Two grey files are compared as they are, in 0..255, as by
+    the MATLAB script. Stored as colour, and in a test of a network of one colour, the same pixels are compared in luma's
+    16..235, where PSNR is some 1.3 dB higher. Raises UserError for unreadable files, sizes that do not belong together
+    and images too small for SSIM.
     """
     border = scale if border is None else border
     hr, sr = (torch.from_numpy(image).permute(2, 0, 1) for image in read_pair(hr_path, sr_path, scale=scale))
@@ -65,7 +67,7 @@ def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool 
         ssim = functional.ssim(sr, hr, border=border, luma=luma)
     except ValueError as error:
         raise UserError(f"{sr_path}: {error}; leave this image out or make --border smaller") from None
-    return Score(Path(hr_path).stem, psnr, ssim)
+    return Score(Path(hr_path).stem, psnr, ssim, grey=len(hr) == 1)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
@@ -123,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes = [f"missing: {name} has no partner in --sr {options.sr}" for name in pairs.without_sr]
     notes += [f"missing: {name} has no partner in --gt {options.gt}" for name in pairs.without_hr]
     notes += [f"left out: {problem}" for problem in pairs.left_out]
+    if not options.rgb and (grey := ", ".join(score.name for score in scores if score.grey)):
+        notes.append(f"note: {grey}: two grey files, compared in 0..255; luma has 16..235, where PSNR is 1.3 dB higher")
     for note in notes:
         print(note, file=sys.stderr)
     print(format_json(scores, pairs, options) if options.json else format_table(scores))

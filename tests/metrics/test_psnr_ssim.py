@@ -155,6 +155,15 @@ def test_two_grey_images_are_compared_as_they_are(folders):
     assert score.psnr == pytest.approx(10 * math.log10(255**2 / np.mean((hr.astype(float) - sr) ** 2)), abs=1e-12)
 
 
+def test_pairs_that_are_compared_in_another_range_are_named(folders, capsys):
+    grey, colour = picture(channels=1, seed=1), picture(seed=2)
+    gt, sr = folders({"a.png": grey, "b.png": colour}, {"a.png": grey, "b.png": colour})
+    psnr_ssim.main(["--gt", gt, "--sr", sr, "--scale", "4"])
+    assert "note: a: two grey files, compared in 0..255" in capsys.readouterr().err
+    psnr_ssim.main(["--gt", gt, "--sr", sr, "--scale", "4", "--rgb"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_border_below_zero_is_refused():
     with pytest.raises(UserError, match="--border -1: give 0 pixels or more"):
         psnr_ssim.main(["--gt", "gt", "--sr", "sr", "--scale", "4", "--border", "-1"])
