@@ -56,7 +56,7 @@ def compare(hr_path: str | Path, sr_path: str | Path, *, scale: int, luma: bool 
     """The Score of one image; `border` defaults to `scale`, as on the benchmark sets.
 
     luma: compare the luma of colour images, else R, G and B. Two grey files are compared as they are, in 0..255, as by
-    the MATLAB script. Stored as colour, and in a test of a network of one colour, the same pixels are compared in luma's
+    the MATLAB script. The same pixels stored as colour, or tested by a network of one colour, are compared in luma's
     16..235, where PSNR is some 1.3 dB higher. Raises UserError for unreadable files, sizes that do not belong together
     and images too small for SSIM.
     """

@@ -17,7 +17,7 @@ from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
-from quant.activation import gates_in_use
+from quant.activation import gates_in_use, without_bounds
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import fold_gates
@@ -30,6 +30,7 @@ from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
 from quant.deploy.packed import file_hash
 from quant.open import open_network
+from quant.phase import Phase, phase_of
 from quant.swap import is_quantized
 from utility import UserError, add_force, atomic_path, check_output, run_main
 
@@ -44,6 +45,7 @@ CALIBRATION_IMAGES = 32
 LEAST_PSNR = {"fp32": 38.0, "int8": 32.0}
 CALIBRATION_SIDE = 192
 FORMATS = ("qlinear", "qdq")
+CHOICES = {"rest": ("fp32", "int8"), "format": FORMATS, "gates": ("run", "fold"), "weights": ("packed", "plain")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ def _parse(argv):
     parser.add_argument("--refine", required=True, type=named_path,
                         help="what to export: a run's folder, a checkpoint, a packed file")
     parser.add_argument("--out", required=True, type=named_path, help="file to write, ending in .onnx")
-    parser.add_argument("--rest", default="fp32", choices=("fp32", "int8"),
+    parser.add_argument("--rest", default="fp32", choices=CHOICES["rest"],
                         help="layers that DDTB does not quantize: fp32 (default), every value as in PyTorch, or "
                              "post-training int8, fast")
     parser.add_argument("--format", default="qlinear", choices=FORMATS,
@@ -79,10 +81,10 @@ def _parse(argv):
                              "between QuantizeLinear and DequantizeLinear, for OpenVINO, TensorRT and NPUs")
     parser.add_argument("--symmetric", action="store_true",
                         help="--format qdq: features without zero points too, as TensorRT asks")
-    parser.add_argument("--gates", default="run", choices=("run", "fold"),
+    parser.add_argument("--gates", default="run", choices=CHOICES["gates"],
                         help="run (default): gates compute bounds for each image; fold: each becomes the constant "
                              "factors of its mean over --calib, one static graph")
-    parser.add_argument("--weights", choices=("packed", "plain"),
+    parser.add_argument("--weights", choices=CHOICES["weights"],
                         help="quantized weights in the file: packed, 2 or 4 bits each, unpacked when a runtime loads "
                              "it; plain, 8 bits each, or 32 where a float convolution reads them (default: packed with "
                              "qlinear where --opset has such types, plain with qdq)")
@@ -156,12 +158,25 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. gates: 'run', or 'fold', to constant factors
     by `images`. format, symmetric, weights, opset: as --format, --symmetric, --weights and --opset. source: {"file",
     "sha256"}, for the metadata. Raises UserError for a network whose levels integers can't hold, or which nothing here
-    lowers, and without images for 'int8' and 'fold'.
+    lowers, and without images for 'int8' and 'fold'; ValueError for values that can't be, and a network that does not
+    quantize yet.
     """
     lowering = lowering_of(network)
-    for setting, value in (("rest", rest), ("gates", gates)):
+    for setting, value in (("rest", rest), ("gates", gates), ("format", format), ("weights", weights)):
+        if value not in CHOICES[setting] and (setting, value) != ("weights", None):
+            raise ValueError(f"{setting} {value!r}: choose {' or '.join(CHOICES[setting])}")
         if value in ("int8", "fold") and not images:
             raise UserError(f"{setting}='{value}': needs images like those to be upscaled, to calibrate on")
+    if symmetric and format != "qdq":
+        raise ValueError(f"symmetric: is for format 'qdq', not '{format}'")
+    if weights == "packed" and opset is not None and opset < PACKING_OPSET:
+        raise ValueError(f"weights 'packed': need opset {PACKING_OPSET} or newer")
+    if odd := [list(image.shape) for image in images or () if image.ndim != 4 or len(image) != 1]:
+        raise ValueError(f"images {odd[0]}: give each one as [1, n_colors, h, w]")
+    if network.training or is_quantized(network) and phase_of(network) is Phase.CALIBRATE:
+        raise ValueError("the network is in training mode or calibrates: train it and call eval() first")
+    if unset := without_bounds(network):
+        raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
     network, folded = fold_gates(network, images) if gates == "fold" and images else (network, {})
     graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
     gated = gates_in_use(network).values()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from data.images import named_path
 from quant.deploy.network import given_flags, network_parser
-from quant.deploy.packed import FORMAT, SUFFIX, write_packed
+from quant.deploy.packed import FORMAT, RESTS, SUFFIX, write_packed
 from quant.open import open_network
 from utility import UserError, add_force, check_output, run_main
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = network_parser("Pack the weights of a quantized network as k-bit integers (safetensors).")
     parser.add_argument("--refine", required=True, type=named_path, help="what to pack: a run's folder or a checkpoint")
     parser.add_argument("--out", required=True, type=named_path, help=f"file to write, ending in {SUFFIX}")
-    parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"),
+    parser.add_argument("--rest", default="fp32", choices=RESTS,
                         help="how tensors that are not quantized are kept (default: fp32, exact)")
     add_force(parser)
     options = parser.parse_args(argv)

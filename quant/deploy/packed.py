@@ -9,7 +9,7 @@ are never applied are not there. The other tensors are float32, or weights and b
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import model
 from model.common import SuperResolver
 from model.settings import made_from
 from model.weights import check_tensors
-from quant.activation import gates_in_use, quantizers, with_gates
+from quant.activation import gates_in_use, quantizers, with_gates, without_bounds
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.methods.ddtb import GATE_BITS
 from quant.phase import Phase, phase_of
@@ -29,6 +29,7 @@ from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
 FORMAT = "ddtb-packed-1"
+RESTS = ("fp32", "fp16")
 SUFFIX = ".safetensors"
 SCALE, STEP = "_scale", "_step"
 GATE_PARTS = ("reduce", "expand")
@@ -43,8 +44,13 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
     """Write a quantized network in evaluation mode to `path`; atomic. Returns the file's size in bytes.
 
     source: the checkpoint it came from, for its hash. rest: 'fp32' or 'fp16', how tensors
-    that are not quantized are kept. Raises UserError where float16 can't hold one, or the file can't be written.
+    that are not quantized are kept. Raises UserError where float16 can't hold one, for a network whose bounds nothing
+    has set and for weights that no file holds, or where the file can't be written; ValueError for another `rest`.
     """
+    if rest not in RESTS:
+        raise ValueError(f"rest {rest!r}: choose {' or '.join(RESTS)}")
+    if unset := without_bounds(network):
+        raise UserError(f"{path}: {unset[0]} and others have no bounds yet; train the network first")
     try:
         from safetensors.torch import save_file  # an extra: only packing needs it
     except ImportError as error:
@@ -53,7 +59,7 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
     for name, levels, bits, factor in _quantized(network):
         offset = int(levels.min())
         bits = max(bits, int(levels.max() - offset).bit_length())  # a tie at both bounds makes one level more
-        packed[name] = {"shape": list(levels.shape), "bits": bits, "offset": offset}
+        packed[name] = asdict(_packed_as(name, levels.shape, bits, offset))
         tensors[name] = torch.from_numpy(pack_bits(levels.numpy().astype(np.int64) - offset, bits))
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
     bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
@@ -67,6 +73,13 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
     return Path(path).stat().st_size
+
+
+def _packed_as(name, shape, bits, offset):
+    try:
+        return Packed(list(shape), bits, offset)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}: nearly all its weights are the same; train it further") from None
 
 
 def _quantized(network):

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -101,6 +102,33 @@ def test_a_file_below_its_promise(pair, capsys):
             entry.value = "101"
     onnx.save(exported, file)
     assert run((file, against)) == 1
+
+
+def test_what_differs_behind_the_last_quantizer_is_told(pair, tmp_path, capsys):
+    """Blue off by 40 where luma stays: every level is PyTorch's, and luma alone would tell nothing."""
+    file, against = pair("edsr", dynamic=0)
+    network = open_network(against)
+    with torch.no_grad():
+        network.tail[1].bias += torch.tensor([0, -7.77, 40])
+    write_packed(network, against, source=tmp_path / "source.pt")
+    assert run((file, against)) == 1
+    told = capsys.readouterr().out
+    assert "have PyTorch's levels, and the images differ by 40 of 255: the file was made of another network" in told
+
+
+def test_images_that_are_equal_do_not_hide_one_that_is_not(pair, tmp_path, smooth_image, capsys):
+    """A file below its promise on one image of four: black ones have no error, which counts as 100 dB."""
+    file, against = pair("srresnet", dynamic=0, rest="int8")
+    network = open_network(against)
+    with torch.no_grad():
+        network.conv_output.weight *= 1.5
+    write_packed(network, against, source=tmp_path / "source.pt")
+    for name in "abc":
+        write_png(tmp_path / "images" / f"{name}.png", np.zeros((20, 20, 3), np.uint8))
+    assert run((file, against), "--images", str(tmp_path / "images")) == 0
+    write_png(tmp_path / "images" / "d.png", smooth_image(20, 18)[0].permute(1, 2, 0).byte().numpy())
+    assert run((file, against), "--images", str(tmp_path / "images")) == 1
+    assert "dB at the least (image 4 of 4)" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(pair, tmp_path, small_network, capsys):

@@ -84,10 +84,10 @@ def _cost(network, folded, images):
            f"by {scale} and enlarged again"
 
 
-def decibels(network: SuperResolver | OnnxNetwork, sr: Tensor, hr: Tensor) -> float:
-    """Luma PSNR in dB, at most BEST_DB, of the network's image [1, n_colors, h, w] to another, both as 8-bit images."""
+def decibels(network: SuperResolver | OnnxNetwork, sr: Tensor, hr: Tensor, *, luma: bool = True) -> float:
+    """PSNR in dB, at most BEST_DB, of the network's image [1, n_colors, h, w] to another, both as 8-bit images."""
     images = (in_8_bits(image, network.rgb_range)[0] for image in (sr, hr))
-    return min(psnr(*images, border=network.scale), BEST_DB)
+    return min(psnr(*images, border=network.scale, luma=luma), BEST_DB)
 
 
 def in_8_bits(image: Tensor, rgb_range: float) -> Tensor:

@@ -11,6 +11,7 @@ from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.methods.ddtb import GATE_BITS, DualBoundQuantizer
 from quant.weight import quantize_symmetric
+from utility import UserError
 
 MOST_GATED_BITS = 7
 
@@ -43,9 +44,15 @@ def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGr
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it: a byte has room
-    for it up to MOST_GATED_BITS. Bounds above zero, which stay there, need none and have levels up to 255.
+    for it up to MOST_GATED_BITS. Bounds above zero, which stay there, need none and have levels up to 255. Raises
+    UserError for bounds whose levels are beyond that where the gate gives 1.
     """
-    zero = 0 if quantizer.static_bounds()[0] >= 0 else 2**quantizer.k_bits - 1
+    lower, upper = (bound.item() for bound in quantizer.static_bounds())
+    most = 2**quantizer.k_bits - 1
+    if upper <= 0 or lower > 0 and most * upper > UINT8_MAX * (upper - lower):
+        raise UserError(f"--format qlinear: no 8-bit integer holds the levels of a gated feature whose bounds, "
+                        f"{lower:.4g} and {upper:.4g}, lie so far on one side of zero; give --format qdq")
+    zero = 0 if lower >= 0 else most
     low, high = (_code(graph, levels(graph, bound, bounds), zero) for bound in (bounds.lower, bounds.upper))
     step = _as_scalar(graph, graph.op("Reciprocal", bounds.scale))
     return Grid(step, zero, low, high)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from quant.deploy.bitpack import pack_bits
-from quant.deploy.lowering.levels import AnyGrid, Codes, Grid, IntegerWeight, quantized_weight, static_grid
+from quant.deploy.lowering.levels import INT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, quantized_weight, static_grid
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
@@ -77,7 +77,7 @@ class Graph:
         return value if isinstance(value, str) else self.constant(value, np.uint8)
 
     def weight(self, levels: np.ndarray) -> str:
-        """An int8 tensor of whole numbers; in the file they take 2 or 4 bits each where `packed` allows it.
+        """An int8 tensor of whole numbers up to INT8_MAX; in the file they take 2 or 4 bits each where `packed` allows.
 
         A Cast, and where need be a sum and a product, make the int8 values of them: constants, which runtimes compute
         when they load the file.
@@ -199,7 +199,7 @@ class Graph:
         """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
         with self.within(conv):
             levels, scale = (array(value) for value in conv.integer_weight())
-            if self._packed:
+            if self._packed and np.abs(levels).max() <= INT8_MAX:
                 whole = self.op("Cast", self.weight(levels.astype(np.int64)), to=TensorProto.FLOAT)
                 weight = self.op("Div", whole, self.constant(scale, np.float32))
             else:

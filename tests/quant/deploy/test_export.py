@@ -9,8 +9,9 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from data.images import write_png
+from model import NETWORKS
 from model.torch_file import save_torch_file
-from quant import Phase, export, set_phase
+from quant import Phase, QuantConfig, export, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.lowering.image_model import OPSETS
 from quant.deploy.onnx_backend import OnnxNetwork
@@ -343,3 +344,47 @@ def test_exports_are_reproducible(small_network):
     network = small_network("rdn")
     first, second = (export.export(network).SerializeToString() for _ in range(2))
     assert np.array_equal(np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8))
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"rest": "int4"}, "rest 'int4': choose fp32 or int8"), ({"format": "onnx"}, "format 'onnx': choose qlinear or"),
+    ({"gates": "folded"}, "gates 'folded': choose run or fold"), ({"weights": "int8"}, "weights 'int8': choose packed"),
+    ({"symmetric": True}, "symmetric: is for format 'qdq'"), ({"weights": "packed", "opset": 18}, "need opset 21"),
+    ({"rest": "int8", "images": [torch.zeros(2, 3, 8, 8)]}, r"images \[2, 3, 8, 8\]: give each one as")])
+def test_settings_that_can_not_be_are_value_errors(small_network, settings, told):
+    with pytest.raises(ValueError, match=told):
+        export.export(small_network("edsr"), **settings)
+
+
+def test_a_network_that_does_not_quantize_yet_is_not_exported(small_network):
+    network = small_network("edsr")
+    with pytest.raises(ValueError, match="call eval"):
+        export.export(network.train())
+    set_phase(network.eval(), Phase.CALIBRATE)
+    with pytest.raises(ValueError, match="calibrates"):
+        export.export(network)
+    fresh = quantize(NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), QuantConfig(4)).eval()
+    with pytest.raises(ValueError, match="have no bounds yet"):
+        export.export(fresh)
+
+
+def test_weights_that_int8_does_not_hold_are_exact_where_a_float_convolution_reads_them(small_network, smooth_image):
+    """Weights in a narrow range on one side of zero: their levels begin far from it."""
+    network, lr = small_network("edsr", dynamic=0), smooth_image(12, 10)
+    with torch.no_grad():
+        network.body[0].body[0].weight.uniform_(0.05, 0.055)
+    assert network.body[0].body[0].integer_weight()[0].max() > 127
+    found = {weights: run(export.export(network, weights=weights), lr) for weights in ("packed", "plain")}
+    assert torch.equal(found["packed"], found["plain"])
+    assert equal_share(found["packed"], torch_run(network, lr)) > 0.99
+
+
+@pytest.mark.parametrize("bounds", [(20.0, 21.0), (-21.0, -2.0)])
+def test_gated_bounds_whose_levels_no_byte_holds_are_refused(small_network, smooth_image, bounds):
+    network, lr = small_network("edsr", dynamic=1), smooth_image(12, 10)
+    quantizer = network.body[0].act1
+    with torch.no_grad():
+        quantizer.alpha_lower[0], quantizer.alpha_upper[0] = bounds
+    with pytest.raises(UserError, match="--format qlinear: no 8-bit integer holds the levels of a gated feature"):
+        export.export(network)
+    assert equal_share(run(export.export(network, format="qdq"), lr), torch_run(network, lr)) > 0.9

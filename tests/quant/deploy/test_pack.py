@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import model
 from model.torch_file import save_torch_file
-from quant import Phase, export, open_network, pack, set_phase
+from quant import Phase, QuantConfig, export, open_network, pack, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.onnx_file import all_nodes
@@ -230,3 +230,17 @@ def test_command_line(small_network, tmp_path, capsys):
     for wrong in (["--k_bits", "32", *flags, "x.safetensors"], ["--k_bits", "4", *flags, "x.pt"]):
         assert run_main(lambda wrong=wrong: pack.main(wrong)) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_no_tool_could_open_is_not_written(small_network, packed, tmp_path):
+    network = small_network("edsr")
+    with pytest.raises(ValueError, match="rest 'bf16': choose fp32 or fp16"):
+        packed(network, rest="bf16")
+    with torch.no_grad():
+        network.body[0].body[0].weight.fill_(0.05)
+    with pytest.raises(UserError, match=r"body.0.body.0.weight: .* nearly all its weights are the same"):
+        packed(network)
+    network = quantize(model.NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), QuantConfig(4)).eval()
+    with pytest.raises(UserError, match="have no bounds yet"):
+        packed(network)
+    assert not (tmp_path / "x.safetensors").exists()
