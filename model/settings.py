@@ -107,8 +107,8 @@ def contradictions(found: Mapping[str, Any], given: Mapping[str, Any], place: st
     idle = [f"--{name} {value}" for name, value in given.items() if name not in found]
     if idle:
         log.info("%s: %s has no effect on this network", place, ", ".join(idle))
-    return ", ".join(f"--{name} {found[name]} (asked for: {value})" for name, value in given.items()
-                     if name in found and found[name] != value)
+    return ", ".join(f"--{name} {found[name]} (asked for: {value if str(value) != str(found[name]) else repr(value)})"
+                     for name, value in given.items() if name in found and found[name] != value)
 
 
 def read_json(text: str, where: str) -> Any:

@@ -28,8 +28,10 @@ import torch
 from torch import nn
 
 import model
+from data.images import named_path
 from model.common import MeanShift, SuperResolver, convolutions
 from model.registry import settings_of
+from model.settings import contradictions
 from quant.activation import gates_in_use, with_gates
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
@@ -45,6 +47,7 @@ FLOAT_BITS = 32
 OUTPUT = (1280, 720)
 FORMULAS = ("product", "accumulated")
 IMAGE_SIDE = 32
+DYNAMIC_RATIO = 0.1
 # form: what `quant.export.export` makes of it; gates as the network has them
 EXPORTED: dict[str, dict[str, Any]] = {
     "qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},
@@ -69,7 +72,9 @@ class ConvCost:
     bits_run: int
 
     def bops(self, formula: str, *, as_run: bool = False) -> float:
-        """Bit operations per output pixel."""
+        """Bit operations per output pixel. Raises ValueError for a formula that is none of FORMULAS."""
+        if formula not in FORMULAS:
+            raise ValueError(f"formula {formula!r}: choose {' or '.join(FORMULAS)}")
         feature_bits = self.bits_run if as_run else self.bits
         product = self.bits * feature_bits
         if formula == "product":
@@ -124,15 +129,16 @@ def summary(network: SuperResolver, *, formula: str = "product", output: tuple[i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the costs of a quantized network beside those of the full-precision one. Raises UserError."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = _parse(argv)
-    network = open_network(options.refine, flag="--refine", **given_flags(options)) if options.refine else \
-        _new(given_flags(options), options.dynamic_ratio)
+    network = _new(given_flags(options), options.dynamic_ratio) if options.refine is None else \
+        open_network(options.refine, flag="--refine", **given_flags(options))
     name, scale = model.name_of(network), network.scale
     costs = {"full precision": model.NETWORKS[name](**network.settings)}
     if is_quantized(network):
         costs[f"{network.quant_config.k_bits} bit"] = network
     found = {label: summary(one, formula=options.formula, output=options.output) for label, one in costs.items()}
-    files = _files(network) if options.refine and is_quantized(network) else {}
+    files = {} if options.refine is None or not is_quantized(network) else _files(network)
     if options.json:
         print(json.dumps({"model": name, "scale": scale, "formula": options.formula,
                           "output": options.output, "costs": found, "files": files}))
@@ -145,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _files(network):
-    """{form: bytes} of its files, those that can be made of it. Noise calibrates them: ranges do not change a size."""
+    """{form: bytes} of its files, those that can be made of it. Noise calibrates them: images move int8's by 2 %."""
     noise = torch.rand(1, network.n_colors, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0))
     images = [noise * network.rgb_range]
     try:
@@ -175,27 +181,41 @@ def _new(given, dynamic_ratio):
         raise UserError(f"{' and '.join(missing)}: needed to build a network; give them, or a file with --refine")
     network = model.NETWORKS[given["model"]](
         **{name: given[name] for name in settings_of(given["model"]) if name in given})
+    quant = {name: given[name] for name in quant_flags() if name in given}
     if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
+        if idle := [f"--{name}" for name in quant if name != "k_bits"]:
+            raise UserError(f"{idle[0]}: is for quantized networks; add --k_bits, 2 to 8, or leave it out")
+        _tell_idle(network, {}, given)
         return network
-    quantize(network, QuantConfig(**{name: given[name] for name in quant_flags() if name in given}))
+    config = QuantConfig(**quant)
+    quantize(network, config)
+    _tell_idle(network, config.to_dict(), given)
     members = list(with_gates(network).values())
-    for quantizer in members[: int(dynamic_ratio * len(members))]:
+    for quantizer in members[: int((DYNAMIC_RATIO if dynamic_ratio is None else dynamic_ratio) * len(members))]:
         quantizer.set_dynamic(True)
     return network
 
 
+def _tell_idle(network, quant, given):
+    """The log tells of the flags that this network has no use for."""
+    contradictions({"model": given["model"], "k_bits": FLOAT_BITS, **network.settings, **quant}, given,
+                   f"--model {given['model']}")
+
+
 def _parse(argv):
     parser = network_parser("Parameters, storage, MACs and bit operations of a network.")
-    parser.add_argument("--dynamic_ratio", type=float, default=0.1,
-                        help="share of quantizers with a gate, of a network without --refine (default: %(default)s)")
-    parser.add_argument("--refine", default="", help="a run's folder or a file: the sizes of all forms of file are "
-                        "printed too; without it gates are counted by --dynamic_ratio")
+    parser.add_argument("--dynamic_ratio", type=float, help="share of quantizers with a gate, of a network without "
+                        f"--refine (default: {DYNAMIC_RATIO})")
+    parser.add_argument("--refine", type=named_path, help="a run's folder or a file: the sizes of all forms of file, "
+                        "quantized, are printed too; without it gates are counted by --dynamic_ratio")
     parser.add_argument("--formula", default="product", choices=FORMULAS, help="how bit operations are counted")
     parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    if not 0 <= options.dynamic_ratio <= 1:
+    if not 0 <= (options.dynamic_ratio or 0) <= 1:
         raise UserError(f"--dynamic_ratio {options.dynamic_ratio}: give a share, 0 to 1")
+    if options.dynamic_ratio is not None and options.refine is not None:
+        raise UserError(f"--dynamic_ratio {options.dynamic_ratio}: --refine says which gates it has; give one of them")
     return options
 
 

@@ -88,7 +88,7 @@ def _parse(argv):
                         help="quantized weights in the file: packed, 2 or 4 bits each, unpacked when a runtime loads "
                              "it; plain, 8 bits each, or 32 where a float convolution reads them (default: packed with "
                              "qlinear where --opset has such types, plain with qdq)")
-    parser.add_argument("--calib", default="",
+    parser.add_argument("--calib", type=named_path,
                         help="folder of low-resolution images that --rest int8 and --gates fold are calibrated on")
     parser.add_argument("--opset", type=int,
                         help=f"ONNX operator set, {OPSETS.start} to {OPSETS.stop - 1} (default: the oldest that "
@@ -114,6 +114,8 @@ def _check(options, k_bits):
     if options.calib and options.rest == "fp32" and options.gates == "run":
         raise UserError(f"--calib {options.calib}: --rest fp32 with --gates run needs no calibration; drop it, or give "
                         "--rest int8 or --gates fold")
+    if options.format != "qlinear" and k_bits == 32:
+        raise UserError(f"--format {options.format}: full precision has no integers, so one form; leave it out")
     for flag in ("symmetric", "weights"):
         if getattr(options, flag) and k_bits == 32:
             raise UserError(f"--{flag}: is for quantized weights and features; drop it for full precision")

@@ -21,9 +21,9 @@ ABSOLUTE_WIDTH_FLOOR = 1e-8
 
 
 def check_bits(k_bits: int) -> None:
-    """Raise ValueError unless k_bits is one of 2..8."""
-    if k_bits not in range(2, 9):
-        raise ValueError(f"k_bits {k_bits}: 2 to 8 are possible")
+    """Raise ValueError unless k_bits is one of the whole numbers 2..8."""
+    if not isinstance(k_bits, int) or k_bits not in range(2, 9):
+        raise ValueError(f"k_bits {k_bits!r}: 2 to 8 are possible")
 
 
 def width_floor(lower: Tensor, upper: Tensor) -> Tensor:

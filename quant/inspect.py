@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     out = options.out
     inputs = [options.checkpoint, *(options.images.glob("*") if options.images else ())]
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is no folder; give one for the pictures")
     for name in ("bounds.png", "gates.png"):
         check_output(out / name, flag="--out", mark=MAKER.encode(), inputs=inputs, force=options.force)
     network = open_network(options.checkpoint, **given_flags(options))
@@ -66,13 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, left_out = load_images(options.images, network.scale)
     records = record(network, images)
     print_table(records)
-    pictures = {out / "bounds.png": draw_distributions(records)}
+    pictures, older = {out / "bounds.png": draw_distributions(records)}, out / "gates.png"
     if gates := {name: row for name, row in records.items() if row.dynamic}:
-        pictures[out / "gates.png"] = draw_gates(gates, quantizers(network))
-    else:  # an older one would pass for this network's
-        (out / "gates.png").unlink(missing_ok=True)
+        pictures[older] = draw_gates(gates, quantizers(network))
     for path, figure in pictures.items():
         save_figure(figure, path, dpi=150)
+    # it would pass for this network's; one of another program stays, --force or not
+    if not gates and older.is_file() and MAKER.encode() in (older.read_bytes() or MAKER.encode()):
+        older.unlink()
     print(f"pictures: {', '.join(map(str, pictures))}")
     return int(left_out > 0)
 

@@ -34,13 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     exported = OnnxNetwork(args.file, runtime=args.backend)
     network = open_network(args.against, flag="--against", **given_flags(args))
-    if not is_quantized(network):
-        raise UserError(f"--against {args.against}: is a full-precision network, which has no levels to compare")
     if different := contradictions(network.source.flags, exported.flags, args.against):
         raise UserError(f"--against {args.against}: is of {different} by {args.file}; give the network that it was "
                         "made of")
     metadata = exported.metadata
-    if not (metadata.levels and metadata.least_db):
+    if not (metadata.least_db and (metadata.levels or not is_quantized(network))):
         raise UserError(f"{args.file}: does not say where its quantizers' levels are; export it again")
     if unknown := {*metadata.folded, *metadata.levels} - quantizers(network).keys():
         raise UserError(f"{args.file}: speaks of {min(unknown)}, which --against does not have; export it again")
@@ -166,7 +164,10 @@ def _tell(args, metadata, rows, off, same_file):
     # a gate decides ties, too, and moves many values by one
     another = metadata.rest == "fp32" and (off > 1 if first is None else differing[first] > TIES and not (
         first in moved and same_file))
-    if first is None:
+    if not rows:
+        print("full precision: there are no levels to compare" + (
+            f"; the images differ by {off} of 255: the file was made of another network" if another else ""))
+    elif first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels" + (
             f", and the images differ by {off} of 255: the file was made of another network" if another else ""))
     else:

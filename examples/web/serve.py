@@ -109,7 +109,8 @@ def build(site: Path, onnx: Path, runtime: Path) -> None:
             shutil.copyfile(path, site / path.name)
     for name in RUNTIME_FILES:
         shutil.copyfile(runtime / name, site / "runtime" / name)
-    shutil.copyfile(onnx, site / described["file"])
+    if not (site / described["file"]).exists() or not onnx.samefile(site / described["file"]):  # built from before
+        shutil.copyfile(onnx, site / described["file"])
     (site / "network.json").write_text(json.dumps(described))
     write_png(site / "sample.png", low_resolution(SAMPLE, SAMPLE_REDUCED))
 

@@ -23,6 +23,8 @@ def read_model(content: bytes, path: Path) -> Any:
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own exceptions have no common base besides this
+        if content.startswith((b"PK", b"\x80")) or content[8:9] == b"{":  # torch's files, and safetensors
+            raise UserError(f"{path}: holds weights, no graph; export it with python -m quant.export") from error
         raise UserError(f"{path}: is no ONNX file that can be read, or is cut short; export it again") from error
 
 

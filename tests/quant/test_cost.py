@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -62,3 +63,23 @@ def test_command_line(capsys):
     assert found["costs"]["3 bit"]["gates"]["gates"] == 1 and found["output"] == [64, 32]
     assert found["costs"]["3 bit"]["per_output"]["bops"] < found["costs"]["full precision"]["per_output"]["bops"]
     assert run_main(lambda: cost.main([*flags, "--output", "big"])) == 2
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    ("--quantizer pams --skip_bits 8", "--quantizer: is for quantized networks; add --k_bits"),
+    ("--refine ", "--refine"), ("--refine x.pt --dynamic_ratio 0.9", "--dynamic_ratio 0.9: --refine says which gates")])
+def test_flags_that_would_be_lost_are_refused(flags, told, capsys):
+    with contextlib.suppress(SystemExit):
+        assert run_main(lambda: cost.main(["--model", "edsr", "--scale", "4", *flags.split(" ")])) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_flags_of_other_networks_are_told(capsys, caplog):
+    caplog.set_level("INFO")
+    assert run_main(lambda: cost.main("--model srresnet --scale 4 --res_scale 0.1 --k_bits 4".split())) == 0
+    assert "--model srresnet: --res_scale 0.1 has no effect on this network" in caplog.text
+
+
+def test_a_formula_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="formula 'uniq': choose product or accumulated"):
+        cost.summary(NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), formula="uniq")

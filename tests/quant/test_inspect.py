@@ -58,6 +58,13 @@ def test_pictures_of_a_run(launch, experiments, tmp_path, capsys):
     assert launch("--epochs 2 --first_stage_epoch 5 --save static", quantized=True) == 0
     assert main([str(experiments / "static"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "gates.png").exists()
+    (tmp_path / "out" / "gates.png").write_bytes(b"another program's")
+    command = [str(experiments / "static"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--force"]) == 0
+    assert (tmp_path / "out" / "gates.png").read_bytes() == b"another program's"
+    (tmp_path / "out" / "gates.png").unlink()
+    with pytest.raises(UserError, match="--out .*mine.png: is no folder"):
+        main([*command[:-1], str(tmp_path / "out" / "mine.png")])
     (tmp_path / "lr" / "2.png").write_text("no picture")
     assert main([str(experiments / "q"), "--images", str(tmp_path / "lr"), "--out", str(tmp_path / "out")]) == 1
     (tmp_path / "lr" / "0.png").rename(tmp_path / "lr" / "bounds.png")

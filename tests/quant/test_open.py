@@ -470,3 +470,14 @@ def test_an_exported_file_where_a_checkpoint_is_expected(small_network, tmp_path
     with pytest.raises(UserError, match=r"w\.pt: is an exported network; test it with --backend onnx"):
         open_network(tmp_path / "w.pt")
     assert OnnxNetwork(tmp_path / "w.pt", threads=1)(torch.zeros(1, 3, 5, 6)).shape == (1, 3, 10, 12)
+
+
+def test_values_of_another_type_are_told_as_what_they_are(small_network, saved):
+    network = small_network("edsr")
+    for size in (-5, 0, 1.5):
+        with pytest.raises(ValueError, match=f"chop_size {size}: give a whole number"):
+            enlarge(network, np.zeros((8, 8, 3), np.uint8), chop_size=size)
+    with pytest.raises(ValueError, match="k_bits 4.0: 2 to 8"):
+        QuantConfig(4.0)
+    with pytest.raises(UserError, match=r"was trained for --k_bits 4 \(asked for: '4'\)"):
+        open_network(saved(checkpoint(network)), k_bits="4")

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,14 +9,15 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from data.images import write_png
+from data.images import read_image, write_png
 from model import NETWORKS
 from model.torch_file import save_torch_file
-from quant import Phase, QuantConfig, export, quantize, set_phase
+from quant import Phase, QuantConfig, export, quantize, set_phase, upscale, verify
 from quant.activation import quantizers
 from quant.deploy.lowering.image_model import OPSETS
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.onnx_file import all_nodes
+from quant.deploy.packed import write_packed
 from quant.weight import QuantConv2d
 from utility import UserError, run_main
 
@@ -388,3 +390,46 @@ def test_gated_bounds_whose_levels_no_byte_holds_are_refused(small_network, smoo
     with pytest.raises(UserError, match="--format qlinear: no 8-bit integer holds the levels of a gated feature"):
         export.export(network)
     assert equal_share(run(export.export(network, format="qdq"), lr), torch_run(network, lr)) > 0.9
+
+
+@pytest.mark.parametrize("settings", [{}, {"rest": "int8"}])
+def test_the_readmes_program_makes_the_tools_picture(small_network, smooth_image, tmp_path, monkeypatch, settings):
+    text = (Path(export.__file__).parent / "deploy" / "README.md").read_text()
+    program = text.split("## In a program of your own")[1].split("```python\n")[1].split("```")[0]
+    onnx.save(export.export(small_network("edsr", scale=4), images=[smooth_image(24, 24)], **settings),
+              tmp_path / "e.onnx")
+    write_png(tmp_path / "photo.png", smooth_image(13, 18)[0].permute(1, 2, 0).byte().numpy())
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert upscale.main(["--onnx", "e.onnx", "--input", "photo.png", "--output", "out"]) == 0
+    (made,) = (tmp_path / "out").iterdir()
+    assert np.array_equal(read_image(tmp_path / "photo_x4.png"), read_image(made))
+
+
+def test_full_precision_has_one_form(tmp_path, small_network, capsys):
+    """Its file can be compared too, without levels."""
+    network = small_network("edsr", k_bits=32)
+    save_torch_file({"format": "ddtb-checkpoint-1", "network": {"name": "edsr", **network.settings},
+                     "state_dict": network.state_dict()}, tmp_path / "a.pt")
+    command = ["--refine", str(tmp_path / "a.pt"), "--out", str(tmp_path / "a.onnx")]
+    assert run_main(lambda: export.main([*command, "--format", "qdq"])) == 2
+    assert "--format qdq: full precision has no integers" in capsys.readouterr().err
+    assert run_main(lambda: export.main(command)) == 0
+    checked = [str(tmp_path / "a.onnx"), "--against", str(tmp_path / "a.pt")]
+    assert run_main(lambda: verify.main(checked)) == 0
+    assert "full precision: there are no levels to compare\n" in capsys.readouterr().out
+    with torch.no_grad():
+        network.tail[1].bias += torch.tensor([0, 0, 9])
+    save_torch_file({"format": "ddtb-checkpoint-1", "network": {"name": "edsr", **network.settings},
+                     "state_dict": network.state_dict()}, tmp_path / "a.pt")
+    assert run_main(lambda: verify.main(checked)) == 1
+    assert "the images differ by 9 of 255: the file was made of another network" in capsys.readouterr().out
+
+
+def test_weights_given_for_a_graph_are_told(tmp_path, small_network):
+    network = small_network("edsr")
+    save_torch_file(network.state_dict(), tmp_path / "a.pt")
+    write_packed(network, tmp_path / "a.safetensors", source=tmp_path / "a.pt")
+    for name in ("a.pt", "a.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: holds weights, no graph; export it"):
+            OnnxNetwork(tmp_path / name)
