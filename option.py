@@ -149,8 +149,8 @@ def groups() -> dict[str, dict[str, Setting]]:
                 str, "variance", "ddtb: which gates are used: those of the most varying ranges; random: drawn by "
                 "--seed, an ablation", ("variance", "random")),
             "first_stage_epoch": Setting(
-                int, FIRST_STAGE_EPOCH, "ddtb: first epoch whose gates are applied; 2: no staged start, an ablation",
-                least=2),
+                int, FIRST_STAGE_EPOCH, "first epoch whose gates are applied (ddtb), and from which the best network is "
+                "counted; 2: no staged start, an ablation", least=2),
         },
         "Training": {
             "reset": Setting(bool, False, "delete the run that --save names before starting"),
@@ -264,6 +264,10 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _without_effect(options)
                       if name in given and str(given[name]).lower() != str(defaults[name]).lower()]
+    if options.k_bits != FULL_PRECISION and not (options.test_only or options.refine) and \
+            options.epochs < options.first_stage_epoch:
+        options.notes.append(f"warning: no best network is counted before epoch {options.first_stage_epoch} "
+                             f"(--first_stage_epoch), and --epochs is {options.epochs}")
     check(options, quantized=quantized)
     return options
 

@@ -189,6 +189,14 @@ def test_their_defaults_need_no_word():
     assert parse("--k_bits 4 --loss 1*L1 --G0 64 --optimizer RMSprop --momentum 0.5").notes == []
 
 
+def test_too_few_epochs_for_a_best_network_are_told():
+    told = "warning: no best network is counted before epoch 6 (--first_stage_epoch), and --epochs is 5"
+    assert parse("--k_bits 4 --epochs 5").notes == [told]
+    for enough in ("--k_bits 4 --epochs 6", "--k_bits 4 --epochs 2 --first_stage_epoch 2", "--k_bits 32 --epochs 2",
+                   "--k_bits 4 --epochs 5 --refine x"):
+        assert told not in parse(enough).notes
+
+
 def test_bits_that_were_forgotten_are_spoken_of():
     assert parse("--test_only --refine x --skip_bits 8").skip_bits == 8  # the file says its bits
     assert parse("--model EDSR").notes == ["no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize"]
