@@ -149,8 +149,8 @@ def groups() -> dict[str, dict[str, Setting]]:
                 str, "variance", "ddtb: which gates are used: those of the most varying ranges; random: drawn by "
                 "--seed, an ablation", ("variance", "random")),
             "first_stage_epoch": Setting(
-                int, FIRST_STAGE_EPOCH, "first epoch whose gates are applied (ddtb), and from which the best network is "
-                "counted; 2: no staged start, an ablation", least=2),
+                int, FIRST_STAGE_EPOCH, "first epoch whose gates are applied (ddtb), and whose network can be the "
+                "best; 2: no staged start, an ablation", least=2),
         },
         "Training": {
             "reset": Setting(bool, False, "delete the run that --save names before starting"),

@@ -114,11 +114,11 @@ def _check(options, k_bits):
     if options.calib and options.rest == "fp32" and options.gates == "run":
         raise UserError(f"--calib {options.calib}: --rest fp32 with --gates run needs no calibration; drop it, or give "
                         "--rest int8 or --gates fold")
-    if options.format != "qlinear" and k_bits == 32:
-        raise UserError(f"--format {options.format}: full precision has no integers, so one form; leave it out")
     for flag in ("symmetric", "weights"):
         if getattr(options, flag) and k_bits == 32:
             raise UserError(f"--{flag}: is for quantized weights and features; drop it for full precision")
+    if options.format != "qlinear" and k_bits == 32:
+        raise UserError(f"--format {options.format}: full precision has no integers, so one form; leave it out")
     if options.opset is not None:
         check_opset(options.opset)
     if options.symmetric and options.format != "qdq":

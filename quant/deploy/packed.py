@@ -47,14 +47,14 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
     that are not quantized are kept. Raises UserError where float16 can't hold one, for a network whose bounds nothing
     has set and for weights that no file holds, or where the file can't be written; ValueError for another `rest`.
     """
-    if rest not in RESTS:
-        raise ValueError(f"rest {rest!r}: choose {' or '.join(RESTS)}")
-    if unset := without_bounds(network):
-        raise UserError(f"{path}: {unset[0]} and others have no bounds yet; train the network first")
     try:
         from safetensors.torch import save_file  # an extra: only packing needs it
     except ImportError as error:
         raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
+    if rest not in RESTS:
+        raise ValueError(f"rest {rest!r}: choose {' or '.join(RESTS)}")
+    if unset := without_bounds(network):
+        raise UserError(f"{path}: {unset[0]} and others have no bounds yet; train the network first")
     tensors, packed = {}, {}
     for name, levels, bits, factor in _quantized(network):
         offset = int(levels.min())
