@@ -244,7 +244,7 @@ class Trainer:
                      self._best_text())
             self.best = NONE_YET
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        self.counts = state.get("counts") or dict.fromkeys(self.sums, state["batch"])  # older runs keep none
+        self.counts = checkpoint.loss_counts(state)
         self.position = (state["epoch"] + 1, state["batch"])
         self.recorder.history = state["history"]
         checkpoint.restore_random_state(state["random"])

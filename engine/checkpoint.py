@@ -128,7 +128,7 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
     demand(is_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
     demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
     demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
-    counts = state.get("counts") or dict.fromkeys(state["sums"], batch)
+    counts = loss_counts(state)
     demand(counts.keys() == state["sums"].keys() and all(_whole(count) and count for count in counts.values()),
            "counts of losses")
     for row in state["history"]:
@@ -139,6 +139,11 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
     if batch > batches:
         raise UserError(f"{path}: stopped after batch {batch} of its epoch, --test_every is {batches} now; give the "
                         "flags of its training")
+
+
+def loss_counts(state: dict[str, Any]) -> dict[str, int]:
+    """{name of a loss: batches in its sum} of a checkpoint; older ones keep none, all their sums are of all batches."""
+    return state.get("counts") or dict.fromkeys(state["sums"], state["batch"])
 
 
 def demand(right: Any, what: str) -> None:

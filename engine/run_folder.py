@@ -63,11 +63,11 @@ class RunFolder:
 
     def has_run(self) -> bool:
         """Whether something of a run, or a run begun, is here."""
-        return self.is_run() or bool(self.models() + self._found("eval.txt"))
+        return self.is_run() or bool(self._made())
 
     def check_continuable(self) -> None:
         """Raise UserError where the checkpoint is gone, and beginning anew would overwrite what the run has made."""
-        made = self.models() + self._found("eval.txt")
+        made = self._made()
         if made and not self.checkpoint.is_file():
             raise UserError(f"{self.place}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
                             "read; put it back, name a file with --resume, or begin another run with --save")
@@ -88,11 +88,15 @@ class RunFolder:
         """The networks that the run has saved."""
         return [path for path in (self.checkpoint, self.best, *self.kept_epochs().values()) if os.path.lexists(path)]
 
+    def _made(self):
+        """The networks and test results that are here."""
+        return self.models() + self._found("eval.txt")
+
     def _only_begun(self):
         """Whether nothing is there but the checkpoint that a run writes before its first step."""
         with contextlib.suppress(KeyError, TypeError, UserError):
             state = read_torch_file(self.checkpoint)
-            return self.models() + self._found("eval.txt") == [self.checkpoint] and state["epoch"] + state["batch"] == 0
+            return self._made() == [self.checkpoint] and state["epoch"] + state["batch"] == 0
         return False
 
     def kept_epochs(self) -> dict[int, Path]:
@@ -108,7 +112,7 @@ class RunFolder:
             if reset and self.path.exists():
                 with self.claimed(), self._untested():
                     self._delete()
-            elif archive and (self.models() or self._found("eval.txt")) and not self._only_begun():
+            elif archive and self._made() and not self._only_begun():
                 with self.claimed(), self._untested():
                     self._archive()
             (self.path / "model").mkdir(parents=True, exist_ok=True)

@@ -139,6 +139,12 @@ def without_bounds(network: nn.Module) -> list[str]:
     return [name for name, quantizer in quantizers(network).items() if not quantizer.bounds_set]
 
 
+def check_bounds_set(network: nn.Module) -> None:
+    """Raise ValueError where nothing has set a quantizer's bounds yet."""
+    if unset := without_bounds(network):
+        raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
+
+
 def collapsed(network: nn.Module) -> list[str]:
     """Names of the quantizers whose bounds have crossed or nearly met, so that a minimal width replaces theirs.
 

@@ -191,7 +191,7 @@ def _new(given, dynamic_ratio):
     quantize(network, config)
     _tell_idle(network, config.to_dict(), given)
     members = list(with_gates(network).values())
-    for quantizer in members[: int((DYNAMIC_RATIO if dynamic_ratio is None else dynamic_ratio) * len(members))]:
+    for quantizer in members[: int(dynamic_ratio * len(members))]:
         quantizer.set_dynamic(True)
     return network
 
@@ -212,9 +212,11 @@ def _parse(argv):
     parser.add_argument("--output", type=_size, default=OUTPUT, help="size of the SR image, as 1280x720 (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    if not 0 <= (options.dynamic_ratio or 0) <= 1:
+    if options.dynamic_ratio is None:
+        options.dynamic_ratio = DYNAMIC_RATIO
+    elif not 0 <= options.dynamic_ratio <= 1:
         raise UserError(f"--dynamic_ratio {options.dynamic_ratio}: give a share, 0 to 1")
-    if options.dynamic_ratio is not None and options.refine is not None:
+    elif options.refine is not None:
         raise UserError(f"--dynamic_ratio {options.dynamic_ratio}: --refine says which gates it has; give one of them")
     return options
 

@@ -17,7 +17,7 @@ from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
-from quant.activation import gates_in_use, without_bounds
+from quant.activation import check_bounds_set, gates_in_use
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import fold_gates
@@ -177,8 +177,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
         raise ValueError(f"images {odd[0]}: give each one as [1, n_colors, h, w]")
     if network.training or is_quantized(network) and phase_of(network) is Phase.CALIBRATE:
         raise ValueError("the network is in training mode or calibrates: train it and call eval() first")
-    if unset := without_bounds(network):
-        raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
+    check_bounds_set(network)
     network, folded = fold_gates(network, images) if gates == "fold" and images else (network, {})
     graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
     gated = gates_in_use(network).values()

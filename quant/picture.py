@@ -8,7 +8,7 @@ import torch
 from data.pictures import Picture, picture_of
 from model.common import SuperResolver
 from model.inference import super_resolve
-from quant.activation import without_bounds
+from quant.activation import check_bounds_set
 
 
 @torch.no_grad()
@@ -24,8 +24,7 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
     if network.training:
         raise ValueError("the network is in training mode; call eval() first")
-    if unset := without_bounds(network):
-        raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
+    check_bounds_set(network)
     lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     device = next(network.parameters()).device
     sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]
