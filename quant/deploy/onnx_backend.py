@@ -216,7 +216,7 @@ class OpenVinoSession:
                             "export it with --format qdq, or give --backend onnx")
         settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         with refusals(path, f"OpenVINO {openvino.__version__.partition('-')[0]} can't load it"):
-            self._path, core = path, openvino.Core()
+            self._path, core = path, _openvino_core()
             self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -224,6 +224,14 @@ class OpenVinoSession:
         with refusals(self._path, "OpenVINO can't run it"):
             self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in names]
+
+
+@functools.cache
+def _openvino_core():
+    """The process's one Core: the second one to go leaves signals a stack that is no more, and the next one kills."""
+    import openvino
+
+    return openvino.Core()
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

@@ -214,13 +214,15 @@ def _prepare_at(barrier, images, how):
 
 @pytest.mark.parametrize("how", [{}, {"rebuild": True, "threads": 2}])
 def test_processes_may_prepare_one_folder_at_once(images, copies, how):
-    fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(3)
-    processes = [fork.Process(target=_prepare_at, args=(barrier, images[n:] + images[:n], how)) for n in range(3)]
+    fresh = multiprocessing.get_context("forkserver")  # a fork of pytest's own process would have half of its threads
+    fresh.set_forkserver_preload(["data.cache"])
+    barrier = fresh.Barrier(3)
+    processes = [fresh.Process(target=_prepare_at, args=(barrier, images[n:] + images[:n], how), daemon=True)
+                 for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted(copies[0].parent.iterdir()) == copies
 

@@ -1,5 +1,6 @@
 """The comparison of an exported file with its network."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -79,6 +80,27 @@ def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
     assert run(found, *flags) == 1
     told = capsys.readouterr()
     assert "dB" in told.out and told.err.startswith(f"error: {tmp_path / 'images' / 'b.png'}: not an image")
+
+
+RELEASED = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+from quant.deploy.onnx_backend import OpenVinoSession
+faulthandler.enable()  # as pytest does: handlers of signals get a stack of their own
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+path = Path(sys.argv[1])
+sessions = [OpenVinoSession(path, 1, path.read_bytes()) for _ in range(2)]
+while sessions:
+    del sessions[0]
+    gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_two_sessions_of_openvino_is_handled(pair):
+    file, _ = pair("srresnet", dynamic=0, format="qdq")
+    done = subprocess.run([sys.executable, "-c", RELEASED, str(file)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_the_first_layer_that_differs_is_named(pair, capsys):
