@@ -203,6 +203,18 @@ class OnnxRuntimeSession:
             return self._session.run(names, feeds, self._run_options)
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the process.
+
+    A Core gives signals a stack of their own while it lives. Two that go in the order they came leave signals the
+    first one's, which is no more: the next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoSession:
     """The same in OpenVINO. Raises UserError also for files that were not exported for it."""
 
@@ -216,7 +228,7 @@ class OpenVinoSession:
                             "export it with --format qdq, or give --backend onnx")
         settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         with refusals(path, f"OpenVINO {openvino.__version__.partition('-')[0]} can't load it"):
-            self._path, core = path, _openvino_core()
+            self._path, core = path, openvino_core()
             self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -224,14 +236,6 @@ class OpenVinoSession:
         with refusals(self._path, "OpenVINO can't run it"):
             self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in names]
-
-
-@functools.cache
-def _openvino_core():
-    """The process's one Core: the second one to go leaves signals a stack that is no more, and the next one kills."""
-    import openvino
-
-    return openvino.Core()
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

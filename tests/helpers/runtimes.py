@@ -3,8 +3,9 @@
 from collections import Counter
 
 import onnxruntime
-import openvino
 import torch
+
+from quant.deploy.onnx_backend import openvino_core
 
 
 def run_onnx(exported, lr):
@@ -18,7 +19,7 @@ def run_onnx(exported, lr):
 
 def compiled(exported):
     """A model in memory, compiled by OpenVINO for the CPU."""
-    core = openvino.Core()
+    core = openvino_core()
     return core.compile_model(core.read_model(exported.SerializeToString()), "CPU",
                               {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
 

@@ -83,7 +83,7 @@ def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
 
 
 RELEASED = """
-import faulthandler, gc, os, signal, sys
+import faulthandler, os, signal, sys
 from pathlib import Path
 from quant.deploy.onnx_backend import OpenVinoSession
 faulthandler.enable()  # as pytest does: handlers of signals get a stack of their own
@@ -92,7 +92,6 @@ path = Path(sys.argv[1])
 sessions = [OpenVinoSession(path, 1, path.read_bytes()) for _ in range(2)]
 while sessions:
     del sessions[0]
-    gc.collect()
 os.kill(os.getpid(), signal.SIGTERM)
 """
 
