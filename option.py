@@ -24,7 +24,7 @@ from quant.distill import BOUND_LR
 from quant.methods import METHODS, method_settings
 from quant.open import known_flags
 from quant.phase import Phase
-from quant.schedule import FIRST_STAGE_EPOCH
+from quant.schedule import DYNAMIC_RATIO, FIRST_STAGE_EPOCH
 from utility import FULL_PRECISION, UserError, check_file, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
@@ -140,7 +140,8 @@ def groups() -> dict[str, dict[str, Setting]]:
             "skip_bits": Setting(
                 int, 0, "bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of "
                 "--k_bits, as published", (0, *range(2, 9))),
-            "dynamic_ratio": Setting(float, 0.1, "share of quantizers whose gate is used, 0 to 1", least=0, most=1),
+            "dynamic_ratio": Setting(
+                float, DYNAMIC_RATIO, "share of quantizers whose gate is used, 0 to 1", least=0, most=1),
             "quantizer": Setting(
                 str, "ddtb", "the method; others than ddtb are for comparison: PAMS, PACT, DoReFa, moving min and max",
                 tuple(METHODS)),

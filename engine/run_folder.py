@@ -115,7 +115,7 @@ class RunFolder:
             elif archive and self._made() and not self._only_begun():
                 with self.claimed(), self._untested():
                     self._archive()
-            (self.path / "model").mkdir(parents=True, exist_ok=True)
+            (self.path.resolve() / "model").mkdir(parents=True, exist_ok=True)
 
     def describe(self, config_text: str) -> None:
         """Add the time and the options of this start to config.txt. Raises UserError."""
@@ -184,11 +184,12 @@ class RunFolder:
 
     def _archive(self):
         """Move the run's files aside; in one step where nothing else is in the folder."""
-        aside = free_old_name(self.path)
+        folder = self.path.resolve() if self.path.is_symlink() else self.path  # the link stays
+        aside = free_old_name(folder)
         files = self.own_files()
         if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
                 *files, self.path / claims.TRAINING, self.path / claims.TESTS}:
-            self.path.rename(aside)
+            folder.rename(aside)
         else:
             self._move(files, aside)
         if self.origin is not None and self.origin.resolve().is_relative_to(self.path.resolve()):

@@ -37,6 +37,7 @@ from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
 from quant.methods.ddtb import GATE_BITS
 from quant.open import open_network
+from quant.schedule import DYNAMIC_RATIO
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
 from utility import UserError, run_main, whole_number
@@ -47,7 +48,6 @@ FLOAT_BITS = 32
 OUTPUT = (1280, 720)
 FORMULAS = ("product", "accumulated")
 IMAGE_SIDE = 32
-DYNAMIC_RATIO = 0.1
 # form: what `quant.export.export` makes of it; gates as the network has them
 EXPORTED: dict[str, dict[str, Any]] = {
     "qlinear, rest fp32": {}, "qlinear, rest int8": {"rest": "int8"},

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from quant.activation import quantizers, with_gates
 from quant.phase import Phase, set_phase
 
+DYNAMIC_RATIO = 0.1
 FIRST_STAGE_EPOCH = 6
 
 

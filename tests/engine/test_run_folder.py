@@ -134,6 +134,22 @@ def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):
             ] == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_link_to_a_large_disk_names_the_next_run_too(tmp_path, others):
+    first = finished(tmp_path / "disk" / "run")
+    models = [path.name for path in first.models()]
+    if others:
+        (first.path / "notes.md").write_text("mine")
+    run = RunFolder(tmp_path / "run")
+    run.path.symlink_to(first.path)
+    run.make(archive=True)
+    run.checkpoint.write_text("new")
+    assert [path.name for path in RunFolder(tmp_path / "disk" / "run.old-1").models()] == models
+    assert run.path.is_symlink() and [path.name for path in run.models()] == ["checkpoint.pth.tar"]
+    assert (tmp_path / "disk" / "run" / "model" / "checkpoint.pth.tar").read_text() == "new"
+    assert (tmp_path / "disk" / "run" / "notes.md").is_file() == others
+
+
 def test_results_of_tests_are_kept_aside_too(tmp_path):
     """As of a shipped network that test.sh has tested under the run's name: a report would mix them with the run's."""
     run = finished(tmp_path / "run")
