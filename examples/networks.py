@@ -42,8 +42,8 @@ def main(argv=None):
     if options.list:
         print(overview(chosen))
         return 0
-    if options.photos:
-        prepare(options.photos, options.dir_data)
+    if options.photos and (code := prepare(options.photos, options.dir_data)):
+        return code
     data = stages.DataFlags(options.dir_data)
     return work(chosen, lambda stage: stages.commands(stage, data, options.device), again=options.again)
 
@@ -65,12 +65,15 @@ def parse(argv):
 def prepare(photos, dir_data):
     """DIV2K's layout from folders of photographs; those of HELD_OUT come last. Checked and completed if it is there.
 
-    Raises UserError where it is of other photographs: numbers would mean others than before.
+    Returns data.prepare's exit code. Raises UserError for no such folders, and where it is of other photographs:
+    numbers would mean others than before.
     """
     source = dir_data / "photographs"
-    source.mkdir(parents=True, exist_ok=True)
+    folders = sorted(path for path in photos.iterdir() if path.is_dir()) if photos.is_dir() else []
+    if not folders:
+        raise UserError(f"--photos {photos}: holds no folders of photographs; give the folder that they are in")
     train, held = [], []
-    for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
+    for folder in folders:
         files = image_files(folder)
         kept = HELD_OUT.get(folder.name, 0)
         if len(files) <= kept:
@@ -78,6 +81,7 @@ def prepare(photos, dir_data):
                             "give the whole folder, or change HELD_OUT in examples/budgets.py")
         train += files[: len(files) - kept]
         held += files[len(files) - kept:]
+    source.mkdir(parents=True, exist_ok=True)
     links = {f"{number:04d}{path.suffix}": path.resolve() for number, path in enumerate(train + held, 1)}
     for link in source.iterdir():
         known = link.is_symlink() and link.name in links
@@ -86,8 +90,9 @@ def prepare(photos, dir_data):
     for name, path in links.items():
         (source / name).unlink(missing_ok=True)  # where they have moved as a whole
         (source / name).symlink_to(path)
-    subprocess.run([sys.executable, "-m", "data.prepare", "--hr", str(source), "--out", str(dir_data / "DIV2K"),
-                    "--scales", "2", "4"], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "-m", "data.prepare", "--hr", str(source), "--out", str(dir_data / "DIV2K"),
+               "--scales", "2", "4"]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
 
 
 def overview(chosen):

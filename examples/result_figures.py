@@ -42,8 +42,9 @@ def main(argv=None):
     gates = {run: read_gates(run_folder(run)) for run in options.runs}
     if gates := {run: found for run, found in gates.items() if any(found.values())}:
         figures["gate_places.png"] = draw_gates(gates)
-    for name, figure in figures.items():
+    for name in figures:
         check_output(options.out / name, flag="--out", mark=MAKER.encode(), force=options.force)
+    for name, figure in figures.items():
         save_figure(figure, options.out / name, dpi=150)
         print(options.out / name)
     return 0
@@ -64,17 +65,18 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def label(run):
-    """A run's name for a legend: the last part of its path."""
-    return Path(run).name.replace("_", " ")
+def labels(runs):
+    """{run: its name for a legend}: the last part of its path, where these differ, else all of it."""
+    short = {run: Path(run).name.replace("_", " ") for run in runs}
+    return short if len(set(short.values())) == len(short) else {run: run for run in short}
 
 
 def draw_crops(image, options):
     """HR and crops of full precision and of the shown runs."""
     set_name, _, name = image.partition("/")
     hr = read_image(options.dir_data / "benchmark" / set_name / "HR" / f"{name}.png")
-    results = {label(run) if run != options.full else "full precision": saved_result(run, set_name, name)
-               for run in (options.full, *options.shown)}
+    named = {options.full: "full precision", **labels(run for run in options.shown if run != options.full)}
+    results = {label: saved_result(run, set_name, name) for run, label in named.items()}
     return crop_figure(crop_to(hr, next(iter(results.values())), scale=SCALE), results, border=SCALE, title=name)
 
 
@@ -90,9 +92,9 @@ def draw_psnr(runs, set_name):
     """PSNR on one set after each epoch, a line a run."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel=f"PSNR on {set_name} (dB)")
-    for run in runs:
+    for run, label in labels(runs).items():
         points = read_curve(run_folder(run), set_name)
-        axes.plot(*zip(*points, strict=True), label=label(run), linewidth=1.2)
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -140,7 +142,7 @@ def draw_bounds(run):
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.2)
-    figure.suptitle(f"bounds over training, {label(run)}", fontsize=9)
+    figure.suptitle(f"bounds over training, {labels([run])[run]}", fontsize=9)
     return figure
 
 
@@ -156,7 +158,7 @@ def read_gates(path):
 def draw_gates(gates):
     """A grid a run: blocks from left to right, their quantizers from top to bottom, filled where a gate is."""
     figure = Figure(figsize=(7, 0.4 + 0.75 * len(gates)), layout="constrained")
-    for place, (run, found) in enumerate(gates.items(), start=1):
+    for place, (label, found) in enumerate(zip(labels(gates).values(), gates.values(), strict=True), start=1):
         axes = figure.add_subplot(len(gates), 1, place)
         rows = sorted({name.rpartition(".")[2] for name in found})
         columns = sorted({name.rpartition(".")[0] for name in found}, key=_depth)
@@ -168,7 +170,7 @@ def draw_gates(gates):
         axes.invert_yaxis()
         axes.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=7)
         axes.set_xticks([i + 0.5 for i in range(len(columns))], range(len(columns)), fontsize=7)
-        axes.set_title(f"{label(run)}: {sum(found.values())} gates, block by block", fontsize=8)
+        axes.set_title(f"{label}: {sum(found.values())} gates, block by block", fontsize=8)
     return figure
 
 

@@ -86,6 +86,8 @@ class ListedNetwork:
 def main(argv=None):
     """Test what is shipped, print the tables. Returns 1 when a figure is not the published one."""
     options = parse(argv)
+    for name in options.runs:  # before hours of tests
+        read_run(name)
     rows = {}
     entries = read_listed(options.pretrained)
     check_files(entries, options.pretrained)

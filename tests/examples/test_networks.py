@@ -83,10 +83,33 @@ def test_photographs_too_few_to_keep_some(workplace, monkeypatch):
         networks.prepare(workplace / "photos", workplace / "data")
 
 
+@pytest.mark.parametrize("made", ["nothing", "a file", "an empty folder"])
+def test_photographs_that_are_not_there(workplace, made):
+    photos = workplace / "nowhere"
+    if made != "nothing":
+        photos.write_bytes(b"") if made == "a file" else photos.mkdir()
+    with pytest.raises(UserError, match="--photos .*nowhere: holds no folders of photographs"):
+        networks.main(["--photos", str(photos), "--dir_data", str(workplace / "new")])
+    assert not (workplace / "new").exists()
+
+
+def test_a_photograph_that_cannot_be_read_ends_the_work(workplace, capfd):
+    (workplace / "photos" / "A").mkdir(parents=True)
+    (workplace / "photos" / "A" / "a.png").write_text("no picture")
+    assert networks.main(["--photos", str(workplace / "photos"), "--dir_data", str(workplace / "new")]) == 1
+    told = capfd.readouterr()
+    assert "0001.png" in told.err and "Traceback" not in told.err and "begun" not in told.out
+
+
 def test_photographs_that_have_changed_are_not_taken_for_those_that_are_there(workplace, monkeypatch):
     monkeypatch.setattr(networks, "HELD_OUT", {})
     prepared = []
-    monkeypatch.setattr(networks.subprocess, "run", lambda command, **_: prepared.append(command))
+
+    def run(command, **_):
+        prepared.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(networks.subprocess, "run", run)
     photos, links = workplace / "photos", workplace / "new" / "photographs"
     (photos / "A").mkdir(parents=True)
     for name in "ac":

@@ -37,6 +37,12 @@ def test_curves_leave_out_calibration_and_later_tests(runs):
         result_figures.read_curve(runs / "low", "Set5")
 
 
+def test_runs_of_one_name_are_told_apart():
+    assert result_figures.labels(["a/ddtb_2bit", "a/pams_2bit"]) == {"a/ddtb_2bit": "ddtb 2bit",
+                                                                     "a/pams_2bit": "pams 2bit"}
+    assert result_figures.labels(["ddtb/2bit", "pams/2bit"]) == {"ddtb/2bit": "ddtb/2bit", "pams/2bit": "pams/2bit"}
+
+
 def test_gates_of_a_run(runs):
     assert sum(result_figures.read_gates(run_folder("cmp/low")).values()) == 1
     assert result_figures.read_gates(runs / "other") == {}

@@ -77,6 +77,12 @@ def test_figures_of_sets_that_are_not_there_now_are_not_taken(experiments):
     assert results.scores("results/edsr_x2", ("edsr", 2), ["Set5"]) == {"Set5": (30.0, 0.8)}
 
 
+def test_a_run_that_is_not_there_is_told_before_anything_is_tested(shipped, five, experiments):
+    with pytest.raises(UserError, match="nowhere: no such run folder"):
+        results.main(["--dir_data", str(five), "--pretrained", str(shipped()), "--runs", "nowhere"])
+    assert not (experiments / "results").exists()
+
+
 def test_a_root_without_sets_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds none of Set5"):
         results.available(tmp_path, 4)
