@@ -7,7 +7,8 @@ import logging
 import math
 import os
 import re
-import time
+import stat
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -21,16 +22,17 @@ from utility import UserError, atomic_path, remove_unfinished
 log = logging.getLogger(__name__)
 
 FOLDER = "decoded"
-COPY_NAME = re.compile(r"(.+?)(?:\.[0-9]+-[0-9]+)?\.npy")  # of the image of that name, as it is or once was
+COPY_NAME = re.compile(r"(.+?)(?:\.[0-9]+-[0-9]+(?:-[0-9a-f]{8})?)?\.npy")  # of an image as it is or once was
+SAMPLES, SAMPLE = 8, 1024  # parts of a file, bytes of each, that tell it from one of the same size and time
 MAPPED_AT_MOST = 16_384  # images; Linux allows a process some 65,000 mappings
 
 
 class DecodedCache:
-    """Keeps <root>/decoded/<folder>/<image>.<size>-<time>.npy for each <root>/<folder>/<image>, and reads those.
+    """Keeps <root>/decoded/<folder>/<image>.<what it is>.npy for each <root>/<folder>/<image>, and reads those.
 
-    A copy is a NumPy file of uint8 [h, w, 3], named by the size and modification time (ns) of the image it was made
-    from: of an image that has changed there is none. Files appear whole under their names, so any number of processes
-    may prepare the same folder. Reading one never runs code.
+    A copy is a NumPy file of uint8 [h, w, 3], named by size, modification time (ns) and samples of the bytes of the
+    image it was made from: of an image that has changed, or has another one's name, there is none. Files appear whole
+    under their names, so any number of processes may prepare the same folder. Reading one never runs code.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,15 +45,15 @@ class DecodedCache:
         images: list of Path below the root. Where the folder cannot be written (read-only, disk full), the images left
         go without, with a warning in the log: `read` decodes them each time. Raises UserError for a broken image.
         """
-        since = time.time_ns() if rebuild else 0
-        missing = [image for image in images if not self._adopt(image, since)]
+        former = {image: self._written(image) for image in images} if rebuild else {}
+        missing = [image for image in images if rebuild or not self._adopt(image)]
         if not missing:
             return
         remove_unfinished(self.root / FOLDER)
         log.info("%s: decoding %d images into %s", self.root, len(missing), self.root / FOLDER)
         try:  # in threads, since Pillow decodes without holding Python's lock
             self._remove_former(missing)
-            thread_map(partial(self._store, since=since), missing, max_workers=threads, desc="decoding",
+            thread_map(partial(self._store, former=former), missing, max_workers=threads, desc="decoding",
                        unit=" images", disable=None)
         except OSError as error:
             reason = error.strerror or error
@@ -65,12 +67,12 @@ class DecodedCache:
         except (KeyError, OSError, RuntimeError):  # there is no copy, or it has gone or is another by now
             return read_image(image)
 
-    def _adopt(self, image, since=0):
-        """Use the copy of `image` if it is there, of the image's shape, and no older than `since` (ns)."""
+    def _adopt(self, image):
+        """Use the copy of `image` if it is there and of the image's shape."""
         try:
             copy, shape = self._copy(image), (*image_shape(image), 3)
-            status, header = os.stat(copy), _header(shape)
-            if status.st_mtime_ns < since or status.st_size != len(header) + math.prod(shape):  # pipes have no size
+            header = _header(shape)
+            if os.stat(copy).st_size != len(header) + math.prod(shape):  # pipes have no size
                 return False
             with open(copy, "rb") as file:
                 if file.read(len(header)) != header:
@@ -80,8 +82,9 @@ class DecodedCache:
         self._copies[image] = copy, len(header), shape
         return True
 
-    def _store(self, image, since):
-        if self._adopt(image, since):  # another process was faster
+    def _store(self, image, former):
+        replaced = image not in former or self._written(image) != former[image]
+        if replaced and self._adopt(image):  # another process was faster
             return
         copy = self._copy(image)  # of the image as it is now, before it is read
         pixels = read_image(image)
@@ -90,8 +93,19 @@ class DecodedCache:
         self._adopt(image)
 
     def _copy(self, image):
-        status = os.stat(image)
-        return f"{self._place(image)}.{status.st_size}-{status.st_mtime_ns}.npy"
+        status, samples = os.stat(image), 0
+        if stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            with open(image, "rb", buffering=0) as file:
+                for number in range(SAMPLES):
+                    file.seek(status.st_size * number // SAMPLES)
+                    samples = zlib.crc32(file.read(SAMPLE), samples)
+        return f"{self._place(image)}.{status.st_size}-{status.st_mtime_ns}-{samples:08x}.npy"
+
+    def _written(self, image):
+        """What tells one writing of a copy from another, also where clocks differ; None where there is no copy."""
+        with contextlib.suppress(OSError):
+            status = os.stat(self._copy(image))
+            return status.st_ino, status.st_mtime_ns
 
     def _place(self, image):
         return self.root / FOLDER / image.relative_to(self.root)

@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import data.cache
 from data.cache import DecodedCache
@@ -26,8 +28,7 @@ def images(tmp_path):
 
 def copies_of(images):
     """Where the copies of the images as they are now lie."""
-    folder = images[0].parents[1] / "decoded" / "HR"
-    return [folder / f"{image.name}.{image.stat().st_size}-{image.stat().st_mtime_ns}.npy" for image in images]
+    return [Path(DecodedCache(images[0].parents[1])._copy(image)) for image in images]
 
 
 @pytest.fixture
@@ -79,9 +80,10 @@ def test_a_changed_image_is_decoded_anew(images, copies):
 
 
 def test_copies_of_the_former_form_are_removed_and_those_of_other_images_are_not(images, copies):
-    former, *others = (copies[0].with_name(name) for name in ("0.png.npy", "10.png.npy", ".npy"))
+    former, other_former, *others = (copies[0].with_name(name) for name in (
+        "0.png.npy", f"0.png.{images[0].stat().st_size}-{images[0].stat().st_mtime_ns}.npy", "10.png.npy", ".npy"))
     former.parent.mkdir(parents=True)
-    for file in (former, *others):
+    for file in (former, other_former, *others):
         file.write_bytes(b"pixels")
     prepared(images)
     assert sorted(copies[0].parent.iterdir()) == sorted([*copies, *others])
@@ -97,6 +99,23 @@ def test_size_and_time_of_an_image_each_tell_a_change(images, copies, larger, la
     os.utime(images[0], ns=(0, 12345 + later))
     prepared(images)
     assert [before.get(copy) == copy.stat().st_ino for copy in copies_of(images)] == [False] + [True] * 5
+
+
+def test_images_of_one_size_and_time_that_change_names_are_told_apart(tmp_path):
+    """As unpacked archives have them; files that are not compressed are all of one size."""
+    rng = np.random.default_rng(0)
+    images = [tmp_path / "HR" / name for name in ("0.bmp", "1.bmp")]
+    images[0].parent.mkdir()
+    for image in images:
+        Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(image)
+        os.utime(image, (1000, 1000))
+    prepared(images)
+    images[0].rename(tmp_path / "HR" / "x.bmp")
+    images[1].rename(images[0])
+    (tmp_path / "HR" / "x.bmp").rename(images[1])
+    cache = prepared(images)
+    assert all(is_mapped(cache.read(image)) for image in images)
+    assert all(np.array_equal(cache.read(image), read_image(image)) for image in images)
 
 
 class Bomb:
@@ -150,11 +169,18 @@ def test_a_copy_that_another_run_made_anew_in_another_size_is_not_misread(images
 def test_rebuild_makes_every_copy_once(images, copies, monkeypatch):
     prepared(images)
     before = [copy.stat().st_ino for copy in copies]
+    for copy in copies:
+        os.utime(copy, (time.time() + 3600, time.time() + 3600))  # by a clock that is ahead
     prepared(images, rebuild=True)
     assert all(copy.stat().st_ino != old for copy, old in zip(copies, before, strict=True))
-    monkeypatch.setattr(data.cache.time, "time_ns", lambda: time.time() * 1e9 - 3600e9)  # began an hour ago, as rank 0
-    monkeypatch.setattr(data.cache, "read_image", None)
-    prepared(images, rebuild=True)
+
+    def another_rank_makes_them(_):
+        monkeypatch.undo()
+        prepared(images, rebuild=True)
+        monkeypatch.setattr(data.cache, "read_image", None)  # decoding would fail
+
+    monkeypatch.setattr(data.cache, "remove_unfinished", another_rank_makes_them)
+    assert is_mapped(prepared(images, rebuild=True).read(images[0]))
 
 
 def test_a_folder_that_cannot_be_written_costs_speed_only(images, copies, monkeypatch, caplog):
