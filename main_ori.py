@@ -22,12 +22,21 @@ from model import parallel
 from model.common import compiler_lacks
 from model.interpolation import start_as_interpolation
 from model.saved import file_at, file_of_run
-from option import LIGHTER, config_text, experiment_folder, network_flags, options_to_keep, parse_options, variant_of
+from option import (
+    LIGHTER,
+    config_text,
+    experiment_folder,
+    means_pre_train,
+    network_flags,
+    options_to_keep,
+    parse_options,
+    variant_of,
+)
 from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import file_hash
 from quant.open import load_weights, open_network
 from trainer import Trainer
-from utility import FULL_PRECISION, UserError, run_main
+from utility import UserError, run_main
 
 
 def main(argv=None):
@@ -108,14 +117,14 @@ def build_evaluator(options, test_sets, folder, device, *, file="", tested=None)
 def weights_to_test(options, folder):
     """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
 
-    In full precision --pre_train counts too, as in EDSR-PyTorch, if no run is named with --load. Raises UserError when
-    there is nothing to test.
+    In full precision --pre_train counts too, as in EDSR-PyTorch, if no run is named that has bits. Raises UserError
+    when there is nothing to test.
     """
     if options.refine:
         return options.refine, "--refine"
     if options.resume:
         return options.resume, "--resume"
-    if options.pre_train and options.k_bits == FULL_PRECISION and not options.load:
+    if means_pre_train(options):
         return options.pre_train, "--pre_train"
     return file_of_run(folder.path), "--load" if options.load else "--save"
 

@@ -43,6 +43,7 @@ OF_EACH_CALL = {"save", "load", "resume", "reset", "test_only", "backend", "temp
 # what can't change during training; what matters only before it; what is tested, and how
 FIXED = {"optimizer", "seed"}
 BEFORE_TRAINING = {"pre_train", "refine", "init"}
+RATES = {"lr", "bound_lr", "decay", "gamma"}  # all of them together give an epoch's rate
 TESTED_ON = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 NOT_FLAGS = ("given", "notes")  # what the Namespace holds besides flags
 LIGHTER = "lower --batch_size or --patch_size, test with --chop and a small --chop_size"  # where memory is used up
@@ -265,6 +266,11 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _without_effect(options)
                       if name in given and str(given[name]).lower() != str(defaults[name]).lower()]
+    if options.init != "random" and options.pre_train and not (options.load or options.resume):
+        options.notes.append(f"--init {options.init}: only for what --pre_train lacks, the upsampler of another scale")
+    if options.patch_size % options.scale and not options.test_only:
+        used = options.patch_size // options.scale * options.scale
+        options.notes.append(f"--patch_size {options.patch_size}: {used} is used, a multiple of --scale")
     if options.k_bits != FULL_PRECISION and not (options.test_only or options.refine) and \
             options.epochs < options.first_stage_epoch:
         options.notes.append(f"warning: no best network is counted before epoch {options.first_stage_epoch} "
@@ -279,6 +285,8 @@ def _name_the_run(options):
     if options.resume in (RESUME_OWN, "-1"):
         options.load, options.resume = options.load or options.save, ""
     elif options.resume == "0":
+        if options.load:
+            options.notes.append("--resume 0 has no effect: --load continues")
         options.resume = ""
     elif whole_number(options.resume) is not None:
         options.load = options.load or options.save
@@ -299,7 +307,7 @@ def _kept_epoch(folder, number):
     if int(number) not in kept:
         there = f"it has {', '.join(map(str, sorted(kept)))}" if kept else "it has none, --save_models keeps them"
         raise UserError(f"--resume {number}: no such epoch is kept in {folder}/model ({there}); leave the number out "
-                        "to continue from the last checkpoint")
+                        f"to continue from the last checkpoint{RunFolder(folder).told_aside()}")
     return kept[int(number)]
 
 
@@ -307,8 +315,7 @@ def _own_run(options, parser, defaults, *, quantized):
     """(checkpoint, its options, names of those that can't change) of the run that is continued or tested; else None."""
     run = experiment_folder(options.load or options.save)
     if options.test_only:  # the network's file says what it is; a run says on which images it is tested
-        full = "k_bits" in options.given and options.k_bits == FULL_PRECISION
-        weights = options.refine or options.resume or (options.pre_train if full else "")
+        weights = options.refine or options.resume or means_pre_train(options)
         path = best_or_last(run) if options.load or not weights else None
     else:
         path = options.resume or options.load and RunFolder(run).checkpoint
@@ -359,8 +366,8 @@ def _merge_with_run(options, given, defaults, path, stored, fixed):
                 remedy = "quantize it in a run of its own, with --pre_train and another --save"
             raise UserError(f"{path}: was trained with {_flag(name, old)}; {remedy}")
         if not options.test_only and name not in idle:
-            late = name in BEFORE_TRAINING
-            effect = "has no effect, the run has its start already" if late else "followed from now on"
+            effect = "has no effect, the run has its start already" if name in BEFORE_TRAINING else \
+                "followed from now on" + ", as if from the first epoch" * (name in RATES)
             options.notes.append(f"{_flag(name, new)}: {effect}; {path} was trained with {_typed(old) or 'none'}")
 
 
@@ -375,7 +382,7 @@ def _without_effect(o):
     idle |= {"save_gt"} if not o.save_results else set()
     idle |= {"chop_size"} if not o.chop else set()
     if o.test_only:
-        idle |= {"pre_train"} if o.refine or o.resume or o.load or o.k_bits != FULL_PRECISION else set()
+        idle |= {"pre_train"} if o.refine or o.resume or not means_pre_train(o) else set()
         return sorted(idle | {"reset", "compile"} | ({"precision"} if o.backend != "torch" else set()))
     idle |= {"continue_test"}
     idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(
@@ -386,10 +393,17 @@ def _without_effect(o):
         idle |= {"dynamic_ratio", "dynamic_choice"}
     if o.quantizer in METHODS and not METHODS[o.quantizer].activation.trained:
         idle |= {"bound_lr"}
-    idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas"}}.get(o.optimizer, set())
+    idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas", "momentum"}}.get(
+        o.optimizer, set())
     if o.refine and o.k_bits == FULL_PRECISION:
         idle |= {"pre_train"}
     return sorted(idle)
+
+
+def means_pre_train(options: Namespace) -> bool:
+    """Whether --test_only tests --pre_train: where full precision is asked for, or no run is named that has bits."""
+    asked = options.k_bits == FULL_PRECISION and ("k_bits" in options.given or "save" not in options.given)
+    return bool(options.pre_train) and asked and not options.load
 
 
 def _call_options():
@@ -468,6 +482,7 @@ def _rules(o, quantized):
     untaught = quantizes and not o.test_only and o.w_l1 == o.w_at == 0
     yield "w_l1", untaught, "with --w_at 0 nothing is learnt from any image; give one of them a weight above 0"
     yield "data_test", not o.data_test, "name a test set"
+    yield "data_test", len(set(o.data_test)) < len(o.data_test), "names a set twice; name each once"
     yield "data_train", not o.data_train and not o.test_only, "name a training set"
 
 

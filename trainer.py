@@ -70,7 +70,7 @@ class Trainer:
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
         state = [part.state_dict() for part in (self.network, self.objective, self.optimizer)]
-        checkpoint.begin_alike([*state, self.position, self.epochs, len(self.loader)], self.run.path)
+        checkpoint.begin_alike([*state, self.position, self.loader.images], self.run_options, self.run.path)
         if parallel.is_first():
             self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
@@ -203,17 +203,15 @@ class Trainer:
         """Everything that a run which goes on needs, as tensors and plain values."""
         (epoch, batch), phase = self.position, self.objective.phase
         return {
-            "format": FORMAT,
-            "options": self.run_options,
-            "epoch": epoch - 1, "batch": batch,
+            "format": FORMAT, "options": self.run_options, "epoch": epoch - 1, "batch": batch,
             "network": {"name": model.name_of(self.network), **self.network.settings},
             "quant": None if phase is None else self.network.quant_config.to_dict(),
             "phase": None if phase is None else phase.value,
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
-            "precision": self.scaler.state_dict(),
-            "objective": self.objective.state_dict(),
+            "precision": self.scaler.state_dict(), "objective": self.objective.state_dict(),
             "best": self.best, "judged_by": self.evaluator.judged_by, "history": self.recorder.history,
+            "trained_on": checkpoint.digest(self.loader.images),
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()}, "counts": self.counts,
             "random": checkpoint.random_state(),
         }
@@ -230,6 +228,8 @@ class Trainer:
             self._restore(state)
         self.has_checkpoint = Path(path).resolve() == self.run.checkpoint.resolve()
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
+        if state.get("trained_on", now := checkpoint.digest(self.loader.images)) != now:
+            log.info("warning: the training images are others than those that it was trained on")
 
     def _restore(self, state):
         self.objective.load_state_dict(state["objective"])

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
-import torch
-
 FULL_PRECISION = 32  # the bits of a network that is not quantized
 UNFINISHED = ".part-"
 STALE_SECONDS = 3600  # more than a write can take
@@ -93,7 +91,9 @@ def _what_lacks(error, lighter):
         return f"{error.filename or 'stdout or a file'}: can't be written ({error.strerror}); what was saved is kept"
     if "DataLoader worker" in str(error):  # PyTorch notices it anywhere in the main process
         return "a process that loads images was killed, often for lack of memory; free some, or lower --n_threads"
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or re.search("(?i)can(no|')t allocate", str(error)):
+    if "busy or unavailable" in str(error):  # CUDA's words
+        return "the GPU is busy, perhaps with another program; wait for it, or choose one by CUDA_VISIBLE_DEVICES"
+    if isinstance(error, MemoryError) or re.search("(?i)can(no|')t allocate|out of memory|alloc_failed", str(error)):
         return f"out of memory{lighter and '; '}{lighter}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"

@@ -38,6 +38,11 @@ class TrainSet:
                 _patch(hr, self.scale * top, self.scale * left, self.hr_patch, turns), pair.name)
 
 
+    def files(self) -> list[list[str | int]]:
+        """[name, bytes of its files] of all images: other images, other values."""
+        return [_files_of(pair) for pair, _ in self.sources]
+
+
 class EvalSet:
     """Whole images of a set, in order: a sequence of (lr [n_colors, h, w], hr [n_colors, s*h, s*w] or None, name).
 
@@ -67,8 +72,7 @@ class EvalSet:
 
     def files(self) -> list[list[str | int]]:
         """[name of the set and of the image, bytes of each of its files] of all images: other images, other values."""
-        return [[self.name, pair.name, *(path.stat().st_size for path in (pair.lr, pair.hr) if path)]
-                for pair in self.pairs]
+        return [[self.name, *_files_of(pair)] for pair in self.pairs]
 
     def picture(self, index: int, sr: Tensor) -> Picture:
         """What a network has made of an item. sr: float32 [n_colors, s*h, s*w] in 0..255, not rounded.
@@ -79,6 +83,10 @@ class EvalSet:
 
     def _values(self, image):
         return to_values(to_planes(image), **self.colours)
+
+
+def _files_of(pair):
+    return [pair.name, *(path.stat().st_size for path in (pair.lr, pair.hr) if path)]
 
 
 def _patch(image, top, left, side, turns):

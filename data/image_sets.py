@@ -154,7 +154,9 @@ def _numbered_images(root, layout, *, to_train):
     valid = None if to_train else valid_layout(layout)
     if valid and os.path.isdir(valid.hr_folder(root)):
         for name, path in images_by_name(valid.hr_folder(root)).items():
-            images.setdefault(name, (name, path, valid))
+            known = images.setdefault(name, (name, path, valid))[1]
+            if known.stat().st_size != path.stat().st_size:
+                raise UserError(f"{path}: {known} has the same name and is another image; rename one of them")
     return list(images.values())
 
 

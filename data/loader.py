@@ -45,6 +45,7 @@ class TrainLoader(DataLoader):
             worker_init_fn=_obey_the_parent_only,
             generator=torch.Generator(),  # without one, each iter() would draw from the global generator
         )
+        self.images = train_set.files()  # what they are, in their order, as plain values
         self._to_values = partial(to_values, rgb_range=rgb_range, n_colors=n_colors, pinned=pinned)
 
     def check_worker_number_rationality(self) -> None:

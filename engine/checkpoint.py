@@ -18,6 +18,7 @@ from model.weights import FAMILY, read_weights
 from utility import UserError
 
 MOST_EPOCHS = 10**6
+OF_A_MACHINE = {"dir_data", "dir_demo", "pre_train", "refine", "vgg_weights", "ext", "n_threads"}  # may differ in a run
 
 
 def random_state() -> dict[str, Any]:
@@ -62,17 +63,23 @@ def fingerprint(state: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)[None]
 
 
-def begin_alike(state: Any, place: Path) -> None:
+def digest(state: Any) -> str:
+    """`fingerprint` as text."""
+    return bytes(fingerprint(state)[0].tolist()).hex()
+
+
+def begin_alike(state: Any, options: dict[str, Any], place: Path) -> None:
     """Return when every process of the run has come here: what the first one writes then misleads none that reads.
 
-    Raises UserError where their `state`, nested tensors and plain values, is not the same.
+    Raises UserError where their `state`, nested tensors and plain values, is not the same, or their options.
     """
     if parallel.world_size() == 1:
         return
-    found = parallel.all_gather(fingerprint(state))
+    alike = {name: value for name, value in options.items() if name not in OF_A_MACHINE}
+    found = parallel.all_gather(fingerprint([state, alike]))
     if (found != found[0]).any():
-        raise UserError(f"{place}: the processes of this run would begin with different weights or flags; give all the "
-                        "same, and put files where all machines see them")
+        raise UserError(f"{place}: the processes of this run would begin with different weights, images or flags; give "
+                        "all the same, and put files where all machines see them")
 
 
 def checkpoint_with_options(path: str | Path) -> dict[str, Any] | None:
@@ -163,7 +170,7 @@ def is_number(value: Any) -> bool:
 
 def _named(values, fits):
     """Whether `values` is a dict of fitting ones, by names that may become file names."""
-    return all(re.fullmatch(r"[^/\\\0]{1,100}", name) and fits(value) for name, value in values.items())
+    return all(re.fullmatch(r"[^/\0]{1,255}", name) and fits(value) for name, value in values.items())
 
 
 def all_finite(value: Any) -> bool:

@@ -17,10 +17,14 @@ log = logging.getLogger(__name__)
 def choose_device(*, cpu: bool = False, gpu_id: int = 0) -> torch.device:
     """CUDA's device `gpu_id`, else Apple's GPU, else the CPU; with `cpu` always the CPU.
 
-    Each of several processes has the GPU of its own number. Raises UserError for a number that this machine lacks.
+    Each of several processes has the GPU of its own number. Raises UserError for a number that this machine lacks,
+    and for one given to several processes.
     """
     if cpu:
         return torch.device("cpu")
+    if gpu_id and parallel.world_size() > 1:
+        raise UserError(f"--gpu_id {gpu_id}: each process has the GPU of its own number; choose them by "
+                        "CUDA_VISIBLE_DEVICES")
     if torch.cuda.is_available():
         number, reason = gpu_id, f"--gpu_id {gpu_id}"
         if parallel.world_size() > 1:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.run_folder import RunFolder
-from utility import atomic_path, first_line
+from utility import MAKER, atomic_path, first_line
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ class Recorder:
         for name in dict.fromkeys(name for row in self.history for name in row[group]):
             points = [(row["epoch"], row[group][name]) for row in self.history if name in row[group]]
             figure = Figure(figsize=(6, 4))
-            axes = figure.add_subplot(xlabel="epoch", ylabel=f"{label} {name}")
+            axes = figure.add_subplot(xlabel="epoch")
+            axes.set_ylabel(f"{label} {name}", parse_math=False)  # whatever a set is called
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "")
             axes.grid(alpha=0.3)
             figure.tight_layout()
             with atomic_path(self.run.path / f"{prefix}_{name}.png") as temporary:
-                figure.savefig(temporary, dpi=120)
+                figure.savefig(temporary, dpi=120, metadata={"Software": MAKER})

@@ -14,6 +14,7 @@ from engine import claims
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
 from engine.run_folder import RunFolder
 from model import parallel
+from model.saved import LAST
 from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequenc
     writes.
     """
     with contextlib.ExitStack() as stack:
-        folder = RunFolder(path, origin=Path(resume).parent if resume else Path(path) / "model" if load else None,
+        folder = RunFolder(path, continued=Path(resume) if resume else Path(path) / LAST if load else None,
                            flag="--load" if load else "--save")
         own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
         continues = own or load and not resume and folder.has_run()

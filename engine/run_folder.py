@@ -1,6 +1,7 @@
 """The folder of a run. Only the run's own files are made, moved aside and deleted; others stay untouched."""
 
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -11,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import claims
+from engine.own_files import found, own_files
 from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
 from utility import UNFINISHED, UserError, check_file, free_old_name
 
 log = logging.getLogger(__name__)
 
-# what runs write; the models come first and config.txt last, so that a run half deleted does not pass for a whole one
-OWN_FILES = (LAST, BEST, "model/model_best.old-*.pth.tar",
-             "model/model_[0-9]*.pth.tar", f"model/{UNFINISHED}*", "results-*/*bit_*_x[234]_*.png",
-             f"results-*/{UNFINISHED}*", "run/events.out.tfevents.*", "loss_*.png", "psnr_*.png", f"{UNFINISHED}*",
-             "tested-*.jsonl", "eval.txt", "log.txt", "config.txt")
 CONFIG_START = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n\w+: ")  # as `describe` writes it
 
 
@@ -29,17 +26,17 @@ class RunFolder:
     """Where everything of one run lies: config.txt, log.txt, eval.txt, model/, results-<set>/, curves.
 
     Other files and runs in the folder or below it stay untouched.
-    origin: the folder of the models that the run continues from, None for a new run. rewound: it continues from an
-    earlier epoch of itself, and its former models, `origin`, were moved aside. begin: makes it ready to be written to.
-    flag: what named the path, for messages.
+    continued: the checkpoint that the run goes on from, None for a new run. rewound: that is an earlier epoch of the
+    run itself, whose models, with this one, were moved aside. begin: makes it ready to be written to. flag: what named
+    the path, for messages.
     """
 
-    def __init__(self, path: str | Path, *, origin: Path | None = None, flag: str = "--save") -> None:
+    def __init__(self, path: str | Path, *, continued: Path | None = None, flag: str = "--save") -> None:
         self.path = Path(path)
         self.place = f"{flag} {path}"
         self.checkpoint = self.path / LAST
         self.best = self.path / BEST
-        self.origin = origin
+        self.continued = continued
         self.rewound = False
         self.begin: Callable[[], Any] = self.make
 
@@ -76,8 +73,19 @@ class RunFolder:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given", self.path)
+        log.info("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given%s", self.path,
+                 self.told_aside())
         return None
+
+    def told_aside(self) -> str:
+        """In words, the run that was here last and was moved aside; empty where there is none."""
+        return "".join(f"; the run that was here last is in {path}" for path in self._aside()[:1])
+
+    def _aside(self):
+        """The runs that were here and were moved aside, the last one first."""
+        there = self.path.parent.glob(f"{glob.escape(self.path.name)}.old-*")
+        return sorted((path for path in there if RunFolder(path).is_run()), reverse=True,
+                      key=lambda path: (len(path.name), path.name))
 
     def name_of(self, file: Path) -> str:
         """What eval.txt calls a file: within the folder by its place there."""
@@ -90,7 +98,7 @@ class RunFolder:
 
     def _made(self):
         """The networks and test results that are here."""
-        return self.models() + self._found("eval.txt")
+        return self.models() + found(self.path, "eval.txt")
 
     def _only_begun(self):
         """Whether nothing is there but the checkpoint that a run writes before its first step."""
@@ -101,12 +109,12 @@ class RunFolder:
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
-        return {int(name): path for path in self._found("model/model_[0-9]*.pth.tar")
+        return {int(name): path for path in found(self.path, "model/model_[0-9]*.pth.tar")
                 if (name := path.name.removeprefix("model_").removesuffix(".pth.tar")).isdecimal()}
 
     def make(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
-        if reset and self.path.exists() and not self.is_run():
+        if reset and own_files(self.path) and not self.is_run():
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
         with claims.writing(self.path):
             if reset and self.path.exists():
@@ -116,6 +124,8 @@ class RunFolder:
                 with self.claimed(), self._untested():
                     self._archive()
             (self.path.resolve() / "model").mkdir(parents=True, exist_ok=True)
+            if self.rewound:  # at once, so that a start that is killed leaves a run that goes on
+                _copy(self.continued, self.checkpoint)
 
     def describe(self, config_text: str) -> None:
         """Add the time and the options of this start to config.txt. Raises UserError."""
@@ -144,7 +154,7 @@ class RunFolder:
         """
         with claims.training(self.path):
             with claims.writing(self.path), claims.no_tests(self.path) as untested:
-                for path in self.own_files():
+                for path in own_files(self.path):
                     if untested and path.name.startswith(UNFINISHED):
                         path.unlink(missing_ok=True)
             yield
@@ -156,19 +166,9 @@ class RunFolder:
                 raise UserError(f"{self.place}: a test is running in it; wait for it, or end it first")
             yield
 
-    def _found(self, pattern):
-        return sorted(path for path in self.path.glob(pattern) if path.is_symlink() or path.is_file())
-
-    def own_files(self) -> list[Path]:
-        """Every file that a run has written here, in the order in which they may be deleted."""
-        found = [path for pattern in OWN_FILES for path in self._found(pattern)]
-        # a folder within may be a link: that is the run's, what lies behind it is another's
-        return list(dict.fromkeys(path.parent if path.parent != self.path and path.parent.is_symlink() else path
-                                  for path in found))
-
     def _delete(self):
         """Delete the run's files, and its folders where nothing else is in them."""
-        files = self.own_files()
+        files = own_files(self.path)
         for file in files:
             try:
                 file.unlink()
@@ -186,14 +186,14 @@ class RunFolder:
         """Move the run's files aside; in one step where nothing else is in the folder."""
         folder = self.path.resolve() if self.path.is_symlink() else self.path  # the link stays
         aside = free_old_name(folder)
-        files = self.own_files()
+        files = own_files(self.path)
         if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
                 *files, self.path / claims.TRAINING, self.path / claims.TESTS}:
             folder.rename(aside)
         else:
             self._move(files, aside)
-        if self.origin is not None and self.origin.resolve().is_relative_to(self.path.resolve()):
-            self.origin, self.rewound = aside / "model", True
+        if self.continued is not None and self.continued.resolve().is_relative_to(self.path.resolve()):
+            self.continued, self.rewound = aside / "model" / self.continued.name, True
         log.info("the run that was in %s is kept in %s", self.path, aside)
 
     def _move(self, files, aside):
@@ -213,9 +213,10 @@ class RunFolder:
         best: {"psnr", "epoch"} as checkpoints have it. A model_best of another run or of a later epoch is moved
         aside. One of the next epoch stays: a run that was killed between two writes left it, and will write it again.
         """
-        if self.origin is None:
+        if self.continued is None:
             return True
-        kept = RunFolder(self.origin.parent).kept_epochs() if self.rewound else {}
+        origin = self.continued.parent
+        kept = RunFolder(origin.parent).kept_epochs() if self.rewound else {}
         for number, file in kept.items():
             if number <= epoch:
                 _copy(file, self.best.with_name(file.name))
@@ -226,10 +227,11 @@ class RunFolder:
             aside = free_old_name(self.best, suffix=".pth.tar")
             self.best.rename(aside)
             log.info("%s is of another run, a later epoch or another test; it is kept in %s", self.best, aside)
-        for file in (self.origin / self.best.name, self.origin / f"model_{best['epoch']}.pth.tar"):
-            if best_of(file) == best:
-                _copy(file, self.best)
-                return True
+        for folder in (origin, *(path / "model" for path in self._aside())):  # a start that was killed left it there
+            for file in (folder / self.best.name, folder / f"model_{best['epoch']}.pth.tar"):
+                if best_of(file) == best:
+                    _copy(file, self.best)
+                    return True
         return best["epoch"] == 0
 
 

@@ -26,12 +26,15 @@ PATIENCE = timedelta(days=1)
 def joined(*, n_gpus: int = 1, test_only: bool = False, cpu: bool = False) -> Iterator[None]:
     """Meet the other processes of this run, where torchrun started some; part from them when the block ends well.
 
-    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without torchrun, for tests
-    in several processes, and where the processes can't meet.
+    CUDA tensors then travel by NCCL, others by gloo. Raises UserError for --n_GPUs above 1 without as many
+    processes, for tests in several, and where the processes can't meet.
     """
     processes = 1
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         processes, _ = _number("WORLD_SIZE"), _number("RANK")
+        if n_gpus not in (1, processes, _number("LOCAL_WORLD_SIZE")):
+            raise UserError(f"--n_GPUs {n_gpus}: {processes} processes were started, each for one GPU; give that "
+                            "number to torchrun's --nproc_per_node, or leave the flag out")
     elif n_gpus > 1 and test_only:
         raise UserError(f"--n_GPUs {n_gpus}: tests run on one GPU; leave the flag out")
     elif n_gpus > 1:

@@ -1,5 +1,6 @@
 """The staged schedule of DDTB training (quant/README.md, "Schedule")."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 
 from quant.activation import quantizers, with_gates
 from quant.phase import Phase, set_phase
+
+log = logging.getLogger(__name__)
 
 DYNAMIC_RATIO = 0.1
 FIRST_STAGE_EPOCH = 6
@@ -69,6 +72,10 @@ class Schedule:
         for quantizer in self._quantizers.values():
             quantizer.end_calibration()
         self.chosen = True
+        if self._candidates:
+            none = "warning: " if self.dynamic_ratio > 0 and not dynamic else ""
+            log.info("%s%d of %d quantizers have a gate (--dynamic_ratio %g)", none, len(dynamic),
+                     len(self._candidates), self.dynamic_ratio)
 
     def gate_regulariser(self) -> Tensor | None:
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from kill_resume import differences
 
 import main_limitrange_incremental
 import main_ori
+from data.images import read_image, write_png
 from engine import evaluator
-from engine.checkpoint import checkpoint_with_options, fingerprint
+from engine.checkpoint import begin_alike, checkpoint_with_options, fingerprint
 from engine.recorder import Recorder
+from engine.run_folder import RunFolder
 from model import NETWORKS, parallel
 from model.registry import scale_of
 from quant.open import load_weights
@@ -248,6 +251,48 @@ def test_resume_with_a_number_goes_on_after_that_epoch_and_keeps_the_rest(launch
                            state_of(experiments, "run", "model_3")["state_dict"])  # the same seed, the same way
     assert bare("--load run --resume 7 --cpu") == 2
     assert "--resume 7: no such epoch is kept in ../experiment/run/model (it has 1, 2, 3, 4)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("killed_in", ["describe", "adopt"])
+def test_a_run_that_was_killed_as_it_went_back_goes_on(killed_in, launch, bare, experiments, monkeypatch, capfd):
+    assert launch("--save run --epochs 3 --save_models --lr 1e-3") == 0
+    shutil.copytree(experiments / "run", experiments / "whole")
+    assert bare("--load whole --resume 2 --epochs 4 --cpu") == 0
+
+    def killed(*_, **__):
+        raise Stopped(signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, killed_in, killed)
+        assert bare("--load run --resume 2 --epochs 4 --cpu") == 137
+    capfd.readouterr()
+    assert bare("--load run --resume 2 --cpu") == 2
+    assert re.search("leave the number out .*; the run that was here last is in .*run.old-1\n", capfd.readouterr().err)
+    assert bare("--load run --resume --epochs 4 --cpu") == 0
+    assert re.findall(r"Epoch \d", capfd.readouterr().out) == ["Epoch 3", "Epoch 4"]
+    for name in ("checkpoint", "model_best"):
+        one, other = (state_of(experiments, run, name) for run in ("run", "whole"))
+        assert not differences({**one, "options": 0}, {**other, "options": 0})
+
+
+def test_a_run_that_is_begun_tells_of_the_one_that_was_there(launch, experiments, capfd):
+    assert launch("--save run") == 0
+    (experiments / "run").rename(experiments / "run.old-1")
+    assert launch("--load run") == 0
+    assert re.search(r"warning: --load \S*run: no checkpoint is there yet, .*; the run that was here last is in "
+                     r"\S*run.old-1", capfd.readouterr().out)
+
+
+def test_other_training_images_are_told(launch, bare, experiments, tiny_data, tmp_path, capfd):
+    assert launch("--save run") == 0
+    shutil.copytree(tiny_data, tmp_path / "other")
+    assert bare(f"--load run --epochs 2 --cpu --dir_data {tmp_path / 'other'}") == 0
+    assert "training images are others" not in capfd.readouterr().out
+    for folder, name in (("DIV2K_train_HR", "000{}.png"), ("DIV2K_train_LR_bicubic/X2", "000{}x2.png")):
+        image = tmp_path / "other" / "DIV2K" / folder / name.format(2)
+        write_png(image, read_image(image) // 64)
+    assert bare(f"--load run --epochs 3 --cpu --dir_data {tmp_path / 'other'}") == 0
+    assert "warning: the training images are others than those that it was trained on" in capfd.readouterr().out
 
 
 def test_resume_of_a_file_keeps_the_run_that_was_there_aside_and_brings_its_best(launch, experiments, capfd):
@@ -531,8 +576,22 @@ def test_processes_that_would_begin_differently_write_nothing(launch, experiment
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     monkeypatch.setattr(parallel, "all_gather", lambda own: torch.cat((own, own + 1)))
     assert launch("--save run") == 2
-    assert re.fullmatch(r"error: \S*run: the processes .* different weights or flags; .*\n", capfd.readouterr().err)
+    assert re.fullmatch(r"error: \S*run: the processes .* different weights, images or flags; .*\n",
+                        capfd.readouterr().err)
     assert not (experiments / "run").exists()
+
+
+def test_processes_begin_alike_though_paths_differ(monkeypatch):
+    there = []
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "all_gather", lambda own: torch.cat((there or [own])[:1] + [own]))
+    options = {"batch_size": 2, "dir_data": "/a", "n_threads": 4}
+    there.append(fingerprint([[1], {"batch_size": 2}]))
+    begin_alike([1], options, Path("run"))
+    begin_alike([1], {**options, "dir_data": "/b", "n_threads": 0}, Path("run"))
+    for state, other in (([1], {**options, "batch_size": 4}), ([2], options)):
+        with pytest.raises(UserError, match="run: the processes of this run would begin"):
+            begin_alike(state, other, Path("run"))
 
 
 def test_a_start_is_known_by_all_its_values(launch, experiments):

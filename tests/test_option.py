@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from model import NETWORKS
-from option import build_parser, config_text, experiment_folder, options_to_keep, parse_options
+from option import build_parser, config_text, experiment_folder, means_pre_train, options_to_keep, parse_options
 from quant import QuantConfig, quantize
 from quant.distill import parameter_groups
 from quant.methods import METHODS
@@ -186,7 +186,36 @@ def test_bounds_are_trained_where_their_rate_counts(quantizer):
 def test_their_defaults_need_no_word():
     flags = "--act relu --shift_mean True --nesterov false --skip_threshold 1e8 --split_batch 1"
     assert parse(f"--k_bits 4 {flags}").notes == []
-    assert parse("--k_bits 4 --loss 1*L1 --G0 64 --optimizer RMSprop --momentum 0.5").notes == []
+    assert parse("--k_bits 4 --loss 1*L1 --G0 64 --optimizer SGD --momentum 0.5").notes == []
+
+
+def test_momentum_is_sgds_alone():
+    assert parse("--optimizer RMSprop --momentum 0.5", quantized=False).notes == [
+        "warning: --momentum 0.5 has no effect here"]
+
+
+def test_what_is_less_than_it_looks_is_told():
+    assert parse("--scale 4 --patch_size 50", quantized=False).notes == [
+        "--patch_size 50: 48 is used, a multiple of --scale"]
+    assert parse("--scale 4 --patch_size 50 --test_only", quantized=False).notes == []
+    assert parse("--init interpolation --pre_train x.pt", quantized=False).notes == [
+        "--init interpolation: only for what --pre_train lacks, the upsampler of another scale"]
+    assert "--resume 0 has no effect: --load continues" in parse("--load x --resume 0").notes
+
+
+def test_a_set_is_tested_once():
+    with pytest.raises(UserError, match=r"--data_test Set5\+Set5: names a set twice"):
+        parse("--data_test Set5+Set5")
+
+
+def test_a_run_that_is_named_is_what_is_tested_unless_full_precision_is_asked_for():
+    assert means_pre_train(parse("--test_only --pre_train x.pt", quantized=True))
+    assert means_pre_train(parse("--test_only --pre_train x.pt --save run", quantized=False))
+    assert means_pre_train(parse("--test_only --pre_train x.pt --save run --k_bits 32", quantized=True))
+    for flags in ("--save run", "--load run", "--save run --k_bits 4", "--k_bits 4"):
+        options = parse(f"--test_only --pre_train x.pt {flags}", quantized=True)
+        assert not means_pre_train(options)
+        assert "warning: --pre_train x.pt has no effect here" in options.notes
 
 
 def test_too_few_epochs_for_a_best_network_are_told():

@@ -173,6 +173,16 @@ def test_what_the_system_refuses_is_one_line(number, capfd):
     assert capfd.readouterr().err == f"error: a/b.png: {os.strerror(number)}\n"
 
 
+@pytest.mark.parametrize("words, told", [
+    ("CUDA error: out of memory", "out of memory"), ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when", "out of memory"),
+    ("MPS backend out of memory (MPS allocated: 1 GB)", "out of memory"),
+    ("CUDA error: all CUDA-capable devices are busy or unavailable", "the GPU is busy, perhaps with another program")])
+def test_what_a_gpu_refuses_is_one_line(words, told, capfd):
+    assert run_main(raising(RuntimeError(words))) == 1
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
 def test_what_the_system_refuses_without_a_file_name_is_one_line(capfd):
     assert run_main(raising(OSError(errno.EIO, os.strerror(errno.EIO)))) == 1
     assert run_main(raising(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))) == 1

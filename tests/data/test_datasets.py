@@ -3,6 +3,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -239,8 +240,19 @@ def test_images_too_small_for_ssim_are_named_before_anything_is_decoded(
 def test_the_published_validation_images_follow_the_training_images(tmp_path, div2k, add_images, make_options):
     div2k(tmp_path, 4)
     root = tmp_path / "DIV2K"
-    add_images(root / "DIV2K_valid_HR", root / "DIV2K_valid_LR_bicubic", ["0004", "0801", "0802"])
+    add_images(root / "DIV2K_valid_HR", root / "DIV2K_valid_LR_bicubic", ["0801", "0802"])
+    for folder, name in (("HR", "0004.png"), ("LR_bicubic/X2", "0004x2.png")):  # the same image in both
+        shutil.copy(root / f"DIV2K_train_{folder}" / name, root / f"DIV2K_valid_{folder}" / name)
     assert [name for *_, name in build_test_sets(make_options())[0]] == ["0801", "0802"]
+
+
+def test_a_validation_image_that_has_a_training_images_name(tmp_path, div2k, add_images, make_options):
+    div2k(tmp_path, 4)
+    root = tmp_path / "DIV2K"
+    add_images(root / "DIV2K_valid_HR", root / "DIV2K_valid_LR_bicubic", ["0004", "0801"])
+    write_png(root / "DIV2K_valid_HR" / "0004.png", np.zeros((24, 24, 3), np.uint8))
+    with pytest.raises(UserError, match=r"valid_HR/0004.png: .*train_HR/0004.png has the same name and is another"):
+        build_test_sets(make_options())
 
 
 def test_a_training_range_does_not_reach_into_the_published_validation_images(tmp_path, div2k, add_images,

@@ -1,4 +1,6 @@
 import logging
+import shlex
+import shutil
 import sys
 import types
 
@@ -41,3 +43,12 @@ def test_what_fails_in_tensorboard_ends_its_curves_alone(tmp_path, monkeypatch, 
     assert told.startswith("no more curves for TensorBoard: ") and "\n" not in told
     assert ("Descriptors" if failing == "import" else "No space left") in told
     assert (tmp_path / "loss_L1.png").exists()
+
+
+@pytest.mark.parametrize("name", ["cost$_$", r"We\Set", "L" * 120])
+def test_a_set_may_have_any_name(name, launch, tiny_data, tmp_path):
+    shutil.copytree(tiny_data, tmp_path / "data")
+    (tmp_path / "data" / "benchmark" / "Tiny").rename(tmp_path / "data" / "benchmark" / name)
+    flags = f"--dir_data {tmp_path / 'data'} --data_test {shlex.quote(name)}"
+    assert launch(f"--save run {flags}") == 0
+    assert launch(f"--load run --epochs 2 {flags}") == 0

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.own_files import own_files
 from engine.run import logging_to_stdout
 from engine.run_folder import RunFolder
-from utility import UNFINISHED, UserError
+from utility import MAKER, UNFINISHED, UserError
 
 
 def test_the_log_file_has_the_lines_from_before_there_was_one(tmp_path, capsys):
@@ -43,7 +44,7 @@ def finished(path):
                  "results-Set5/4bit_a b[1]_x4_SR.png", "model/checkpoint.pth.tar", "model/model_best.pth.tar",
                  "model/model_12.pth.tar", f"model/{UNFINISHED}checkpoint.pth.x.tar"):
         (path / name).parent.mkdir(exist_ok=True)
-        (path / name).write_text(name)
+        (path / name).write_text(f"{name} by {MAKER}")
     return run
 
 
@@ -54,11 +55,26 @@ def names(folder):
 def test_reset_deletes_runs_alone(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.make()
+    (run.path / "log.txt").write_text("mine")
     with pytest.raises(UserError, match="is not a run of this program"):
         run.make(reset=True)
     finished(run.path).make(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert {path.name for path in run.path.rglob("*")} == {"model", ".lock", ".tests"}
+
+
+def test_a_folder_without_a_run_has_nothing_to_reset(tmp_path):
+    (tmp_path / "out.txt").write_text("mine")
+    RunFolder(tmp_path).make(reset=True)
+    assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def test_pictures_of_losses_that_a_user_has_drawn_stay(tmp_path):
+    run = finished(tmp_path / "run")
+    for name in ("loss_comparison.png", "psnr_vs_bits.png"):
+        (run.path / name).write_text("mine")
+    run.make(reset=True)
+    assert names(run.path) == {"loss_comparison.png", "psnr_vs_bits.png", ".lock", ".tests"}
 
 
 NESTED = ("below", "model", "run", "results-Set5", "model/deeper")
@@ -95,7 +111,7 @@ def test_a_folder_with_a_config_of_another_program_is_no_run(tmp_path, text):
 @pytest.mark.parametrize("number", [0, 1, 5, -1])
 def test_a_reset_that_cannot_delete_says_where_the_rest_is(tmp_path, monkeypatch, number):
     run = finished(tmp_path / "run")
-    stuck, unlink = run.own_files()[number], Path.unlink
+    stuck, unlink = own_files(run.path)[number], Path.unlink
 
     def refuse(path, **more):
         if path == stuck and not more:

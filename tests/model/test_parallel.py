@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.device import choose_device
 from model import parallel
 from quant.methods.ddtb import Gate
 from utility import UserError
@@ -172,6 +173,21 @@ def test_several_gpus_need_torchrun():
         pass
     with pytest.raises(UserError, match="--n_GPUs 4: tests run on one GPU"), parallel.joined(n_gpus=4, test_only=True):
         pass
+
+
+@pytest.mark.parametrize("started, wanted", [("1", 4), ("4", 2)])
+def test_as_many_gpus_as_processes_that_were_started(monkeypatch, started, wanted):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", started)):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"--n_GPUs {wanted}: {started} processes were started"), \
+            parallel.joined(n_gpus=wanted):
+        pass
+
+
+def test_a_gpu_for_several_processes(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="--gpu_id 1: each process has the GPU of its own number"):
+        choose_device(gpu_id=1)
 
 
 def test_tests_run_in_one_process(monkeypatch):

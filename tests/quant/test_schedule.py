@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,20 @@ def test_phase_of_each_epoch(network, epoch, phase):
 def test_first_stage_can_end_elsewhere(network):
     schedule = Schedule(network, dynamic_ratio=0.5, first_stage_epoch=3)
     assert [schedule.phase_in(epoch) for epoch in (1, 2, 3)] == list(Phase)
+
+
+@pytest.mark.parametrize("ratio, told", [
+    (0.5, "3 of 6 quantizers have a gate (--dynamic_ratio 0.5)"),
+    (0, "0 of 6 quantizers have a gate (--dynamic_ratio 0)"),
+    (0.1, "warning: 0 of 6 quantizers have a gate (--dynamic_ratio 0.1)")])
+def test_the_log_says_how_many_gates_there_are(network, ratio, told, caplog):
+    schedule = Schedule(network, dynamic_ratio=ratio)
+    schedule.start_epoch(1)
+    calibrate(network, range(2))
+    with caplog.at_level(logging.INFO):
+        for epoch in (2, 3):
+            schedule.start_epoch(epoch)
+    assert caplog.messages == [told]
 
 
 def test_a_new_schedule_begins_without_dynamic_quantizers(small_network):
