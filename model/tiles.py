@@ -14,6 +14,7 @@ with 14 gates is 50 dB from the whole image's result with the means of 2 passes,
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,22 +28,19 @@ from model.common import SuperResolver, convolutions
 MARGINS_A_TILE = 4
 # means that agree to this are the same but for the order of a sum
 SETTLED = 1e-6
+# {GlobalMean: its TileMeans} while an image passes in tiles: of this thread's image, as threads may share a network
+OF_TILES: ContextVar[dict[nn.Module, Any] | None] = ContextVar("OF_TILES", default=None)
 
 
 class GlobalMean(nn.Module):
     """A feature [N, C, h, w] to its mean over the image, [N, C, 1, 1]; also where it is one of an image's tiles.
 
     The feature comes whole, or in parts that would be concatenated over channels.
-    `of_tiles`: a TileMeans while an image passes in tiles, else None.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.of_tiles: TileMeans | None = None
-
     def forward(self, *parts: Tensor) -> Tensor:
-        if self.of_tiles is not None:
-            return self.of_tiles.see(torch.cat(parts, 1))
+        if not torch.compiler.is_compiling() and (means := OF_TILES.get()) is not None:
+            return means[self].see(torch.cat(parts, 1))
         return torch.cat([F.adaptive_avg_pool2d(part, 1) for part in parts], 1)
 
 
@@ -108,6 +106,7 @@ def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Te
     Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
     and sees farther (RDN), the result is close, not equal.
     """
+    network = getattr(network, "_orig_mod", network)  # of torch.compile's, which takes whole images alone
     upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
     feature = _body_feature(network, lr, size=_body_size(body, upsampler, scale, size), reach=reach(body))
@@ -147,9 +146,8 @@ def _body_feature(network, lr, *, size, reach):
             mean.core = tile.core
         return network.body_feature(lr[(..., *tile.window)])
 
+    token = OF_TILES.set(means)
     try:
-        for module, mean in means.items():
-            module.of_tiles = mean
         for _ in range(len(means) + 1):
             feature = assembled(body_feature, tiles, lr.shape)
             ran = [mean for mean in means.values() if torch.is_tensor(mean.total)]
@@ -157,8 +155,7 @@ def _body_feature(network, lr, *, size, reach):
                 break
         return feature
     finally:
-        for module in means:
-            module.of_tiles = None
+        OF_TILES.reset(token)
 
 
 def _scaled(slices, scale):

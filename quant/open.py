@@ -24,11 +24,13 @@ from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
 from quant.released_keys import from_released, is_released
 from quant.swap import is_quantized, quantize
+from quant.weight import QuantConv2d
 from utility import FULL_PRECISION, UserError
 
 log = logging.getLogger(__name__)
 
 RGB_RANGE = SETTINGS["rgb_range"].default
+FIXED_SCALE = ".fixed_scale"  # a buffer of quant.weight.QuantConv2d
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 
 
@@ -91,7 +93,7 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_sca
     if any_scale:
         del given["scale"]
     found, weights = _opened(path, flag, given, {"scale": network.scale})
-    if is_packed(weights.metadata):
+    if any(name.endswith(FIXED_SCALE) for name in found.state_dict()):
         raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
     if found.scale != network.scale:
         log.info("%s %s: %s", flag, path, load_body(network, found.state_dict(), path))
@@ -121,7 +123,7 @@ def _opened(path, flag, given, defaults):
         with torch.device("meta"):
             quantize(network, quant)
     state = from_released(weights.state) if is_released(weights.state) else weights.state
-    fixed = {}
+    fixed, state = _fixed_scales(network, state, place)
     if "packed" in record:
         state, fixed = unpack(network, state, record["packed"], phase, place)
     check_fits(network, state, place)
@@ -135,6 +137,16 @@ def _opened(path, flag, given, defaults):
         set_phase(network, phase)
     log.info("%s: %s, %s", place, described, f"quantized, phase {phase.value}" if phase else "full precision")
     return network.eval(), weights
+
+
+def _fixed_scales(network, state, place):
+    """({convolution: scale of its packed weight}, the rest) of a state dict, as a packed file's network has them."""
+    fixed = {name.removesuffix(FIXED_SCALE): tensor for name, tensor in state.items() if name.endswith(FIXED_SCALE)}
+    convs = {name for name, module in network.named_modules() if isinstance(module, QuantConv2d)}
+    if not fixed.keys() <= convs or not all(scale.dtype is torch.float32 and scale.shape == (1,) and scale > 0
+                                            for scale in fixed.values()):
+        raise UserError(f"{place}: the scales of its packed weights can't be used; give a whole file")
+    return fixed, {name: tensor for name, tensor in state.items() if not name.endswith(FIXED_SCALE)}
 
 
 def _refuse_exported(path, place):

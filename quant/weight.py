@@ -100,7 +100,7 @@ class QuantConv2d(nn.Conv2d, Phased):
         self.weight_quantizer = weight_quantizer
         self.calibrates_quantized = calibrates_quantized
         self.keeps_operands = keeps_operands
-        self.register_buffer("fixed_scale", None, persistent=False)
+        self.register_buffer("fixed_scale", None)
         self.train(conv.training)
 
     def quantized_weight(self) -> Tensor:

@@ -95,11 +95,11 @@ class DualBoundQuantizer(ActivationQuantizer):
     def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
         gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
-        self.logits = self.gate(*parts) if gated else None
+        logits = self.logits = self.gate(*parts) if gated else None  # threads that share the network have their own
         lower, upper = self.static_bounds()
-        if self.logits is None or self.phase is Phase.STATIC:
+        if logits is None or self.phase is Phase.STATIC:
             return lower, upper
-        beta = 2 * torch.sigmoid(self.logits)
+        beta = 2 * torch.sigmoid(logits)
         return beta[:, 1:] * lower, beta[:, :1] * upper
 
     def quantized(self, *parts: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +45,52 @@ def test_tiles_give_the_whole_images_result(network):
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-7)
 
 
-def test_gates_see_the_whole_image(network):
+def test_gates_see_the_whole_image(gated):
+    lr = image(90, 61)
+    lr[..., :30, :] /= 20
+    with torch.inference_mode():
+        whole = super_resolve(gated, lr, scale=2)
+        tiled = super_resolve(gated, lr, scale=2, chop_size=4 * reach([gated]))
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def gated(network):
+    """A quantized network whose gates are all applied."""
     network = quantize(network, QuantConfig(4))
     for quantizer in quantizers(network).values():
         quantizer.set_dynamic(True)
     with torch.no_grad():
         network.train()(image(16, 16).repeat(2, 1, 1, 1))
-    network.eval()
-    lr = image(90, 61)
-    lr[..., :30, :] /= 20
+    return network.eval()
+
+
+def test_threads_that_share_a_network_each_have_their_own_tiles(gated, monkeypatch):
+    lr, others = image(90, 61), image(61, 90) / 3
+    how = {"scale": 2, "chop_size": 4 * reach([gated])}
     with torch.inference_mode():
-        whole = super_resolve(network, lr, scale=2)
-        tiled = super_resolve(network, lr, scale=2, chop_size=4 * reach([network]))
-    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
+        expected, whole = super_resolve(gated, lr, **how), gated(lr)
+    body_feature, seen = gated.body_feature, []
+
+    def interrupted(tile):
+        monkeypatch.setattr(gated, "body_feature", body_feature)
+        for work in (lambda: seen.append(super_resolve(gated, others, **how)), lambda: seen.append(gated(lr))):
+            other = threading.Thread(target=torch.no_grad()(work))
+            other.start()
+            other.join()
+        return body_feature(tile)
+
+    monkeypatch.setattr(gated, "body_feature", interrupted)
+    with torch.inference_mode():
+        assert torch.equal(super_resolve(gated, lr, **how), expected)
+    assert torch.equal(seen[1], whole)
+
+
+def test_a_compiled_network_passes_in_tiles(network):
+    lr = image(40, 30)
+    with torch.inference_mode():
+        expected = super_resolve(network, lr, scale=2, chop_size=16)
+        assert torch.equal(super_resolve(torch.compile(network, backend="eager"), lr, scale=2, chop_size=16), expected)
 
 
 def test_self_ensemble_is_the_mean_of_eight():

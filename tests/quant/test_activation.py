@@ -1,4 +1,5 @@
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -31,6 +32,24 @@ def quantizer(phase=Phase.STATIC, *, k_bits=4, dynamic=False, bounds=None, **set
 
 def bounds_of(module):
     return module.alpha_lower.item(), module.alpha_upper.item()
+
+
+def test_threads_that_share_a_network_each_have_their_own_gates(monkeypatch):
+    module = quantizer(Phase.DYNAMIC, dynamic=True, bounds=(-3, 5)).eval()
+    torch.nn.init.normal_(module.gate.expand.weight)
+    mine, others = feature(), feature(seed=1) * 3
+    expected = module(mine)
+    static_bounds = module.static_bounds
+
+    def interrupted():
+        monkeypatch.setattr(module, "static_bounds", static_bounds)
+        other = threading.Thread(target=module, args=(others,))
+        other.start()
+        other.join()
+        return static_bounds()
+
+    monkeypatch.setattr(module, "static_bounds", interrupted)
+    assert torch.equal(module(mine), expected)
 
 
 @pytest.mark.parametrize("percentile", [95, 99])

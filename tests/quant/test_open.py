@@ -362,6 +362,21 @@ def test_packed_files_that_say_something_odd(small_network, packed):
         open_network(with_metadata(path, part, text))
 
 
+def test_the_state_dict_of_a_packed_network_is_that_network(small_network, smooth_image, saved, packed):
+    """Its weights lie on levels; taken for weights to quantize they would give other levels."""
+    first = open_network(packed(small_network("edsr", dynamic=2)))
+    flags = {"model": "EDSR", "k_bits": 4, **first.settings}
+    again = open_network(saved(first.state_dict()), **flags)
+    assert torch.equal(run(again, smooth_image(9, 8)), run(first, smooth_image(9, 8)))
+    with pytest.raises(UserError, match="a packed file can be tested, not trained"):
+        load_weights(small_network("edsr"), saved(first.state_dict()), "--pre_train")
+    name = next(name for name in first.state_dict() if name.endswith(".fixed_scale"))
+    for odd in ({name: torch.zeros(1)}, {name: torch.ones(2)}, {name: torch.ones(1, dtype=torch.int64)},
+                {"tail.0.fixed_scale": torch.ones(1)}, {"nowhere.fixed_scale": torch.ones(1)}):
+        with pytest.raises(UserError, match="odd.pt: the scales of its packed weights can't be used"):
+            open_network(saved({**first.state_dict(), **odd}, "odd.pt"), **flags)
+
+
 def test_packed_weights_that_are_odd(small_network, packed):
     path = packed(small_network("edsr"))
     record = json.loads(metadata_of(path)["packed"])
