@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -228,14 +229,14 @@ class OpenVinoSession:
                             "export it with --format qdq, or give --backend onnx")
         settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
         with refusals(path, f"OpenVINO {openvino.__version__.partition('-')[0]} can't load it"):
-            self._path, core = path, openvino_core()
+            self._path, self._lock, core = path, threading.Lock(), openvino_core()
             self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs of these names; OpenVINO computes the whole graph always."""
-        with refusals(self._path, "OpenVINO can't run it"):
+        with self._lock, refusals(self._path, "OpenVINO can't run it"):  # a request keeps one picture's outputs
             self._request.infer(feeds)
-        return [self._request.get_tensor(name).data.copy() for name in names]
+            return [self._request.get_tensor(name).data.copy() for name in names]
 
 
 # what runs exported files: function of (path, threads, the file's bytes)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import numpy_helper
 from data.images import write_png
 from model.torch_file import save_torch_file
 from quant import cost, export, verify
+from quant.deploy.onnx_backend import OnnxNetwork
 from quant.deploy.packed import write_packed
 from quant.open import open_network
 from utility import run_main
@@ -80,6 +82,15 @@ def test_openvino_and_images_of_ones_own(pair, tmp_path, smooth_image, capsys):
     assert run(found, *flags) == 1
     told = capsys.readouterr()
     assert "dB" in told.out and told.err.startswith(f"error: {tmp_path / 'images' / 'b.png'}: not an image")
+
+
+def test_threads_may_share_a_network_in_openvino(pair, smooth_image):
+    network = OnnxNetwork(pair("srresnet", dynamic=0, format="qdq")[0], runtime="openvino", threads=1)
+    images = [smooth_image(20, 18, seed=seed) for seed in range(2)]
+    expected = [network(image) for image in images]
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(lambda number: network(images[number % 2]), range(200))]
+    assert all(torch.equal(sr, expected[number % 2]) for number, sr in enumerate(found))
 
 
 RELEASED = """
