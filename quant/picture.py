@@ -19,6 +19,8 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
     A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
     ValueError for another array, and for a network in training mode or without bounds.
     """
+    if getattr(image, "mode", "RGB") != "RGB":  # three channels of YCbCr or HSV look like RGB
+        raise ValueError(f"an image is uint8 [h, w, 3] in RGB, not in {image.mode}; make a PIL one RGB")
     image = np.array(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")

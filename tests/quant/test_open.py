@@ -289,8 +289,9 @@ def test_enlarge(small_network):
     picture = Image.fromarray(image)
     network = small_network("edsr")
     assert np.array_equal(enlarge(network, picture), enlarge(network, image))
-    with pytest.raises(ValueError, match="make a PIL one RGB"):
-        enlarge(network, picture.convert("P"))
+    for mode in ("P", "L", "RGBA", "YCbCr", "HSV", "LAB"):
+        with pytest.raises(ValueError, match=f"not in {mode}; make a PIL one RGB"):
+            enlarge(network, picture.convert(mode))
 
 
 def test_a_network_whose_bounds_nothing_has_set_gives_no_picture(small_network, saved):
