@@ -33,10 +33,10 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 results: $(VENV)/.installed-deploy
-	$(BIN)/python -m examples.results --dir_data $(DIR_DATA) $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python -m examples.results --dir_data '$(DIR_DATA)' $(if $(RUNS),--runs $(RUNS))
 
 networks: $(VENV)/.installed-deploy
-	$(BIN)/python -m examples.networks --dir_data $(DIR_DATA) $(if $(PHOTOS),--photos $(PHOTOS)) $(FLAGS)
+	$(BIN)/python -m examples.networks --dir_data '$(DIR_DATA)' $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
 
 web: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.web.serve $(FLAGS)

@@ -2,7 +2,10 @@
 # Full-precision training (edsr_x2, ...) and testing (edsr_x2_eval, ...), one function each.
 # bash baseline.sh FUNCTION [more flags]; without a function it lists them.
 # PYTHON: what runs it, for training also "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
+# Other paths are seen from the repository, wherever it is called.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
+[ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -ra PYTHON <<< "${PYTHON:-python}"
 DIR_DATA=${DIR_DATA:-./datasets}

@@ -225,7 +225,8 @@ def build_parser(*, quantized: bool) -> ArgumentParser:
     """The argparse parser with every flag; what it gives holds the flags that were typed and no others."""
     what = "Quantize a network with DDTB, or test a quantized one." if quantized else \
         "Train a full-precision network, or test one."
-    parser = _Parser(description=what, argument_default=argparse.SUPPRESS,
+    # no abbreviations: the scripts refuse the flags that they give themselves by their names
+    parser = _Parser(description=what, argument_default=argparse.SUPPRESS, allow_abbrev=False,
                      formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=32, width=110))
     for title, settings in groups().items():
         group = parser.add_argument_group(title)

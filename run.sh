@@ -2,7 +2,10 @@
 # DDTB training, one function for each network and scale.
 # bash run.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
 # PYTHON: what runs it, as "torchrun --nproc_per_node 4"; DIR_DATA: the data root.
+# Other paths are seen from the repository, wherever it is called.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
+[ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -ra PYTHON <<< "${PYTHON:-python}"
 DIR_DATA=${DIR_DATA:-./datasets}

@@ -3,7 +3,10 @@
 # bash test.sh FUNCTION [K_BITS [more flags]]; K_BITS is 4 by default; without a function it lists them.
 # Where no run of that name is there, the network in pretrained/ is tested.
 # PYTHON: the Python to use (tests run in one process, so no torchrun); DIR_DATA: the data root.
+# Other paths are seen from the repository, wherever it is called.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
+[ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -ra PYTHON <<< "${PYTHON:-python3}"
 DIR_DATA=${DIR_DATA:-./datasets}

@@ -16,12 +16,11 @@ from pathlib import Path
 
 from data.image_sets import numbered_layouts, valid_layout
 from data.images import image_shape
-from data.layout import LAYOUTS, Layout, folders_in, images_in, scale_folders
+from data.layout import BENCHMARKS, LAYOUTS, Layout, folders_in, images_in, scale_folders
 from data.pair_check import size_text, too_small_to_test
 from data.twins import find_twins, pictures_in
 from utility import UserError, first_line, run_main
 
-BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
 DIV2K_COUNTS = (800, 900)
 HEADINGS = ("data set", "part", "images", "state")
 SHOWN = 3

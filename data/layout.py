@@ -37,6 +37,7 @@ LAYOUTS = {
     "div2k": Layout("div2k", hr="DIV2K_train_HR", lr="DIV2K_train_LR_bicubic"),  # 0001, 0002 ..., by --data_range
     "benchmark": Layout("benchmark", hr="HR", lr="LR_bicubic"),
 }
+BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}  # images of each
 
 
 def images_in(folder: str | Path) -> list[Path]:

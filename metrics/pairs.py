@@ -32,7 +32,8 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
 
     `baby.png` belongs to `4bit_baby_x4_SR.png` (of the given scale and bit), `baby_x4_SR.png` or `baby.png`, the first
     that is there, whatever the extensions. Other scales and bits, saved LR and HR images and files that are no images
-    are passed over. Raises UserError for a missing folder, no pair at all, or two files for one name.
+    are passed over. Raises UserError for a missing folder, no pair at all, two files for one name, or files of
+    several widths.
     """
     originals = _by_name(((image_name(path), 0, path) for path in image_files(gt, "--gt")), flag="--gt")
     outputs = _by_name(_outputs(image_files(sr, "--sr"), scale=scale, bit=bit), flag="--sr")
@@ -40,6 +41,9 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     if not common:
         wanted = f"{'K' if bit is None else bit}bit_NAME_x{scale}_SR.png or NAME.png"
         raise UserError(f"--sr {sr}: holds no partner of an image in --gt {gt}; expected names are {wanted}")
+    if len(kinds := {_told_bits(outputs[name]) for name in common}) > 1:
+        raise UserError(f"--sr {sr}: holds results of several networks ({', '.join(sorted(kinds))}), whose mean says "
+                        "nothing; choose with --bit, or keep one of them")
     return Pairs({name: (originals[name], outputs[name]) for name in common},
                  without_sr=sorted(originals.keys() - outputs.keys()),
                  without_hr=sorted(outputs.keys() - originals.keys()))
@@ -82,6 +86,12 @@ def _outputs(paths, *, scale, bit):
                 yield match["name"], 1, path
             elif bit in (None, int(match["bit"])):
                 yield match["name"], 2, path
+
+
+def _told_bits(path):
+    """The bits that a result's name tells, in words."""
+    match = RESULT_NAME.fullmatch(path.stem)
+    return f"{match['bit']} bit" if match and match["bit"] else "names without bits"
 
 
 def _by_name(candidates, *, flag):

@@ -90,6 +90,7 @@ def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> st
     return json.dumps({
         "scale": options.scale,
         "bit": options.bit,
+        "border": options.scale if options.border is None else options.border,
         "channels": "rgb" if options.rgb else "luma",
         "images": [asdict(score) for score in scores],
         "mean": {"psnr": mean.psnr, "ssim": mean.ssim},

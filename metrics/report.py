@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.layout import BENCHMARKS
 from model.registry import title
 from model.saved import BEST, best_of
 from utility import FULL_PRECISION, UserError, add_force, atomic_path, check_file, check_output, first_line, run_main
@@ -63,8 +64,14 @@ class Result:
 
     @property
     def published(self) -> "Result | None":
-        """The figures of the same network, set and bits that are published."""
-        return None if self.variant else published_results().get(self.key)
+        """The figures of the same network, set and bits that are published, where all of the set was tested."""
+        return None if self.variant or self.lacking else published_results().get(self.key)
+
+    @property
+    def lacking(self) -> str:
+        """In words, that a part of a benchmark set was tested; empty for all of it, and where nothing tells."""
+        whole = BENCHMARKS.get(self.set)
+        return f"{self.images} of {whole} images" if whole and self.images not in (None, whole) else ""
 
     @property
     def row(self) -> tuple:
@@ -224,7 +231,8 @@ def _markdown_cells(result):
     model = f"{title(name)}{result.model[len(name):]}x{result.scale}" + (
         f" ({result.variant})" if result.variant else "")
     bits = "FP" if result.k_bits == FULL_PRECISION else str(result.k_bits)
-    cells = [model, result.set, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
+    tested = result.set + (f" ({result.lacking})" if result.lacking else "")
+    cells = [model, tested, bits, f"{result.psnr:.2f}/{result.ssim:.3f}"]
     published = result.published
     if not published:
         return [*cells, "-", "-"]

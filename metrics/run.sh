@@ -5,6 +5,7 @@
 #
 # DATASETS are joined with '+'; RUN is the run's folder. The defaults are those of the README's example: the benchmark
 # sets, x4, 4 bit, ../experiment/output/edsrx4/4bit and ./datasets, seen from the repository.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 
 datasets=${1:-Set5+Set14+B100+Urban100}

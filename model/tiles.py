@@ -28,6 +28,8 @@ from model.common import SuperResolver, convolutions
 MARGINS_A_TILE = 4
 # means that agree to this are the same but for the order of a sum
 SETTLED = 1e-6
+# LR pixels a side; a body's tile of so many takes little memory, and has room for EDSR's and SRResNet's margins
+EXACT_AT_MOST = 288
 # {GlobalMean: its TileMeans} while an image passes in tiles: of this thread's image, as threads may share a network
 OF_TILES: ContextVar[dict[nn.Module, Any] | None] = ContextVar("OF_TILES", default=None)
 
@@ -101,7 +103,7 @@ def reach(modules: Iterable[nn.Module]) -> int:
 
 
 def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Tensor:
-    """network(lr) for one image [1, C, h, w], upsampled in tiles of at most size x size LR pixels.
+    """network(lr) for one image [1, C, h, w], upsampled in tiles of size x size LR pixels, or what margins need.
 
     Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
     and sees farther (RDN), the result is close, not equal.
@@ -109,15 +111,21 @@ def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Te
     network = getattr(network, "_orig_mod", network)  # of torch.compile's, which takes whole images alone
     upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
+    size = max(size, MARGINS_A_TILE * reach(upsampler))
     feature = _body_feature(network, lr, size=_body_size(body, upsampler, scale, size), reach=reach(body))
     tiles = plan_tiles(*feature.shape[2:], size=size, margin=reach(upsampler))
     return assembled(lambda tile: network.upsample(feature[(..., *tile.window)]), tiles, feature.shape, scale)
 
 
 def _body_size(body, upsampler, scale, size):
-    """The tile at which the body's widest feature has as many values as the upsampler's of a tile of `size`."""
+    """The tile at which the body's widest feature has as many values as the upsampler's of a tile of `size`.
+
+    It is larger where margins need that, up to EXACT_AT_MOST.
+    """
     widest = max(conv.in_channels for conv in convolutions(*body))
-    return max(size, math.isqrt((size * scale) ** 2 * convolutions(*upsampler)[-1].in_channels // widest))
+    margins = MARGINS_A_TILE * reach(body)
+    return max(size, math.isqrt((size * scale) ** 2 * convolutions(*upsampler)[-1].in_channels // widest),
+               margins if margins <= EXACT_AT_MOST else 0)
 
 
 def assembled(function: Callable[[Tile], Tensor], tiles: Sequence[Tile], shape: Sequence[int],

@@ -51,6 +51,12 @@ class ActivationQuantizer(nn.Module, Phased):
         """Mirror the buffers that `load_state_dict`, or another, has changed."""
         self.bounds_set = bool(self.initialised.item())
 
+    def train(self, mode: bool = True) -> "ActivationQuantizer":
+        """Mirror the buffers too: weight averaging copies them without a word."""
+        if not self.initialised.is_meta:
+            self.read_flags()
+        return super().train(mode)
+
     def set_dynamic(self, dynamic: bool) -> None:
         """Say whether the gate is used; only methods.ddtb.DualBoundQuantizer has one."""
         raise NotImplementedError

@@ -19,11 +19,13 @@ class Distillation:
     """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
-    compiler: model.common.compiled's, for the forward passes of both.
+    compiler: model.common.compiled's, for the forward passes of both. Raises ValueError where both share Parameters.
     """
 
     def __init__(self, teacher: SuperResolver, schedule: Schedule, *, w_l1: float = 1.0, w_at: float = 1000.0,
                  compiler: str | None = None) -> None:
+        if not {*teacher.parameters()}.isdisjoint(schedule.network.parameters()):
+            raise ValueError("teacher and student share Parameters, which would be frozen; quantize a deep copy")
         self.teacher = teacher.eval().requires_grad_(False)
         self.schedule = schedule
         self.w_l1 = w_l1

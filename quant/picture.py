@@ -9,6 +9,8 @@ from data.pictures import Picture, picture_of
 from model.common import SuperResolver
 from model.inference import super_resolve
 from quant.activation import check_bounds_set
+from quant.phase import Phase, phase_of
+from quant.swap import is_quantized
 
 
 @torch.no_grad()
@@ -26,6 +28,8 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
     if network.training:
         raise ValueError("the network is in training mode; call eval() first")
+    if is_quantized(network) and phase_of(network) is Phase.CALIBRATE:
+        raise ValueError("the network calibrates, nothing is quantized yet; train it on, or set_phase to another")
     check_bounds_set(network)
     lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     device = next(network.parameters()).device

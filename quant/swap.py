@@ -15,8 +15,8 @@ def quantize(network: SuperResolver, config: QuantConfig) -> SuperResolver:
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
     the blocks (head, tail) stay in full precision. `network.quant_config` becomes `config`. Copy a teacher before.
-    Raises ValueError for a network that is quantized already, holds a block with no quantized form, or holds nothing
-    to quantize; UserError for skip_bits without skips.
+    Raises ValueError for a network that is quantized already, holds a block with no quantized form or a weight that
+    is made of others, or holds nothing to quantize; UserError for skip_bits without skips; and leaves it as it was.
     """
     if is_quantized(network):
         raise ValueError("the network is quantized already")
@@ -25,11 +25,13 @@ def quantize(network: SuperResolver, config: QuantConfig) -> SuperResolver:
              if type(block) in BLOCKS]
     if not found:
         raise ValueError(f"{type(network).__name__} holds no block to quantize")
-    for parent, name, block in found:
-        setattr(parent, name, _quantized(block, config))
-    if config.skip_bits and config.skip_bits not in {one.k_bits for one in quantizers(network).values()}:
+    made = [_quantized(block, config) for _, _, block in found]  # all of them, before anything is changed
+    widths = {one.k_bits for block in made for one in quantizers(block).values()}
+    if config.skip_bits and config.skip_bits not in widths:
         raise UserError(f"--skip_bits {config.skip_bits}: the skips of {type(network).__name__} are not quantized; "
                         "leave the flag out")
+    for (parent, name, _), block in zip(found, made, strict=True):
+        setattr(parent, name, block)
     network.quant_config = config
     return network
 

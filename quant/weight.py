@@ -92,6 +92,9 @@ class QuantConv2d(nn.Conv2d, Phased):
 
     def __init__(self, conv: nn.Conv2d, k_bits: int, weight_quantizer: str, *, calibrates_quantized: bool = False,
                  keeps_operands: bool = False) -> None:
+        if not isinstance(conv.weight, nn.Parameter):
+            raise ValueError("a weight is made of others, as by weight norm or pruning; make it a Parameter first, as "
+                             "torch.nn.utils.parametrize.remove_parametrizations does")
         same: dict[str, Any] = {name: getattr(conv, name) for name in GEOMETRY}
         super().__init__(**same, bias=conv.bias is not None, device="meta")
         self.weight = conv.weight

@@ -203,6 +203,12 @@ def test_what_is_less_than_it_looks_is_told():
     assert "--resume 0 has no effect: --load continues" in parse("--load x --resume 0").notes
 
 
+@pytest.mark.parametrize("flags", ["--k_bit 2", "--refin x", "--data_ra 1-2"])
+def test_flags_are_not_abbreviated(flags):
+    with pytest.raises(UserError, match="unrecognized arguments: --"):
+        parse(flags)
+
+
 def test_a_set_is_tested_once():
     with pytest.raises(UserError, match=r"--data_test Set5\+Set5: names a set twice"):
         parse("--data_test Set5+Set5")

@@ -39,6 +39,14 @@ def test_baseline_trains(name):
     assert options.save == f"{model}_baseline_x{scale}" and not options.test_only
 
 
+@pytest.mark.parametrize("script", ["baseline.sh", "run.sh", "test.sh"])
+def test_scripts_run_by_sh_and_take_the_callers_data_root(script, tmp_path):
+    (tmp_path / "my data").mkdir()
+    done = subprocess.run(["sh", ROOT / script, "edsr_x4"], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHON": r"printf %s\n", "DIR_DATA": "my data"})
+    assert done.returncode == 0 and str(tmp_path / "my data") in done.stdout.splitlines(), done.stderr
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_baseline_evaluates(name):
     program, options = options_of("baseline.sh", f"{name}_eval")

@@ -122,6 +122,14 @@ def test_a_results_folder_is_sorted_out(folders):
         find_pairs(gt, sr, scale=4)
 
 
+@pytest.mark.parametrize("names, bit", [(("4bit_a_x4_SR", "2bit_b_x4_SR"), None), (("4bit_a_x4_SR", "b_x4_SR"), None),
+                                        (("4bit_a_x4_SR", "b"), 4)])
+def test_results_of_several_networks_have_no_mean(folders, names, bit):
+    gt, sr = folders({"a.png": picture(), "b.png": picture()}, {f"{name}.png": picture() for name in names})
+    with pytest.raises(UserError, match="holds results of several networks .*4 bit.*; choose with --bit, or keep one"):
+        find_pairs(gt, sr, scale=4, bit=bit)
+
+
 def test_a_larger_hr_image_is_cropped_top_left(folders):
     hr = picture(27, 30)
     gt, sr = folders({"a.png": hr}, {"a.png": hr[:24, :28]})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.layout import BENCHMARKS
 from metrics import report
 from model.saved import BEST
 from model.torch_file import save_torch_file
@@ -20,7 +21,7 @@ def write_run(folder, *lines):
 
 def line(set_name="Set5", psnr=31.849, ssim=0.8894, **changes):
     values = {"epoch": 60, "set": set_name, "model": "edsr", "scale": 4, "k_bits": 4, "psnr": psnr, "ssim": ssim}
-    return values | {"images": 5, "seconds": 1.5} | changes
+    return values | {"images": BENCHMARKS.get(set_name, 5), "seconds": 1.5} | changes
 
 
 def cells(table):
@@ -65,6 +66,11 @@ def test_the_table_has_the_figure_the_published_one_and_the_difference(tmp_path,
         ["EDSRx4", "Urban100", "4", "25.68/0.775", "25.69/0.774", "-0.01/+0.001"],
         ["EDSRx4", "Manga109", "4", "30.00/0.900", "-", "-"],
     ]
+
+
+def test_a_part_of_a_set_is_not_compared_with_what_is_published_of_all_of_it(tmp_path, capsys):
+    report.main([write_run(tmp_path / "run", line(images=2))])
+    assert cells(capsys.readouterr().out)[2:] == [["EDSRx4", "Set5 (2 of 5 images)", "4", "31.85/0.889", "-", "-"]]
 
 
 def test_the_last_line_of_a_set_counts_and_sets_without_hr_are_left_out(tmp_path):

@@ -45,6 +45,20 @@ def test_tiles_give_the_whole_images_result(network):
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_tiles_have_room_for_their_margins(size):
+    torch.manual_seed(0)
+    network, lr = NETWORKS["edsr"](scale=4, n_feats=8, n_resblocks=4).double().eval(), image(90, 61)
+    with torch.inference_mode():
+        tiled = super_resolve(network, lr, scale=4, chop_size=size)
+        torch.testing.assert_close(tiled, network(lr), rtol=0, atol=1e-7)
+
+
+def test_tiles_of_several_images_are_refused(network):
+    with pytest.raises(ValueError, match="tiles are of one image, not of 2"):
+        super_resolve(network, image(8, 8).repeat(2, 1, 1, 1), scale=2, chop_size=4)
+
+
 def test_gates_see_the_whole_image(gated):
     lr = image(90, 61)
     lr[..., :30, :] /= 20

@@ -73,6 +73,14 @@ def test_the_teacher_is_never_touched(pair):
     torch.testing.assert_close(distillation.teacher.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_student_that_is_its_own_teacher_is_refused(small_network):
+    network = small_network("edsr", k_bits=32)
+    student = quantize(network, QuantConfig(4))
+    with pytest.raises(ValueError, match="share Parameters"):
+        Distillation(network, Schedule(student, dynamic_ratio=1))
+    assert all(parameter.requires_grad for name, parameter in student.named_parameters() if "body.0.body" in name)
+
+
 def test_groups_of_the_optimizer(pair):
     student, _ = pair
     others, bounds = parameter_groups(student)

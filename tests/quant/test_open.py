@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import model
 from data.images import write_png
 from model.weights import FORMAT
-from quant import Phase, QuantConfig, enlarge, export, is_quantized, open_network, quantize
+from quant import Phase, QuantConfig, enlarge, export, is_quantized, open_network, quantize, set_phase
 from quant import inspect as looking
 from quant.activation import quantizers
 from quant.cost import main as cost
@@ -294,6 +294,13 @@ def test_enlarge(small_network):
             enlarge(network, picture.convert(mode))
 
 
+def test_a_network_that_calibrates_gives_no_picture(small_network):
+    network = small_network("edsr")
+    set_phase(network, Phase.CALIBRATE)
+    with pytest.raises(ValueError, match="the network calibrates"):
+        enlarge(network, np.zeros((8, 8, 3), np.uint8))
+
+
 def test_a_network_whose_bounds_nothing_has_set_gives_no_picture(small_network, saved):
     network = quantize(small_network("edsr", k_bits=32), QuantConfig(k_bits=4)).eval()
     told = "body.0.act1 and others have no bounds yet"
@@ -371,6 +378,8 @@ def test_the_state_dict_of_a_packed_network_is_that_network(small_network, smoot
     assert torch.equal(run(again, smooth_image(9, 8)), run(first, smooth_image(9, 8)))
     with pytest.raises(UserError, match="a packed file can be tested, not trained"):
         load_weights(small_network("edsr"), saved(first.state_dict()), "--pre_train")
+    with pytest.raises(RuntimeError, match=r"Missing key.*fixed_scale"):  # or its weights would not be quantized
+        first.load_state_dict(small_network("edsr", dynamic=2).state_dict())
     name = next(name for name in first.state_dict() if name.endswith(".fixed_scale"))
     for odd in ({name: torch.zeros(1)}, {name: torch.ones(2)}, {name: torch.ones(1, dtype=torch.int64)},
                 {"tail.0.fixed_scale": torch.ones(1)}, {"nowhere.fixed_scale": torch.ones(1)}):

@@ -134,6 +134,32 @@ def test_nothing_to_do_is_refused():
         quantize(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()), CONFIG)
 
 
+@pytest.mark.parametrize("name, config, error", [("srresnet", QuantConfig(4, skip_bits=8), "--skip_bits 8"),
+                                                 ("edsr", CONFIG, "make it a Parameter first")])
+def test_what_is_refused_is_left_as_it_was(small_network, name, config, error):
+    network = small_network(name, k_bits=32)
+    if name == "edsr":
+        nn.utils.parametrizations.weight_norm(network.body[1].body[2])
+    before = network(image())
+    with pytest.raises((UserError, ValueError), match=error):
+        quantize(network, config)
+    assert not is_quantized(network) and torch.equal(network(image()), before)
+
+
+def test_an_average_of_weights_applies_the_gates_that_it_copies(network):
+    student = quantize(network, CONFIG)
+    average = torch.optim.swa_utils.AveragedModel(student, use_buffers=True)
+    for quantizer in quantizers(student).values():
+        quantizer.set_dynamic(True)
+    student.train()(image())
+    average.update_parameters(student)
+    for each in (average, student):
+        set_phase(each, Phase.DYNAMIC)
+    with torch.no_grad():
+        torch.testing.assert_close(average.eval()(image()), student.eval()(image()))
+    assert all(quantizer.gated and quantizer.bounds_set for quantizer in quantizers(average).values())
+
+
 def test_an_unknown_block_is_refused_before_anything_changes():
     class Foreign(nn.Module):
         def forward(self, x):
