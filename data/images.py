@@ -156,8 +156,8 @@ def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, as a list of Path.
 
     A file counts as an image by its suffix, a broken link too: reading it says so. Others (Thumbs.db, notes) are left
-    out, with one line in the log; hidden files without. Raises UserError, which begins with `flag`, when the folder is
-    missing or cannot be read.
+    out, with one line in the log; hidden files without. With `flag`, by which a user named the folder, its folders of
+    images have a line too. Raises UserError, which begins with `flag`, when the folder is missing or cannot be read.
     """
     folder = Path(folder)
     try:
@@ -170,7 +170,15 @@ def image_files(folder: str | Path, flag: str = "") -> list[Path]:
     others = [path.name for path in files if path.suffix.lower() not in SUFFIXES]
     if others:
         log.info("%s: ignored %d file(s) that are no images, such as %r", folder, len(others), others[0])
+    if flag and (inner := sorted(path.name for path in folder.iterdir() if _holds_images(path))):
+        log.info("%s %s: ignored %d folder(s) of images in it, such as %r", flag, folder, len(inner), inner[0])
     return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def _holds_images(path):
+    with contextlib.suppress(OSError):
+        return path.is_dir() and not path.name.startswith(".") and any(
+            file.suffix.lower() in SUFFIXES for file in path.iterdir())
 
 
 def named_path(text: str) -> Path:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 RGB_RANGE = SETTINGS["rgb_range"].default
 FIXED_SCALE = ".fixed_scale"  # a buffer of quant.weight.QuantConv2d
+USUAL_WIDTH = 64  # features of an EDSR that needs no --res_scale
 ONNX_START = b"\x08"  # protobuf's field 1, ir_version: no checkpoint begins so
 
 
@@ -190,6 +191,8 @@ def _bare_record(weights, given, defaults, place):
         network["rgb_range"] = asked
     elif (taken := flags.get("rgb_range", RGB_RANGE)) != RGB_RANGE:
         log.warning("warning: %s: can't tell its --rgb_range; %g is taken, as given", place, taken)
+    if network["name"] == "edsr" and network.get("n_feats", 0) > USUAL_WIDTH and "res_scale" not in given:
+        log.warning("warning: %s: can't tell its --res_scale; 1 is taken, EDSR's of 32 blocks has 0.1", place)
     record = {"network": network, "quant": None, "phase": None}
     described = "the release's DDTB checkpoint" if is_released(state) else weights.described
     if not _holds_quantizers(state):

@@ -247,6 +247,15 @@ def test_write_png_takes_8_bit_images_only(tmp_path, image):
         write_png(tmp_path / "a.png", image)
 
 
+def test_folders_of_images_that_are_not_looked_into_are_told(tmp_path, caplog):
+    for name in ("a.png", "more/b.jpg", ".hidden/c.png", "notes/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        assert image_files(tmp_path, "--hr") == image_files(tmp_path) == [tmp_path / "a.png"]
+    assert caplog.messages == [f"--hr {tmp_path}: ignored 1 folder(s) of images in it, such as 'more'"]
+
+
 def test_image_files_are_sorted_and_others_ignored_with_a_line_in_the_log(tmp_path, caplog):
     for name in ["b.png", "a.JPG", "c.webp", "Thumbs.db", "notes.txt", ".hidden.png", "._b.png"]:
         (tmp_path / name).touch()

@@ -95,6 +95,14 @@ def test_run_folders(launch, experiments):
         open_network(experiments)
 
 
+@pytest.mark.parametrize("settings, told", [({"n_feats": 72}, True), ({"n_feats": 72, "res_scale": 0.1}, False),
+                                            ({}, False)])
+def test_what_a_wide_edsr_multiplies_its_residuals_by_is_not_in_its_weights(saved, settings, told, caplog):
+    network = model.NETWORKS["edsr"](scale=2, n_resblocks=1, **settings)
+    open_network(saved(network.state_dict()), model="EDSR", n_resblocks=1, **settings)
+    assert any("can't tell its --res_scale; 1 is taken" in message for message in caplog.messages) == told
+
+
 def test_older_files_that_lack_a_range_are_of_255(small_network, saved):
     for name in ("rdn", "srresnet"):
         whole = checkpoint(small_network(name))
