@@ -13,6 +13,7 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the threads are for several images
 
 import argparse
+import contextlib
 import filecmp
 import logging
 import shutil
@@ -36,6 +37,7 @@ from utility import (
     atomic_path,
     check_output,
     first_line,
+    lock,
     remove_unfinished,
     run_main,
     whole_number,
@@ -43,6 +45,7 @@ from utility import (
 
 METHOD = "MATLAB's imresize(image, 1/scale, 'bicubic') of the 8-bit image, cropped to a multiple of the scale"
 SHOWN = 10
+LOCK_FILE = ".prepare.lock"  # in --out, while a run is at work
 PNG_HEADER_SIZE = 26
 EIGHT_BIT_RGB = b"\x08\x02"
 
@@ -94,14 +97,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(args.out / SETTINGS_FILE, flag="--out", mark=b'"method"', force=args.force)
     settings = {"layout": args.layout, "border": args.border, "scales": scales, "method": METHOD}
     try:
-        jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)
-        total = prepare(jobs, args.out, settings, numbers, workers=args.workers)
+        with _alone_in(args.out):
+            jobs, numbers = plan(args.hr, args.out, LAYOUTS[args.layout], scales=scales, border=args.border)
+            total = prepare(jobs, args.out, settings, numbers, workers=args.workers)
     except OSError as error:
         place = f"--out {args.out}: {error.filename or 'a file'}: {error.strerror or error}"
         raise UserError(f"{place}; mend that and run the same command again to go on") from None
     targets = {job.targets[1] for job in jobs}
     others = [path for path in images_in(LAYOUTS[args.layout].hr_folder(args.out)) if path not in targets]
     return report(args.out, total, others)
+
+
+@contextlib.contextmanager
+def _alone_in(out):
+    """Keep other runs of this program out of a folder while the block runs. One that is made for this goes if empty."""
+    made = not out.exists()
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing can be mixed up
+            out.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(out / LOCK_FILE, "a+"))
+            if not lock(file):
+                raise UserError(f"--out {out}: another data.prepare is at work in it; wait for it, or end it first")
+            stack.callback((out / LOCK_FILE).unlink, missing_ok=True)
+        try:
+            yield
+        finally:
+            stack.close()
+            with contextlib.suppress(OSError):
+                if made:
+                    out.rmdir()
 
 
 def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:

@@ -7,6 +7,7 @@
 # sets, x4, 4 bit, ../experiment/output/edsrx4/4bit and ./datasets, seen from the repository.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
+unset CDPATH
 
 datasets=${1:-Set5+Set14+B100+Urban100}
 scale=${2:-4}

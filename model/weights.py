@@ -22,7 +22,7 @@ KEYS = ("params_ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_mode
         "model_state_dict", "model", "net", "network", "generator", "net_g", "netG", "g", "G", "weights")
 DEPTH = 4
 WRAPPERS = ("module", "_orig_mod")  # DataParallel and torch.compile, which may wrap a part alone
-COUNTERS = ("total_ops", "total_params")  # thop's
+COUNTERS = ("total_ops", "total_params", "n_averaged")  # thop's, and torch's AveragedModel's
 KEYS_SHOWN = 8
 
 
@@ -106,7 +106,8 @@ def _plain(state, path):
     """The state dict by the names of the network itself: without wrappers' prefixes and without counters."""
     counters = [key for key in state if key.rpartition(".")[2] in COUNTERS]
     if counters:
-        log.info("%s: left out %d counters of operations and parameters (%s)", path, len(counters), _listed(counters))
+        log.info("%s: left out %d counters of operations, parameters or averages (%s)", path, len(counters),
+                 _listed(counters))
     names = {key: _without_wrappers(key) for key in state if key not in counters}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:

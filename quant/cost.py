@@ -14,6 +14,7 @@ As papers count them, every quantized convolution has k-bit features. In truth E
 RDN's last one of the global fusion read features that are not quantized; `as run` counts those at 32 bits.
 """
 
+import copy
 import json
 import logging
 import math
@@ -84,6 +85,7 @@ class ConvCost:
 
 def conv_costs(network: SuperResolver) -> list[ConvCost]:
     """The ConvCost of every convolution that runs on features, in the network's order; gates and mean shifts apart."""
+    network = copy.deepcopy(network).eval()  # the caller's stays in its mode, and sees no image
     reading_floats = {block.get_submodule(name) for block in network.modules()
                       for name in getattr(block, "FLOAT_INPUT", ())}
     costs = []
@@ -98,11 +100,10 @@ def conv_costs(network: SuperResolver) -> list[ConvCost]:
     side = 16
     names = {module: name for name, module in network.named_modules()}
     convs = [conv for conv in convolutions(network) if not isinstance(conv, MeanShift)]
-    handles = [conv.register_forward_hook(record) for conv in convs]
+    for conv in convs:
+        conv.register_forward_hook(record)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, network.n_colors, side, side))
-    for handle in handles:
-        handle.remove()
+        network(torch.zeros(1, network.n_colors, side, side))
     return costs
 
 

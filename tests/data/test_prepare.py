@@ -53,6 +53,26 @@ def test_div2k_layout(hr, out, capsys, caplog):
     assert "ignored" in caplog.text and "Thumbs.db" in caplog.text
 
 
+def test_one_run_at_a_time_makes_a_set(hr, out):
+    out.mkdir(parents=True)
+    held = ("import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+            "print(1, flush=True); input()")
+    other = subprocess.Popen([sys.executable, "-c", held, out / prepare.LOCK_FILE], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UserError, match="--out .*DIV2K: another data.prepare is at work in it; wait for it"):
+        run(hr, out)
+    assert [path.name for path in out.iterdir()] == [prepare.LOCK_FILE]
+    other.communicate(b"\n")
+    assert run(hr, out) == 0 and prepare.LOCK_FILE not in files(out)  # that of a run that was killed stops none
+
+
+def test_nothing_is_made_for_a_source_of_no_use(tmp_path, out):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        run(tmp_path / "nowhere", out)
+    assert not out.exists()
+
+
 def test_pixels_and_sizes(hr, out):
     run(hr, out, "--border", "replicate")
     for source in ("0001.png", "0002.jpg", "0003.png"):

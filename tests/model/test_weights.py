@@ -94,6 +94,8 @@ def test_counters_and_what_is_no_tensor_are_left_out_with_a_line(read, state, ca
     counters = {"total_ops": torch.zeros(1), "conv_mid.total_params": torch.zeros(1), "module.total_ops": torch.ones(1)}
     assert_same(read({**state, **counters}), state)
     assert "left out 3 counters" in caplog.text
+    averaged = {f"module.{name}": tensor for name, tensor in state.items()}
+    assert_same(read({"n_averaged": torch.tensor(5), **averaged}), state)  # as torch.optim.swa_utils has it
     assert_same(read({**state, "epoch": 3}), state)
     assert "left out what is no tensor: epoch" in caplog.text
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from model import NETWORKS
-from quant import QuantConfig, cost, quantize
+from quant import Phase, QuantConfig, cost, quantize, set_phase
 from quant.activation import quantizers
 from utility import run_main
 
@@ -20,6 +20,13 @@ def test_full_precision_is_as_published(name, scale, parameters, macs):
     assert found["per_output"]["macs"] == pytest.approx(macs, rel=1e-3)
     assert found["per_output"]["bops"] == found["per_output"]["macs"] * 32 * 32
     assert found["gates"]["gates"] == 0
+
+
+def test_a_network_that_is_measured_sees_no_image_and_stays_in_its_mode():
+    network = quantize(NETWORKS["edsr"](scale=2, n_resblocks=1, n_feats=4), QuantConfig(4)).train()
+    set_phase(network, Phase.CALIBRATE)
+    cost.summary(network)
+    assert network.training and not any(one.observations for one in quantizers(network).values())
 
 
 def test_one_block_by_hand():
