@@ -114,7 +114,7 @@ class RunFolder:
 
     def make(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""
-        if reset and own_files(self.path) and not self.is_run():
+        if reset and self.path.exists() and not self.is_run():
             raise UserError(f"--reset: {self.path} is not a run of this program (no config.txt); nothing was deleted")
         with claims.writing(self.path):
             if reset and self.path.exists():

@@ -1,5 +1,6 @@
 """What every activation quantizer has in common; each method's own lies in quant/methods."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class ActivationQuantizer(nn.Module, Phased):
 
     def train(self, mode: bool = True) -> "ActivationQuantizer":
         """Mirror the buffers too: weight averaging copies them without a word."""
-        if not self.initialised.is_meta:
+        with contextlib.suppress(RuntimeError, AssertionError):  # of tensors without values, as torch's fake ones
             self.read_flags()
         return super().train(mode)
 

@@ -36,7 +36,7 @@ GATE_PARTS = ("reduce", "expand")
 LARGEST_BITS = 16
 TINY = torch.finfo(torch.float32).tiny
 AGAIN = "make the file again with quant.pack"
-UNUSED = ("max_val", "min_val", "num_batches_tracked")
+UNUSED = ("max_val", "min_val", "num_batches_tracked", "fixed_scale")
 STATISTICS = ("running_mean", "running_var")
 
 

@@ -78,7 +78,8 @@ def distilling(name, phase, *, quantizer="ddtb", started=True):
     quantize(student, QuantConfig(4, quantizer=quantizer))
     objective = Distillation(teacher, Schedule(student, dynamic_ratio=0.5))
     for number, member in enumerate(quantizers(student).values()):
-        member.bounds_set = started
+        if started:
+            member.mark_bounds_set()
         if member.gate is not None:
             member.set_dynamic(number % 2 == 0)
     objective.schedule.chosen = True

