@@ -23,7 +23,8 @@ from utility import UserError, first_line, run_main
 
 SETS = ("Set5", "Set14", "B100", "Urban100")
 METHOD_NAMES = {"ddtb": "DDTB", "pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}
-AGREEMENT = 0.02  # dB: processors round sums, and so a quantizer's ties, differently (RDN x4 at 4 bits: by 0.011)
+# dB: threads and processors round sums, and so a quantizer's ties, differently (RDN x4 at 4 bits: by up to 0.018)
+AGREEMENT = 0.03
 
 
 @dataclass(frozen=True, eq=False)
