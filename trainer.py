@@ -70,7 +70,7 @@ class Trainer:
         SIGTERM and the like end it after the step, with everything saved: raises Stopped.
         """
         state = [part.state_dict() for part in (self.network, self.objective, self.optimizer)]
-        checkpoint.begin_alike([*state, self.position, self.loader.images], self.run_options, self.run.path)
+        checkpoint.begin_alike([*state, self.position, self.loader.images_hash], self.run_options, self.run.path)
         if parallel.is_first():
             self.run.begin()
             if not self.run.adopt(epoch=self.position[0] - 1, best=self.best):
@@ -211,7 +211,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
             "precision": self.scaler.state_dict(), "objective": self.objective.state_dict(),
             "best": self.best, "judged_by": self.evaluator.judged_by, "history": self.recorder.history,
-            "trained_on": checkpoint.digest(self.loader.images),
+            "trained_on": self.loader.images_hash,
             "sums": {name: torch.as_tensor(value) for name, value in self.sums.items()}, "counts": self.counts,
             "random": checkpoint.random_state(),
         }
@@ -228,7 +228,7 @@ class Trainer:
             self._restore(state)
         self.has_checkpoint = Path(path).resolve() == self.run.checkpoint.resolve()
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
-        if state.get("trained_on", now := checkpoint.digest(self.loader.images)) != now:
+        if state.get("trained_on", self.loader.images_hash) != self.loader.images_hash:
             log.info("warning: the training images are others than those that it was trained on")
 
     def _restore(self, state):

@@ -37,7 +37,6 @@ class TrainSet:
         return (_patch(lr, top, left, self.lr_patch, turns),
                 _patch(hr, self.scale * top, self.scale * left, self.hr_patch, turns), pair.name)
 
-
     def files(self) -> list[list[str | int]]:
         """[name, bytes of its files] of all images: other images, other values."""
         return [_files_of(pair) for pair, _ in self.sources]

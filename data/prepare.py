@@ -111,21 +111,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _alone_in(out):
     """Keep other runs of this program out of a folder while the block runs. One that is made for this goes if empty."""
-    made = not out.exists()
     with contextlib.ExitStack() as stack:
+        if not out.exists():
+            stack.callback(_remove_if_empty, out)
         with contextlib.suppress(OSError):  # where nothing can be written, nothing can be mixed up
             out.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(out / LOCK_FILE, "a+"))
             if not lock(file):
                 raise UserError(f"--out {out}: another data.prepare is at work in it; wait for it, or end it first")
             stack.callback((out / LOCK_FILE).unlink, missing_ok=True)
-        try:
-            yield
-        finally:
-            stack.close()
-            with contextlib.suppress(OSError):
-                if made:
-                    out.rmdir()
+        yield
+
+
+def _remove_if_empty(folder):
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:

@@ -63,11 +63,6 @@ def fingerprint(state: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)[None]
 
 
-def digest(state: Any) -> str:
-    """`fingerprint` as text."""
-    return bytes(fingerprint(state)[0].tolist()).hex()
-
-
 def begin_alike(state: Any, options: dict[str, Any], place: Path) -> None:
     """Return when every process of the run has come here: what the first one writes then misleads none that reads.
 

@@ -14,14 +14,14 @@ PATTERNS = (LAST, BEST, "model/model_best.old-*.pth.tar",
 CURVE = re.compile(r"(?:loss|psnr)_.*\.png")
 
 
-def found(folder: Path, pattern: str) -> list[Path]:
+def matching(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder, links too, that fit a pattern, sorted."""
     return sorted(path for path in folder.glob(pattern) if path.is_symlink() or path.is_file())
 
 
 def own_files(folder: Path) -> list[Path]:
     """Every file that a run has written there, in the order in which they may be deleted."""
-    files = [path for pattern in PATTERNS for path in found(folder, pattern) if _is_ours(path)]
+    files = [path for pattern in PATTERNS for path in matching(folder, pattern) if _is_ours(path)]
     # a folder within may be a link: that is the run's, what lies behind it is another's
     return list(dict.fromkeys(path.parent if path.parent != folder and path.parent.is_symlink() else path
                               for path in files))

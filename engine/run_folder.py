@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import claims
-from engine.own_files import found, own_files
+from engine.own_files import matching, own_files
 from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
 from utility import UNFINISHED, UserError, check_file, free_old_name
@@ -39,6 +39,11 @@ class RunFolder:
         self.continued = continued
         self.rewound = False
         self.begin: Callable[[], Any] = self.make
+
+    @property
+    def _behind_link(self):
+        """The folder itself where the path is a link to it, which may be gone for a moment."""
+        return self.path.resolve() if self.path.is_symlink() else self.path
 
     def check_writable(self) -> None:
         """Raise UserError where the folder can't be made or written to, or is another program's; makes nothing."""
@@ -83,7 +88,7 @@ class RunFolder:
 
     def _aside(self):
         """The runs that were here and were moved aside, the last one first."""
-        there = self.path.parent.glob(f"{glob.escape(self.path.name)}.old-*")
+        there = self._behind_link.parent.glob(f"{glob.escape(self._behind_link.name)}.old-*")
         return sorted((path for path in there if RunFolder(path).is_run()), reverse=True,
                       key=lambda path: (len(path.name), path.name))
 
@@ -98,7 +103,7 @@ class RunFolder:
 
     def _made(self):
         """The networks and test results that are here."""
-        return self.models() + found(self.path, "eval.txt")
+        return self.models() + matching(self.path, "eval.txt")
 
     def _only_begun(self):
         """Whether nothing is there but the checkpoint that a run writes before its first step."""
@@ -109,7 +114,7 @@ class RunFolder:
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
-        return {int(name): path for path in found(self.path, "model/model_[0-9]*.pth.tar")
+        return {int(name): path for path in matching(self.path, "model/model_[0-9]*.pth.tar")
                 if (name := path.name.removeprefix("model_").removesuffix(".pth.tar")).isdecimal()}
 
     def make(self, *, reset: bool = False, archive: bool = False) -> None:
@@ -123,7 +128,7 @@ class RunFolder:
             elif archive and self._made() and not self._only_begun():
                 with self.claimed(), self._untested():
                     self._archive()
-            (self.path.resolve() / "model").mkdir(parents=True, exist_ok=True)
+            (self._behind_link / "model").mkdir(parents=True, exist_ok=True)
             if self.rewound:  # at once, so that a start that is killed leaves a run that goes on
                 _copy(self.continued, self.checkpoint)
 
@@ -184,7 +189,7 @@ class RunFolder:
 
     def _archive(self):
         """Move the run's files aside; in one step where nothing else is in the folder."""
-        folder = self.path.resolve() if self.path.is_symlink() else self.path  # the link stays
+        folder = self._behind_link  # the link stays
         aside = free_old_name(folder)
         files = own_files(self.path)
         if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {

@@ -146,8 +146,12 @@ def without_bounds(network: nn.Module) -> list[str]:
     return [name for name, quantizer in quantizers(network).items() if not quantizer.bounds_set]
 
 
-def check_bounds_set(network: nn.Module) -> None:
-    """Raise ValueError where nothing has set a quantizer's bounds yet."""
+def check_finished(network: nn.Module) -> None:
+    """Raise ValueError for a network whose results are none: it trains or calibrates, or bounds are not set yet."""
+    if network.training:
+        raise ValueError("the network is in training mode; call eval() first")
+    if any(quantizer.phase is Phase.CALIBRATE for quantizer in quantizers(network).values()):
+        raise ValueError("the network calibrates, nothing is quantized yet; train it on, or set_phase to another")
     if unset := without_bounds(network):
         raise ValueError(f"{unset[0]} and others have no bounds yet: train the network first")
 

@@ -17,7 +17,7 @@ from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
 from model.srresnet import SRResNet
-from quant.activation import check_bounds_set, gates_in_use
+from quant.activation import check_finished, gates_in_use
 from quant.deploy.lowering import edsr, rdn, srresnet
 from quant.deploy.lowering.calibration import calibrate
 from quant.deploy.lowering.fold import fold_gates
@@ -30,7 +30,6 @@ from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
 from quant.deploy.packed import file_hash
 from quant.open import open_network
-from quant.phase import Phase, phase_of
 from quant.swap import is_quantized
 from utility import UserError, add_force, atomic_path, check_output, run_main
 
@@ -175,9 +174,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
         raise ValueError(f"weights 'packed': need opset {PACKING_OPSET} or newer")
     if odd := [list(image.shape) for image in images or () if image.ndim != 4 or len(image) != 1]:
         raise ValueError(f"images {odd[0]}: give each one as [1, n_colors, h, w]")
-    if network.training or is_quantized(network) and phase_of(network) is Phase.CALIBRATE:
-        raise ValueError("the network is in training mode or calibrates: train it and call eval() first")
-    check_bounds_set(network)
+    check_finished(network)
     network, folded = fold_gates(network, images) if gates == "fold" and images else (network, {})
     graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
     gated = gates_in_use(network).values()

@@ -124,9 +124,8 @@ def _opened(path, flag, given, defaults):
         with torch.device("meta"):
             quantize(network, quant)
     state = from_released(weights.state) if is_released(weights.state) else weights.state
-    fixed, state = _fixed_scales(network, state, place)
-    if "packed" in record:
-        state, fixed = unpack(network, state, record["packed"], phase, place)
+    state, fixed = unpack(network, state, record["packed"], phase, place) if "packed" in record else \
+        _fixed_scales(network, state, place)
     check_fits(network, state, place)
     own = network.state_dict()
     # copies: a file's tensors can share memory, and strides other than the network's would choose other kernels
@@ -141,13 +140,13 @@ def _opened(path, flag, given, defaults):
 
 
 def _fixed_scales(network, state, place):
-    """({convolution: scale of its packed weight}, the rest) of a state dict, as a packed file's network has them."""
+    """(the other tensors, {convolution: scale of its packed weight}) of a packed network's own state dict."""
     fixed = {name.removesuffix(FIXED_SCALE): tensor for name, tensor in state.items() if name.endswith(FIXED_SCALE)}
     convs = {name for name, module in network.named_modules() if isinstance(module, QuantConv2d)}
     if not fixed.keys() <= convs or not all(scale.dtype is torch.float32 and scale.shape == (1,) and scale > 0
                                             for scale in fixed.values()):
         raise UserError(f"{place}: the scales of its packed weights can't be used; give a whole file")
-    return fixed, {name: tensor for name, tensor in state.items() if not name.endswith(FIXED_SCALE)}
+    return {name: tensor for name, tensor in state.items() if not name.endswith(FIXED_SCALE)}, fixed
 
 
 def _refuse_exported(path, place):

@@ -8,9 +8,7 @@ import torch
 from data.pictures import Picture, picture_of
 from model.common import SuperResolver
 from model.inference import super_resolve
-from quant.activation import check_bounds_set
-from quant.phase import Phase, phase_of
-from quant.swap import is_quantized
+from quant.activation import check_finished
 
 
 @torch.no_grad()
@@ -19,18 +17,14 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
     """An image uint8 [h, w, 3], also a PIL one in RGB, to uint8 [scale*h, scale*w, 3], on the network's device.
 
     A network with one colour gets the luma and gives grey. chop_size, self_ensemble: as in `super_resolve`. Raises
-    ValueError for another array, and for a network in training mode or without bounds.
+    ValueError for another array, and for a network that trains, calibrates or has no bounds.
     """
     if getattr(image, "mode", "RGB") != "RGB":  # three channels of YCbCr or HSV look like RGB
         raise ValueError(f"an image is uint8 [h, w, 3] in RGB, not in {image.mode}; make a PIL one RGB")
     image = np.array(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
-    if network.training:
-        raise ValueError("the network is in training mode; call eval() first")
-    if is_quantized(network) and phase_of(network) is Phase.CALIBRATE:
-        raise ValueError("the network calibrates, nothing is quantized yet; train it on, or set_phase to another")
-    check_bounds_set(network)
+    check_finished(network)
     lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     device = next(network.parameters()).device
     sr = super_resolve(network, lr.to(device), scale=network.scale, chop_size=chop_size, self_ensemble=self_ensemble)[0]

@@ -154,6 +154,7 @@ def test_a_link_to_a_large_disk_names_the_next_run_too(tmp_path, others):
     run.make(archive=True)
     run.checkpoint.write_text("new")
     assert [path.name for path in RunFolder(tmp_path / "disk" / "run.old-1").models()] == models
+    assert run.told_aside().endswith(f"is in {tmp_path / 'disk' / 'run.old-1'}")
     assert run.path.is_symlink() and [path.name for path in run.models()] == ["checkpoint.pth.tar"]
     assert (tmp_path / "disk" / "run" / "model" / "checkpoint.pth.tar").read_text() == "new"
     assert (tmp_path / "disk" / "run" / "notes.md").is_file() == others
