@@ -76,6 +76,7 @@ class Evaluator:
         with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights():
             saved = []
             for index in tqdm(range(len(test_set)), desc=test_set.name, disable=None, leave=False):
+                saved = [image for image in saved if not image.done() or image.result()]  # raises what failed
                 try:
                     lr, hr, name = test_set[index]
                 except UserError as error:
@@ -94,7 +95,6 @@ class Evaluator:
                     if done:
                         done.add(key, row, writing=writing)
                 rows.append(row)
-                saved = [image for image in saved if not image.done() or image.result()]  # raises what failed
         result = self._report(test_set, epoch, rows, left_out)
         for image in saved:
             image.result()

@@ -2,6 +2,7 @@ import itertools
 import json
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -92,26 +93,43 @@ class FullDisk(Set):
 
     room = 0
 
-    def __init__(self, images):
-        super().__init__(images)
-        self.refused = threading.Event()
-
     def picture(self, index, sr):
         made = super().picture(index, sr)
         return made if index < self.room else SimpleNamespace(write=self.refuse)
 
     def refuse(self, path):
-        self.refused.set()
         raise UserError(f"{path}: can't be written (No space left on device)")
 
 
-@pytest.mark.parametrize("room", [0, 3])
-def test_pictures_that_cannot_be_written_end_a_test_soon_and_cost_no_figures_that_are_there(tmp_path, room, caplog):
+class Refusal(threading.Event):
+    """Set when a picture could not be written, and the future says so."""
+
+    def writer(self, **how):
+        executor = ThreadPoolExecutor(**how)
+        submit = executor.submit
+
+        def submit_and_note(*args):
+            future = submit(*args)
+            future.add_done_callback(lambda done: done.exception() and self.set())
+            return future
+
+        executor.submit = submit_and_note
+        return executor
+
+
+@pytest.mark.parametrize("room, before_the_figures", [(0, True), (3, False), (3, True)])
+def test_pictures_that_cannot_be_written_end_a_test_soon_and_cost_no_figures_that_are_there(
+        tmp_path, monkeypatch, room, before_the_figures, caplog):
     test_set = FullDisk(images(*"abcd"))
     test_set.room = room
+    refusal = Refusal()
+    monkeypatch.setattr(evaluator, "ThreadPoolExecutor", refusal.writer)
     network = Counting()
     waiting = network.forward
-    network.forward = lambda x: (network.seen > room and test_set.refused.wait(60), waiting(x))[1]
+    network.forward = lambda x: (network.seen > room and refusal.wait(60), waiting(x))[1]
+    report = evaluator.Evaluator._report
+    monkeypatch.setattr(evaluator.Evaluator, "_report", lambda *args: (
+        before_the_figures and refusal.wait(60), report(*args))[1])
     test = evaluator.Evaluator([test_set], run=RunFolder(tmp_path), device=torch.device("cpu"), save_results=True,
                                **NETWORK)
     with caplog.at_level("INFO"), pytest.raises(UserError, match="No space left on device"):
