@@ -24,6 +24,7 @@ SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .dib .tif .tiff .webp .gif .jp2 
 MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
 LARGEST_PROFILE = 2**26  # bytes
 PNG_START, CHUNK_FRAME = b"\x89PNG\r\n\x1a\n", 12  # what a file begins with; a chunk's bytes besides its content
+DEEP = "deep"
 ORIENTATION = 0x0112  # EXIF's tag, and how a picture that it describes is turned upright
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -52,7 +53,10 @@ def rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def decoded(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Give the Pillow image in a file, decoded to 8 bits, upright. Raises UserError as `read_image`."""
+    """Give the Pillow image in a file, decoded to 8 bits, upright; info[DEEP]: whether the file has more.
+
+    Raises UserError as `read_image`.
+    """
     with _opened(path, max_pixels) as image:
         turns = _orientation(image)
         deep = read_deep(image, path)
@@ -63,7 +67,7 @@ def decoded(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image
             with Image.open(path) as stored:
                 stored.verify()  # the checksums, which decoding passes over
         upright = image if deep is None else deep
-        info = dict(image.info)
+        info = {**image.info, DEEP: deep is not None}
         if turns in TURNS:
             upright = upright.transpose(TURNS[turns])
         upright.info = info

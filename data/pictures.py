@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.images import MAX_PIXELS, decoded, rgb, write_png
+from data.images import DEEP, MAX_PIXELS, decoded, rgb, write_png
 from data.imresize import imresize
 from metrics.functional import LUMA_OFFSET, LUMA_WEIGHTS
 
@@ -101,6 +101,8 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         with contextlib.suppress(Exception):  # counting the frames of a broken animation harms no first frame
             if (count := getattr(image, "n_frames", 1)) > 1:
                 log.info("%s: the first of its %d pictures is taken", path, count)
+        if image.info[DEEP]:
+            log.info("%s: has 16 bits a channel, 8 are used", path)
         if profile and PROFILE_SPACES.get(profile[16:20]) is not grey:
             log.info("%s: its colour profile is for %s, left out", path, profile[16:20].decode(errors="replace"))
             profile = None

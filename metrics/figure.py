@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from PIL import Image
 
-from data.images import read_image
+from data.pictures import read_picture
 from metrics import functional
 from metrics.pairs import RESULT_NAME, crop_to
 from utility import MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main, whole_number
@@ -157,7 +157,11 @@ def _parse_crop(text):
 
 def _read_images(gt, paths, *, scale):
     """HR cropped to the size of the results, and the results, which must all have one size."""
-    hr, images = read_image(gt), [read_image(path) for path in paths]
+    original, *results = map(read_picture, (gt, *paths))
+    hr, images = original.colours, [result.colours for result in results]
+    if original.grey and any(result.grey for result in results):
+        print("note: grey files are compared in luma's 16..235 here; metrics/psnr_ssim.py compares two of them in "
+              "0..255, where PSNR is 1.3 dB lower", file=sys.stderr)
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             raise UserError(f"--sr {path}: not the size of {paths[0]}; compare results of one image and scale")

@@ -94,3 +94,11 @@ def test_of_an_animation_the_first_picture_is_taken_with_a_line(tmp_path, caplog
     with caplog.at_level("INFO"):
         assert np.array_equal(read_picture(tmp_path / "a.webp").colours, PIXELS)
     assert "a.webp: the first of its 3 pictures is taken" in caplog.text
+
+
+@pytest.mark.parametrize("dtype, told", [(np.uint16, True), (np.uint8, False)])
+def test_bits_that_are_not_used_are_told(tmp_path, caplog, dtype, told):
+    Image.fromarray(np.full((8, 8), 7, dtype)).save(tmp_path / "a.png")
+    with caplog.at_level("INFO"):
+        read_picture(tmp_path / "a.png")
+    assert ("a.png: has 16 bits a channel, 8 are used" in caplog.text) == told

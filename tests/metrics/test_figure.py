@@ -110,6 +110,14 @@ def test_the_command_writes_the_figure(files, capsys):
     assert iio.imread("figure.png").shape[1] == 350
 
 
+@pytest.mark.parametrize("sr, told", [("grey.png", True), ("2bit_hr_x4_SR.png", False)])
+def test_that_grey_files_are_compared_as_luma_is_told(files, capsys, sr, told):
+    for seed, name in enumerate(("hr.png", "grey.png")):
+        iio.imwrite(name, picture(seed=seed)[..., 0])
+    figure.main(["--gt", "hr.png", "--sr", sr, "--out", "figure.png", "--dpi", "50"])
+    assert ("note: grey files are compared in luma's 16..235" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize("name, flags, border", [
     ("32bit_hr_x2_SR.png", [], 2), ("any.png", [], 4), ("any.png", ["--scale", "3"], 3)])
 def test_the_border_is_the_scale_that_the_names_tell(files, monkeypatch, name, flags, border):
