@@ -8,7 +8,8 @@ set -euo pipefail
 unset CDPATH
 [ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
-read -ra PYTHON <<< "${PYTHON:-python}"
+PYTHON=${PYTHON:-python}
+if command -v "$PYTHON" > /dev/null; then PYTHON=("$PYTHON"); else read -ra PYTHON <<< "$PYTHON"; fi
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # train MODEL SCALE PATCH EPOCHS DECAY [more flags]

@@ -8,7 +8,8 @@ set -euo pipefail
 unset CDPATH
 [ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
-read -ra PYTHON <<< "${PYTHON:-python}"
+PYTHON=${PYTHON:-python}
+if command -v "$PYTHON" > /dev/null; then PYTHON=("$PYTHON"); else read -ra PYTHON <<< "$PYTHON"; fi
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # quantize MODEL SCALE PATCH RATIO K_BITS [more flags]
@@ -34,7 +35,7 @@ if [ $# -eq 0 ]; then
     echo "usage: bash run.sh FUNCTION [K_BITS [more flags]]; the functions are"
     sed 's/^/  /' <<< "$FUNCTIONS"
 elif [[ " $* " =~ \ --k_bits[\ =] ]]; then
-    echo "run.sh: --k_bits is not read here; give the bits behind the function, as bash run.sh $1 2" >&2
+    echo "run.sh: --k_bits is not read here; give the bits behind the function, as bash run.sh edsr_x4 2" >&2
     exit 2
 elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
     case ${2:-} in

@@ -9,7 +9,8 @@ set -euo pipefail
 unset CDPATH
 [ ! -d "${DIR_DATA:-}" ] || DIR_DATA=$(cd "$DIR_DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
-read -ra PYTHON <<< "${PYTHON:-python3}"
+PYTHON=${PYTHON:-python3}
+if command -v "$PYTHON" > /dev/null; then PYTHON=("$PYTHON"); else read -ra PYTHON <<< "$PYTHON"; fi
 DIR_DATA=${DIR_DATA:-./datasets}
 
 # evaluate MODEL SCALE K_BITS [more flags]
@@ -40,7 +41,7 @@ if [ $# -eq 0 ]; then
     echo "usage: bash test.sh FUNCTION [K_BITS [more flags]]; the functions are"
     sed 's/^/  /' <<< "$FUNCTIONS"
 elif [[ " $* " =~ \ --k_bits[\ =] ]]; then
-    echo "test.sh: --k_bits is not read here; give the bits behind the function, as bash test.sh $1 2" >&2
+    echo "test.sh: --k_bits is not read here; give the bits behind the function, as bash test.sh edsr_x4 2" >&2
     exit 2
 elif grep -qxF -- "$1" <<< "$FUNCTIONS"; then
     case ${2:-} in

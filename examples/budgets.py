@@ -3,9 +3,11 @@
 `short` is what one core of a CPU can do in some 35 hours; `paper` has no table, it is baseline.sh and run.sh.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 
-from metrics.report import FULL_PRECISION
+from utility import FULL_PRECISION
 
 LOW_EPOCH = 150  # steps of quantized training between two tests on the validation images
 # each of a run's last steps counts less: from 2/5 of the epochs on the rate falls by GAMMA at every share named here
@@ -65,9 +67,14 @@ class FullPrecision(Stage):
     k_bits, variant = FULL_PRECISION, ""  # alike for all, so no part of a recipe
 
     @property
+    def starts_from(self):
+        """The network whose full-precision file has to be there before, "" for none."""
+        return self.start
+
+    @property
     def name(self):
         """What its runs and its file are called."""
-        return f"{self.model}_baseline_x{self.scale}"
+        return full_precision_name(self.network)
 
     @property
     def shipped(self):
@@ -101,6 +108,11 @@ class Quantized(Stage):
     shipped: bool = True
 
     @property
+    def starts_from(self):
+        """The network whose full-precision file has to be there before."""
+        return self.network
+
+    @property
     def name(self):
         """What its run and its file are called."""
         marks = (self.quantizer if self.quantizer != "ddtb" else "",
@@ -121,6 +133,20 @@ class Quantized(Stage):
     def duration(self):
         """Seconds on one core, tests apart."""
         return self.seconds * self.steps
+
+
+def full_precision_name(network):
+    """What a network, as edsr_x4, is called in full precision."""
+    return network.replace("_x", "_baseline_x")
+
+
+def recipe(stage):
+    """The numbers that make a stage, as models.json keeps them; made_of: a hash of those of what it starts from."""
+    numbers = {name: value for name, value in asdict(stage).items() if name != "seconds"}
+    start = next((other for other in SHORT if isinstance(other, FullPrecision) and other.network == stage.starts_from),
+                 None)
+    made_of = hashlib.sha256(json.dumps(recipe(start)).encode()).hexdigest()[:16] if start else ""
+    return json.loads(json.dumps({**numbers, "made_of": made_of}))
 
 
 RATIOS = {"edsr": 0.3, "srresnet": 0.1, "rdn": 0.5}  # of run.sh

@@ -4,7 +4,6 @@ Everything is done by the project's own programs, with small numbers; each comma
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import model
 from data.images import read_image
 from data.imresize import imresize
 from data.pictures import to_planes
-from examples import ROOT
+from examples import ROOT, run
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
 from metrics.pairs import crop_to
@@ -64,19 +63,12 @@ def steps(options):
     to_full, to_low = ["--save", "demo/edsr_x4"], ["--save", "demo/edsr_x4_4bit"]
     test = ["--test_only", "--save_results"]
     commands = [
-        ["-m", "data.demo_set", "--out", options.dir_data],
+        ["data.demo_set", "--out", options.dir_data],
         ["main_ori.py", *network, *test, "--refine", options.pre_train, *to_full],
         ["main_limitrange_incremental.py", *network, *quantized, *train, *to_low],
         ["main_limitrange_incremental.py", *network, *quantized, *test, *to_low],
     ]
     return [list(map(str, command)) for command in commands]
-
-
-def run(step):
-    """Run python with the arguments, told first; programs are those of ROOT. Returns the exit code."""
-    print(f"\n$ python {' '.join(step)}", flush=True)
-    program = [str(ROOT / step[0])] if step[0].endswith(".py") else [step[0]]
-    return subprocess.run([sys.executable, *program, *step[1:]]).returncode
 
 
 def print_table(hr_paths, network):

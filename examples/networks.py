@@ -6,7 +6,8 @@
 
 A stage is one network; those of examples/budgets.py are worked off in order. One that pretrained/models.json lists with
 these numbers is finished and left out, if its file is there; of a network that is only compared the listing is enough.
-With --again nothing is left out, and what comes out replaces what is listed.
+With --again nothing is left out: a finished network is trained anew, its former run is kept in a folder beside it, and
+what comes out replaces what is listed.
 One that was stopped goes on from its last checkpoint, or after the last image of its test.
 What happened is kept in ../experiment/networks/journal.txt. Several of these may run at a time, each with networks of
 its own by --only.
@@ -21,9 +22,9 @@ import time
 from pathlib import Path
 
 from data.images import image_files
-from examples import ROOT, stages
-from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS
-from examples.runs import folder_of, resumed
+from examples import ROOT, environment, run, stages
+from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, full_precision_name
+from examples.runs import resumed
 from option import EXPERIMENT_ROOT
 from utility import UserError, first_line, holding_signals, run_main
 
@@ -34,7 +35,7 @@ def main(argv=None):
     """Work the stages off. Returns 1 when one fails."""
     options = parse(argv)
     if options.budget == "paper":
-        return paper(options)
+        return paper(options.only, options.dir_data)
     known = {stage.network for stage in SHORT}
     if unknown := set(options.only) - known - {stage.name for stage in SHORT}:
         raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted(known))}, or a name that --list prints")
@@ -45,7 +46,8 @@ def main(argv=None):
     if options.photos and (code := prepare(options.photos, options.dir_data)):
         return code
     data = stages.DataFlags(options.dir_data)
-    return work(chosen, lambda stage: stages.commands(stage, data, options.device), again=options.again)
+    return work(chosen, lambda stage: stages.commands(stage, data, options.device, again=options.again),
+                again=options.again)
 
 
 def parse(argv):
@@ -54,12 +56,20 @@ def parse(argv):
                         help="short: examples/budgets.py; paper: baseline.sh and run.sh, on DIV2K (default: short)")
     parser.add_argument("--photos", type=Path, help="folder of folders of photographs to make the training set of")
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
-    parser.add_argument("--only", nargs="*", default=[], metavar="NETWORK",
+    parser.add_argument("--only", nargs="+", default=[], metavar="NETWORK",
                         help="these alone, as edsr_x4_2bit, or edsr_x4 for all that is made of it")
     parser.add_argument("--again", action="store_true", help="also what is finished")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what trains (default: cpu)")
     parser.add_argument("--list", action="store_true", help="print what is done, what is not, and how long it takes")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.budget == "paper":
+        if unused := [name for name in ("photos", "again", "device", "list")
+                      if getattr(options, name) != parser.get_default(name)]:
+            raise UserError(f"--{unused[0]}: is for --budget short; paper's networks are trained on DIV2K, by the "
+                            "scripts, which continue what is there")
+        if unknown := set(options.only) - set(PAPER):
+            raise UserError(f"--only {min(unknown)}: choose {', '.join(PAPER)}")
+    return options
 
 
 def prepare(photos, dir_data):
@@ -90,9 +100,7 @@ def prepare(photos, dir_data):
     for name, path in links.items():
         (source / name).unlink(missing_ok=True)  # where they have moved as a whole
         (source / name).symlink_to(path)
-    command = [sys.executable, "-m", "data.prepare", "--hr", str(source), "--out", str(dir_data / "DIV2K"),
-               "--scales", "2", "4"]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
+    return run(["data.prepare", "--hr", source, "--out", dir_data / "DIV2K", "--scales", 2, 4])
 
 
 def overview(chosen):
@@ -117,30 +125,47 @@ def work(chosen, commands_of, *, again=False):
     for stage in (stage for stage in chosen if again or not stages.finished(stage)):
         note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
-        if code := next(filter(None, (run_logged(stage, command) for command in commands_of(stage))), 0):
-            if stage.for_comparison and (epoch := diverged_in(stage)):
-                note(stage, f"diverges in epoch {epoch}, and is listed so; see {log_file(stage)}")
-                stages.publish_divergence(stage, epoch)
-                continue
-            note(stage, f"failed ({code}); see {log_file(stage)}")
+        problem = first_problem(stage, commands_of)
+        if not problem:
+            note(stage, f"finished after {(time.time() - began) / 3600:.2f} h")
+        elif stage.for_comparison and (epoch := diverged_in(stage)):
+            note(stage, f"diverges in epoch {epoch}, and is listed so; see {log_file(stage)}")
+            stages.publish_divergence(stage, epoch)
+        else:
+            note(stage, f"failed ({problem}); see {log_file(stage)}")
             failed = 1
             if not stage.for_comparison:
                 break
-        else:
-            note(stage, f"finished after {(time.time() - began) / 3600:.2f} h")
     return failed
 
 
+def first_problem(stage, commands_of):
+    """Run the commands of a stage; returns what ended it, in words, "" where all of it is done."""
+    log_file(stage).touch()
+    try:
+        for command in commands_of(stage):
+            if code := run_logged(stage, command):
+                return f"exit code {code}"
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def run_logged(stage, command):
-    """Run a command of a stage, its output in the stage's log; returns its exit code. A signal lets it save and end."""
+    """Run a command of a stage, its output in the stage's log; returns its exit code. A signal lets it save and end.
+
+    What it warns of is noted, too.
+    """
     # one thread, unless OMP_NUM_THREADS says otherwise
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": str(ROOT)}
+    variables = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ}
     with open(log_file(stage), "a") as file:
         print(f"$ {' '.join(command)}", file=file, flush=True)
+        begin = file.tell()
         running = None
         try:
             with holding_signals():  # one that came within Popen would leave the child running
-                running = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment,
+                running = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
+                                           env={**variables, **environment()},
                                            start_new_session=True)  # so that Ctrl-C reaches it once
             return running.wait()
         except BaseException:
@@ -149,6 +174,10 @@ def run_logged(stage, command):
                 running.wait()
                 note(stage, "stopped; the same command goes on")
             raise
+        finally:
+            for line in dict.fromkeys(log_file(stage).read_bytes()[begin:].decode(errors="replace").splitlines()):
+                if line.startswith("warning: "):
+                    note(stage, line)
 
 
 def log_file(stage):
@@ -171,17 +200,17 @@ def note(stage, text):
         file.write(line + "\n")
 
 
-def paper(options):
+def paper(only, dir_data):
     """baseline.sh and run.sh at every network, scale and width, one after the other; runs that are there go on."""
-    for name in (name for name in PAPER if not options.only or name in options.only):
+    for name in (name for name in PAPER if not only or name in only):
         model, scale = name.split("_x")
-        full = f"{model}_baseline_x{scale}"
-        if code := run_script(["baseline.sh", name, *resumed(full)], options.dir_data):
+        full = full_precision_name(name)
+        if code := run_script(["baseline.sh", name, *resumed(full)], dir_data):
             return code
-        stages.keep_full_precision(folder_of(full).best, stages.PRETRAINED / f"{full}.pt")
         for bits in map(str, WIDTHS):
             low = f"output/{model}x{scale}/{bits}bit"
-            if code := run_script(["run.sh", name, bits, *resumed(low)], options.dir_data):
+            begin = resumed(low) or ["--pre_train", str(EXPERIMENT_ROOT / full)]
+            if code := run_script(["run.sh", name, bits, *begin], dir_data):
                 return code
     return 0
 
@@ -189,8 +218,8 @@ def paper(options):
 def run_script(words, dir_data):
     """Run one of the scripts; returns its exit code."""
     print(f"$ bash {' '.join(words)}", flush=True)
-    environment = {**os.environ, "PYTHON": sys.executable, "DIR_DATA": str(dir_data.resolve())}
-    return subprocess.run(["bash", *words], cwd=ROOT, env=environment).returncode
+    variables = {**os.environ, "PYTHON": sys.executable, "DIR_DATA": str(dir_data.resolve())}
+    return subprocess.run(["bash", *words], cwd=ROOT, env=variables).returncode
 
 
 if __name__ == "__main__":

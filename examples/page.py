@@ -11,11 +11,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from examples import ROOT
-from examples.results import check_files, read_listed, tables
+from examples.listing import check_files, read_listed
+from examples.results import tables
 from metrics.figure import save_figure
-from metrics.report import FULL_PRECISION, published_results
+from metrics.report import published_results
 from model.registry import NETWORKS, title
-from utility import MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main
+from utility import FULL_PRECISION, MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main
 
 START, END = "<!-- {}: python -m examples.page -->\n", "\n<!-- /{} -->"
 FIGURE_SETS = ("Set5", "Urban100")

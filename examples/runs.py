@@ -1,11 +1,13 @@
 """The runs of `make networks`: which are there, and whether they are the ones that the budget means."""
 
+import contextlib
 import json
 
 from engine.run_folder import RunFolder
 from option import EXPERIMENT_ROOT
-from quant.deploy.packed import file_hash
 from utility import atomic_path, free_old_name
+
+FINISHED = "finished"  # in made_of.json: the network that the run made is listed
 
 
 def folder_of(run):
@@ -17,15 +19,35 @@ def resumed(run):
     return ["--resume"] if folder_of(run).checkpoint.is_file() else []
 
 
-def continued(run, recipe, start):
-    """`resumed` of a run that began by these numbers and with this file; any other one is moved aside.
+def continued(run, made_of, *, again=False):
+    """`resumed` of a run that began by `made_of`, plain values; any other one is moved aside.
 
-    What a run begins by is kept in its folder, in made_of.json. start: the file, or None.
+    again: so is one whose network is listed already. Raises UserError where another process trains in the folder.
     """
-    folder = folder_of(run).path
-    note, made_of = folder / "made_of.json", {"recipe": recipe, "start": start and file_hash(start)}
-    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == made_of):
-        folder.rename(free_old_name(folder))
-    with atomic_path(note) as path:
-        path.write_text(json.dumps(made_of))
+    folder = folder_of(run)
+    found = _read(run)
+    was_finished = found.pop(FINISHED, False)
+    if folder.path.exists() and (found != made_of or again and was_finished):
+        with folder.claimed():
+            folder.path.rename(free_old_name(folder.path))
+    if found != made_of or again and was_finished:
+        _write(run, made_of)
     return resumed(run)
+
+
+def mark_finished(run):
+    """Note that the network that a run made is listed."""
+    _write(run, {**_read(run), FINISHED: True})
+
+
+def _read(run):
+    """What a run began by, {} where nothing tells."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder_of(run).path / "made_of.json").read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _write(run, values):
+    with atomic_path(folder_of(run).path / "made_of.json") as path:
+        path.write_text(json.dumps(values))

@@ -1,12 +1,11 @@
 """A stage of `make networks`: the command lines that make one network, the file they give, its entry in models.json."""
 
-import json
+import functools
 import shutil
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from data.images import image_files
-from examples import ROOT
+from examples import ROOT, command_line
 from examples.budgets import (
     AGAIN,
     DECAY,
@@ -16,15 +15,18 @@ from examples.budgets import (
     RATIOS,
     VALIDATED,
     FullPrecision,
+    full_precision_name,
+    recipe,
 )
+from examples.listing import ListedNetwork, read_listed, test_command, test_run, write_listed
 from examples.page import write_page
 from examples.results import SETS, available, scores
-from examples.runs import continued, folder_of
+from examples.runs import continued, folder_of, mark_finished
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.deploy.packed import file_hash
 from quant.open import open_network
-from utility import UserError, atomic_path, lock
+from utility import UserError, lock
 
 PRETRAINED = ROOT / "pretrained"
 RUNS = "networks"  # below the experiments' folder
@@ -38,68 +40,84 @@ class DataFlags:
         if not hr.is_dir():
             raise UserError(f"--dir_data {dir_data}: no {hr}; add --photos FOLDER_OF_FOLDERS to make it")
         self.dir_data = dir_data
-        self.images = len(image_files(hr))
+        held_out = sum(HELD_OUT.values())
+        self.train = len(image_files(hr)) - held_out
+        if self.train < 1:
+            raise UserError(f"{hr}: {held_out} of its images are kept from training, it has no more; give --dir_data "
+                            "with more images")
+        self.sets = functools.cache(functools.partial(available, dir_data))  # by scale; what lacks is told once
 
     def training(self, network):
         """Of a run of a network, as edsr_x4."""
-        train = self.images - sum(HELD_OUT.values())
-        return ["--dir_data", self.dir_data, "--data_range", f"1-{train}/{train + 1}-{train + VALIDATED[network]}",
+        last = self.train + VALIDATED[network]
+        return ["--dir_data", self.dir_data, "--data_range", f"1-{self.train}/{self.train + 1}-{last}",
                 "--data_test", "DIV2K"]
 
 
-def commands(stage, data, device):
+def commands(stage, data, device, *, again=False):
     """The command lines of a stage, made one by one: each looks at what is there when its turn comes.
 
-    Raises UserError where the network that it starts from is not there.
+    After the last one the stage is listed. again: it is trained anew, though it is finished. Raises UserError where the
+    network that it starts from is not there.
     """
-    start = stage.start if isinstance(stage, FullPrecision) else stage.network
-    if start and not made_again_from(stage) and not (file := full_precision_file(start)).is_file():
+    coarse = coarse_start(stage)
+    start = stage.starts_from
+    if start and not coarse and not (file := full_precision_file(start)).is_file():
         raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
-    again_from = file_hash(quantized) if (quantized := made_again_from(stage)) else ""
-    sets = available(data.dir_data, stage.scale)
-    programs = full_commands(stage, data, sets) if isinstance(stage, FullPrecision) else low_commands(stage, data, sets)
-    for program, *flags in programs:
-        if program.endswith(".py"):
-            yield [sys.executable, str(ROOT / program), *map(str, flags), *(["--cpu"] if device == "cpu" else [])]
-        else:
-            yield [sys.executable, "-m", program, *map(str, flags)]
-    publish(stage, sets, again_from=again_from)
+    runs, again_from = runs_of(stage), file_hash(coarse) if coarse else ""
+    trained = full_commands if isinstance(stage, FullPrecision) else low_commands
+    for step in trained(stage, data, again):
+        on_cpu = device == "cpu" and step[0].endswith(".py")
+        yield command_line([*step, *(["--cpu"] if on_cpu else [])])
+    yield command_line([*test_command(stage, output_file(stage), data.sets(stage.scale), data.dir_data),
+                        "--continue_test", *(["--cpu"] if device == "cpu" else [])])
+    publish(stage, data.sets(stage.scale), again_from=again_from)
+    for run in runs:
+        mark_finished(run)
 
 
-def full_commands(stage, data, sets):
-    """Training of each phase, then the tests."""
-    network = ["main_ori.py", "--model", stage.model, "--scale", stage.scale]
+def full_commands(stage, data, again):
+    """Training of each phase; the last one's weights are kept."""
     made_of = start = full_precision_file(stage.start) if stage.start else None
-    if quantized := made_again_from(stage):
-        made_of, start = quantized, EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
-        keep_levels(quantized, start)
+    if coarse := coarse_start(stage):
+        made_of, start = coarse, EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
+        keep_levels(coarse, start)
     parts = made_here(stage).parts
-    for number, phase in enumerate(parts, 1):
-        run = f"{RUNS}/{stage.name}.{'again' if quantized else number}"
-        begin_or_continue = continued(run, recipe(replace(stage, parts=parts[:number])), made_of)
-        yield [*network, *training_flags(run, stage, data), *begin_or_continue, "--patch_size",
-               phase.patch * stage.scale, "--test_every", phase.epoch,
-               *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
+    for number, (run, phase) in enumerate(zip(runs_of(stage), parts, strict=True), 1):
+        began_by = {"recipe": recipe(replace(stage, parts=parts[:number])), "start": made_of and file_hash(made_of)}
+        yield ["main_ori.py", "--model", stage.model, "--scale", stage.scale, *training_flags(run, stage, data),
+               *continued(run, began_by, again=again), "--patch_size", phase.patch * stage.scale,
+               "--test_every", phase.epoch, *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
                "--init", stage.init, *(["--pre_train", start] if start else [])]
         start, made_of = EXPERIMENT_ROOT / run, folder_of(run).best
     keep_full_precision(made_of, output_file(stage))
-    yield [*network, *test_flags(stage, data, sets)]
+
+
+def runs_of(stage):
+    """The names of a stage's runs, below the experiments' folder."""
+    if not isinstance(stage, FullPrecision):
+        return [f"{RUNS}/{stage.name}"]
+    again = "again" if coarse_start(stage) else ""
+    return [f"{RUNS}/{stage.name}.{again or number}" for number, _ in enumerate(made_here(stage).parts, 1)]
 
 
 def made_here(stage):
-    """The stage, or, where its network is made again, the one with the phases for that."""
-    return replace(stage, parts=AGAIN) if made_again_from(stage) else stage
+    """The stage, or, where it begins with a quantized network's weights, the one with the phases for that."""
+    return replace(stage, parts=AGAIN) if coarse_start(stage) else stage
 
 
-def made_again_from(stage):
-    """The widest quantized network that comes with the code, of a full-precision one that does not; None of others.
+def coarse_start(stage):
+    """What full precision that does not come with the code begins with: the widest quantized file that does, or None.
 
     None too where the budget has other numbers by now than those that made the listed one.
     """
-    if not isinstance(stage, FullPrecision) or stage.shipped or _listed(stage).get("recipe") != recipe(stage):
+    if not isinstance(stage, FullPrecision) or stage.shipped:
         return None
-    files = (PRETRAINED / entry["file"] for entry in read_index()  # sort_key: wide before narrow
-             if entry["shipped"] and entry["recipe"]["network"] == stage.network)
+    listed = entry_of(stage)
+    if listed is None or listed.recipe != recipe(stage):
+        return None
+    files = (PRETRAINED / entry.file for entry in read_listed(PRETRAINED)  # in order: wide before narrow
+             if entry.shipped and entry.recipe["network"] == stage.network)
     return next((file for file in files if file.is_file()), None)
 
 
@@ -109,14 +127,15 @@ def schedule(epochs, lr, gamma=GAMMA):
     return ["--epochs", epochs, "--lr", lr, "--gamma", gamma, "--decay", "-".join(map(str, decay))]
 
 
-def low_commands(stage, data, sets):
-    """Training, packing and the tests."""
-    network = ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits",
-               stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits]
-    run = f"{RUNS}/{stage.name}"
+def low_commands(stage, data, again):
+    """Training, and packing where the file ships."""
+    [run] = runs_of(stage)
     start = full_precision_file(stage.network)
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    yield [*network, *training_flags(run, stage, data), *continued(run, recipe(stage), start), "--pre_train", start,
+    began_by = {"recipe": recipe(stage), "start": file_hash(start)}
+    yield ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits", stage.k_bits,
+           "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits, *training_flags(run, stage, data),
+           *continued(run, began_by, again=again), "--pre_train", start,
            "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
            "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
            "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
@@ -124,19 +143,12 @@ def low_commands(stage, data, sets):
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", output_file(stage)]
     else:
         shutil.copy(folder_of(run).best, output_file(stage))
-    yield [*network, *test_flags(stage, data, sets)]
 
 
 def training_flags(run, stage, data):
     """What all training has in common."""
     return ["--save", run, "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
             "--checkpoint_every", 100, *data.training(stage.network)]
-
-
-def test_flags(stage, data, sets):
-    """A test of the stage's file on the benchmark sets that are there."""
-    return ["--test_only", "--refine", output_file(stage), "--save", f"results/{stage.name}", "--save_results",
-            "--continue_test", "--dir_data", data.dir_data, "--data_test", "+".join(sets)]
 
 
 def keep_full_precision(file, path):
@@ -153,7 +165,7 @@ def keep_levels(file, path):
 
 def full_precision_file(network):
     """The file of a network, as edsr_x4, in full precision."""
-    return PRETRAINED / f"{network.replace('_x', '_baseline_x')}.pt"
+    return PRETRAINED / f"{full_precision_name(network)}.pt"
 
 
 def output_file(stage):
@@ -170,56 +182,33 @@ def finished(stage):
 
     Of what is compared only, the figures are enough: nothing starts from it.
     """
-    entry = _listed(stage)
-    if entry.get("recipe") != recipe(stage):
+    entry = entry_of(stage)
+    if entry is None or entry.recipe != recipe(stage):
         return False
-    if not stage.shipped:
-        return output_file(stage).is_file() or stage.for_comparison
-    return output_file(stage).is_file() and file_hash(output_file(stage)) == entry["sha256"]
+    return stage.for_comparison or entry.is_in(PRETRAINED)
 
 
-def _listed(stage):
-    """The stage's entry in models.json, {} where it has none."""
-    return next((entry for entry in read_index() if entry["file"] == output_file(stage).name), {})
-
-
-def recipe(stage):
-    """The budget's numbers as models.json keeps them."""
-    return json.loads(json.dumps({name: value for name, value in asdict(stage).items() if name != "seconds"}))
-
-
-def read_index():
-    return json.loads((PRETRAINED / "models.json").read_text())
+def entry_of(stage):
+    """The stage's ListedNetwork, None where it has none."""
+    return next((entry for entry in read_listed(PRETRAINED) if entry.file == output_file(stage).name), None)
 
 
 def publish(stage, sets, *, again_from=""):
     """List the stage's file with its hash, recipe and figures of `sets` in models.json and on the page beside it."""
-    found = scores(f"results/{stage.name}", (stage.model, stage.scale), sets)
+    found = scores(test_run(output_file(stage).name), (stage.model, stage.scale), sets)
     results = {name: [round(value, 6) for value in found[name]] for name in SETS if name in found}
-    _list(stage, file_hash(output_file(stage)), results, stage.variant,
-          **({"again_from": again_from} if again_from else {}))
+    _replace_entry(stage, file_hash(output_file(stage)), results, stage.variant, again_from)
 
 
 def publish_divergence(stage, epoch):
     """List a stage whose training ends in an epoch with a loss that is not finite: it has no file and no figures."""
-    _list(stage, "", {}, ", ".join(filter(None, (stage.variant, f"diverges in epoch {epoch}"))))
+    _replace_entry(stage, "", {}, ", ".join(filter(None, (stage.variant, f"diverges in epoch {epoch}"))))
 
 
-def _list(stage, sha256, results, variant, **more):
-    entry = {"file": output_file(stage).name, "model": stage.model, "scale": stage.scale, "k_bits": stage.k_bits,
-             "sha256": sha256, "results": results, "variant": variant, "shipped": stage.shipped,
-             "recipe": recipe(stage), **more}
+def _replace_entry(stage, sha256, results, variant, again_from=""):
+    entry = ListedNetwork(output_file(stage).name, stage.model, stage.scale, stage.k_bits, sha256, results, variant,
+                          stage.shipped, recipe(stage), again_from)
     with open(EXPERIMENT_ROOT / RUNS / ".lock", "w") as file:
         lock(file, wait=True)  # another queue may be publishing
-        entries = [other for other in read_index() if other["file"] != entry["file"]] + [entry]
-        with atomic_path(PRETRAINED / "models.json") as path:
-            path.write_text(json.dumps(sorted(entries, key=sort_key), indent=1) + "\n")
+        write_listed(PRETRAINED, [*(other for other in read_listed(PRETRAINED) if other.file != entry.file), entry])
         write_page(PRETRAINED)
-
-
-def sort_key(entry):
-    """Where an entry stands in models.json: networks together, wide before narrow, DDTB's own before its variants."""
-    variants = ["", "calibrated bounds", "calibrated bounds, sums in 8 bits"]
-    known = entry["variant"] in variants
-    return (entry["model"], entry["scale"], -entry["k_bits"], entry["recipe"].get("quantizer", "ddtb") != "ddtb",
-            variants.index(entry["variant"]) if known else len(variants), entry["file"])

@@ -1,6 +1,7 @@
 """What every activation quantizer has in common; each method's own lies in quant/methods."""
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from model import parallel
 from quant.functional import check_bits, concatenated, extremes, with_minimal_width
 from quant.phase import Phase, Phased
+
+NO_RESULT = "bounds are not set yet, so what this network gives is no result; the first training forward sets them"
 
 
 class ActivationQuantizer(nn.Module, Phased):
@@ -103,9 +106,12 @@ class ActivationQuantizer(nn.Module, Phased):
         parts = tuple(part if part.dtype is dtype else part.to(dtype) for part in parts)
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
-        if self.training and not self.bounds_set:
-            self.set_bounds(concatenated(parts))
-            self.mark_bounds_set()
+        if not self.bounds_set:
+            if self.training:
+                self.set_bounds(concatenated(parts))
+                self.mark_bounds_set()
+            else:
+                warnings.warn(NO_RESULT, stacklevel=2)
         return self.quantized(*parts)
 
     def _calibrate(self, parts):

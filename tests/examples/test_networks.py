@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from examples import budgets, networks, stages
+from examples import budgets, environment, networks, results, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
-from examples.results import read_listed
-from examples.runs import continued
+from examples.listing import ListedNetwork, read_listed, write_listed
+from examples.runs import continued, mark_finished
 from model.edsr import EDSR
 from option import parse_options
 from quant import QuantConfig, quantize
@@ -42,10 +42,19 @@ def workplace(tiny_data, experiments, monkeypatch):
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
     monkeypatch.setattr(stages, "VALIDATED", {"edsr_x2": 1})
     monkeypatch.setattr(networks, "SHORT", [FULL, LOW, COMPARED])
+    monkeypatch.setattr(budgets, "SHORT", [FULL, LOW, COMPARED])
+    monkeypatch.setitem(results.BENCHMARKS, "Set5", len(os.listdir(tiny_data / "benchmark" / "Tiny" / "HR")))
     (experiments.parent / "data" / "benchmark").mkdir(parents=True)
     (experiments.parent / "data" / "DIV2K").symlink_to(tiny_data / "DIV2K")
     (experiments.parent / "data" / "benchmark" / "Set5").symlink_to(tiny_data / "benchmark" / "Tiny")
     return experiments.parent
+
+
+def list_as_made(folder, stage, path=None):
+    """An entry of a stage made by the budget's numbers, as `publish` writes it."""
+    write_listed(folder, [*read_listed(folder), ListedNetwork(
+        stages.output_file(stage).name, stage.model, stage.scale, stage.k_bits, file_hash(path) if path else "", {},
+        shipped=stage.shipped, recipe=stages.recipe(stage))])
 
 
 def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
@@ -67,6 +76,10 @@ def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
     again = {entry["file"]: entry for entry in json.loads((workplace / "pretrained" / "models.json").read_text())}
     assert {name: entry["results"] for name, entry in again.items()} == {
         name: entry["results"] for name, entry in entries.items()}  # the same training, the same figures
+    runs = stages.EXPERIMENT_ROOT / "networks"
+    for folder in ("edsr_x2_4bit", "edsr_x2_4bit.old-1"):
+        assert (runs / folder / "log.txt").read_text().count("[Epoch 7]") == 1
+    assert not (runs / "edsr_baseline_x2.1.old-1").exists()
 
 
 def test_a_network_that_it_does_not_know(workplace):
@@ -130,41 +143,61 @@ def test_photographs_that_have_changed_are_not_taken_for_those_that_are_there(wo
         networks.prepare(photos, workplace / "new")
 
 
-def test_another_budget_makes_a_network_again(workplace):
-    (workplace / "pretrained" / "models.json").write_text(json.dumps(
-        [{"file": "edsr_x2_4bit_minmax.pth.tar", "sha256": "", "recipe": stages.recipe(COMPARED)}]))
+def test_another_budget_makes_a_network_again(workplace, monkeypatch):
+    list_as_made(workplace / "pretrained", COMPARED)
     assert stages.finished(COMPARED)
     assert not stages.finished(replace(COMPARED, steps=7))
     assert not stages.finished(LOW)
+    monkeypatch.setattr(budgets, "SHORT", [replace(FULL, batch=3), LOW, COMPARED])
+    assert not stages.finished(COMPARED)  # what it starts from is to be made by other numbers
 
 
-def test_a_run_of_another_budget_or_start_is_kept_aside_and_not_continued(workplace):
-    start = workplace / "start.pt"
-    start.write_bytes(b"one")
+def test_a_run_that_began_otherwise_is_kept_aside_and_not_continued(workplace):
     run = stages.folder_of("networks/edsr_x2_4bit")
 
-    def begin(recipe):
-        flags = continued("networks/edsr_x2_4bit", recipe, start)
+    def begin(made_of, **how):
+        flags = continued("networks/edsr_x2_4bit", made_of, **how)
         (run.path / "model").mkdir(exist_ok=True)
-        run.checkpoint.write_text(json.dumps(recipe))
+        run.checkpoint.write_text(json.dumps(made_of))
         return flags
 
+    def aside(number):
+        return run.path.with_name(f"edsr_x2_4bit.old-{number}")
+
     assert begin({"steps": 6}) == []
-    assert begin({"steps": 6}) == ["--resume"]
+    assert begin({"steps": 6}) == begin({"steps": 6}, again=True) == ["--resume"]  # one that was stopped
     assert begin({"steps": 7}) == []
-    assert (run.path.with_name("edsr_x2_4bit.old-1") / "model" / "checkpoint.pth.tar").read_text() == '{"steps": 6}'
-    start.write_bytes(b"two")
-    assert begin({"steps": 7}) == []
-    assert (run.path.with_name("edsr_x2_4bit.old-2") / "model" / "checkpoint.pth.tar").read_text() == '{"steps": 7}'
-    (run.path / "made_of.json").unlink()  # begun by hand
-    assert begin({"steps": 7}) == []
+    assert (aside(1) / "model" / "checkpoint.pth.tar").read_text() == '{"steps": 6}'
+    mark_finished("networks/edsr_x2_4bit")
+    assert begin({"steps": 7}) == ["--resume"] and not aside(2).exists()
+    assert begin({"steps": 7}, again=True) == [] and aside(2).exists()
+    assert begin({"steps": 7}, again=True) == ["--resume"]
+    for unreadable in ("", "[]"):
+        (run.path / "made_of.json").write_text(unreadable)  # or begun by hand
+        assert begin({"steps": 7}) == []
+    assert aside(4).exists()
+
+
+def test_a_folder_that_another_queue_trains_in_stays(workplace):
+    continued("networks/edsr_x2_4bit", {"steps": 6})
+    folder = stages.folder_of("networks/edsr_x2_4bit").path
+    trains = "import sys, pathlib, engine.claims as claims\n" \
+             "with claims.training(pathlib.Path(sys.argv[1])):\n    print(flush=True), input()"
+    other = subprocess.Popen([sys.executable, "-c", trains, folder], env=environment(), text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UserError, match="edsr_x2_4bit: another process is training in it"):
+        continued("networks/edsr_x2_4bit", {"steps": 7})
+    assert json.loads((folder / "made_of.json").read_text()) == {"steps": 6}
+    other.communicate("\n")
 
 
 def test_another_budget_trains_again_from_the_start(workplace, monkeypatch):
     flags = ["--dir_data", str(workplace / "data")]
     assert networks.main(flags) == 0
     before = (workplace / "pretrained" / "edsr_x2_4bit.safetensors").read_bytes()
-    monkeypatch.setattr(networks, "SHORT", [FULL, replace(LOW, lr=1e-3)])
+    for module in (networks, budgets):
+        monkeypatch.setattr(module, "SHORT", [FULL, replace(LOW, lr=1e-3)])
     assert networks.main(flags) == 0
     assert (workplace / "pretrained" / "edsr_x2_4bit.safetensors").read_bytes() != before
     assert (stages.EXPERIMENT_ROOT / "networks" / "edsr_x2_4bit.old-1").is_dir()
@@ -176,7 +209,7 @@ def test_the_first_stage_that_fails_ends_it_and_its_log_is_named(workplace, capf
     assert networks.work([FULL, COMPARED], commands.get) == 1
     *_, last = capfd.readouterr().out.splitlines()
     log = networks.log_file(FULL)
-    assert last.endswith(f"edsr_baseline_x2: failed (1); see {log}")
+    assert last.endswith(f"edsr_baseline_x2: failed (exit code 1); see {log}")
     assert log.read_text() == "$ echo began\nbegan\n$ false\n"
 
 
@@ -184,7 +217,7 @@ def test_a_network_for_comparison_that_fails_holds_up_no_other(workplace, capfd)
     commands = {COMPARED: [["false"], ["echo", "never"]], FULL: [["true"]]}
     assert networks.work([COMPARED, FULL], commands.get) == 1
     told = capfd.readouterr().out
-    assert f"{COMPARED.name}: failed (1)" in told and "edsr_baseline_x2: finished" in told
+    assert f"{COMPARED.name}: failed (exit code 1)" in told and "edsr_baseline_x2: finished" in told
     assert "never" not in networks.log_file(COMPARED).read_text()
 
 
@@ -265,14 +298,16 @@ def test_the_budget_names_all_eighteen_networks_and_their_starts_come_first():
         assert not needed or needed in before
 
 
-def test_what_is_too_large_to_ship_is_made_again_elsewhere(workplace, monkeypatch):
+def test_what_is_too_large_to_ship_is_made_where_its_file_is_not(workplace):
     """RDN in full precision: its figures are listed, but its quantized networks need the file."""
-    rdn = replace(FULL, network="rdn_x2")
-    entry = {"file": "rdn_baseline_x2.pt", "recipe": stages.recipe(rdn), "sha256": ""}
-    (workplace / "pretrained" / "models.json").write_text(json.dumps([entry]))
-    assert not rdn.shipped and not stages.finished(rdn)
-    (workplace / "pretrained" / "rdn_baseline_x2.pt").touch()
-    assert stages.finished(rdn)
+    rdn, file = replace(FULL, network="rdn_x2"), workplace / "pretrained" / "rdn_baseline_x2.pt"
+    file.write_bytes(b"weights")
+    list_as_made(workplace / "pretrained", rdn, file)
+    assert not rdn.shipped and stages.finished(rdn)
+    file.write_bytes(b"others")
+    assert not stages.finished(rdn)
+    file.unlink()
+    assert not stages.finished(rdn)
 
 
 def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network(workplace, monkeypatch):
@@ -284,10 +319,8 @@ def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network
     for quantizer in quantizers(low).values():
         quantizer.mark_bounds_set()
     write_packed(low, packed, source=pretrained / "models.json")
-    entries = [{"file": stages.output_file(stage).name, "model": "edsr", "scale": 2, "k_bits": stage.k_bits,
-                "sha256": file_hash(packed), "results": {}, "variant": "",
-                "shipped": stage.shipped, "recipe": stages.recipe(stage)} for stage in (FULL, LOW, COMPARED)]
-    (pretrained / "models.json").write_text(json.dumps(entries))
+    for stage in (FULL, LOW, COMPARED):
+        list_as_made(pretrained, stage, packed)
     assert networks.main(["--dir_data", str(workplace / "data")]) == 0
     start = torch.load(stages.EXPERIMENT_ROOT / "networks" / "edsr_baseline_x2.start.pt")
     again = torch.load(pretrained / "edsr_baseline_x2.pt")
@@ -297,7 +330,7 @@ def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network
     listed = {entry.file: entry for entry in read_listed(pretrained)}
     assert listed["edsr_baseline_x2.pt"].again_from == file_hash(packed)
     assert stages.finished(FULL)
-    assert stages.made_again_from(FULL) and not stages.made_again_from(replace(FULL, batch=3))
+    assert stages.coarse_start(FULL) and not stages.coarse_start(replace(FULL, batch=3))
     assert stages.made_here(FULL).duration == 2 * FULL.seconds < FULL.duration
 
 
@@ -310,13 +343,46 @@ def test_a_budget_is_whole_epochs():
             assert stage.steps and stage.steps % budgets.LOW_EPOCH == 0, stage
 
 
-def test_paper_is_the_scripts(workplace, monkeypatch):
+def test_paper_is_the_scripts_and_leaves_what_is_shipped(workplace, monkeypatch):
+    """Stopped after the first quantized network's run has begun, it goes on with that."""
     ran = []
     monkeypatch.setattr(networks, "run_script", lambda words, dir_data: ran.append(words) or 0)
-    monkeypatch.setattr(stages, "keep_full_precision", lambda file, path: ran.append(["keep", file.parts[2]]))
+    low = stages.EXPERIMENT_ROOT / "output" / "rdnx2" / "4bit" / "model"
+    low.mkdir(parents=True)
+    (low / "checkpoint.pth.tar").touch()
+    before = sorted((workplace / "pretrained").iterdir())
     assert networks.main(["--budget", "paper", "--only", "rdn_x2"]) == 0
-    assert ran == [["baseline.sh", "rdn_x2"], ["keep", "rdn_baseline_x2"],
-                   *(["run.sh", "rdn_x2", bits] for bits in "432")]
+    start = ["--pre_train", str(stages.EXPERIMENT_ROOT / "rdn_baseline_x2")]
+    assert ran == [["baseline.sh", "rdn_x2"], ["run.sh", "rdn_x2", "4", "--resume"],
+                   ["run.sh", "rdn_x2", "3", *start], ["run.sh", "rdn_x2", "2", *start]]
+    assert sorted((workplace / "pretrained").iterdir()) == before
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--list"], "--list: is for --budget"), (["--again"], "--again: is for"), (["--photos", "x"], "--photos: "),
+    (["--device", "gpu"], "--device: is"), (["--only", "edsr_x4_2bit"], "--only edsr_x4_2bit: choose")])
+def test_flags_that_paper_does_not_read_are_refused(monkeypatch, flags, message):
+    monkeypatch.setattr(networks, "run_script", lambda *_: pytest.fail("begins to train"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        networks.main(["--budget", "paper", *flags])
+
+
+def test_what_a_command_warns_of_and_what_it_lacks_is_noted(workplace, capfd):
+    warns = [sys.executable, "-c", "for _ in range(2): print('warning: other images')"]
+    assert networks.work([FULL], {FULL: [warns]}.get) == 0
+    assert capfd.readouterr().out.count("edsr_baseline_x2: warning: other images\n") == 1
+    data = stages.DataFlags(workplace / "data")
+    assert networks.work([COMPARED, LOW, FULL], lambda stage: stages.commands(stage, data, "cpu")) == 1
+    told = capfd.readouterr().out
+    for stage in (COMPARED, LOW):
+        assert re.search(rf"{stage.name}: failed \(.*_baseline_x2.pt: missing, and {stage.name} starts from it", told)
+    assert "edsr_baseline_x2: begun" not in told  # what others start from ends the work
+
+
+def test_too_few_images_to_keep_some(workplace, monkeypatch):
+    monkeypatch.setattr(stages, "HELD_OUT", {"CID22": 25})
+    with pytest.raises(UserError, match="DIV2K_train_HR: 25 of its images are kept from training, it has no more"):
+        networks.main(["--dir_data", str(workplace / "data")])
 
 
 def test_flags_parse(workplace):

@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from examples import ROOT, page
-from examples.results import read_listed
-from examples.stages import sort_key
+from examples.listing import read_listed
 from quant.deploy.packed import file_hash
 from utility import UserError
 
@@ -35,8 +34,8 @@ def test_ours_is_what_models_json_says():
 
 
 def test_our_models_json_is_in_order():
-    entries = json.loads((ROOT / "pretrained" / "models.json").read_text())
-    assert sorted(entries, key=sort_key) == entries
+    entries = read_listed(ROOT / "pretrained")
+    assert sorted(entries, key=lambda entry: entry.order) == entries
 
 
 def test_what_is_between_the_marks_is_written_and_the_rest_stays(folder, capsys):

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 import model
-from examples import results
+from examples import listing, results
 from quant.deploy.packed import file_hash
 from utility import UserError
 
@@ -32,8 +33,9 @@ def shipped(tmp_path):
 
 
 @pytest.fixture
-def five(tiny_data, tmp_path):
-    """A data root whose only benchmark is called Set5."""
+def five(tiny_data, tmp_path, monkeypatch):
+    """A data root whose only benchmark is called Set5, which has no more images."""
+    monkeypatch.setitem(results.BENCHMARKS, "Set5", len(os.listdir(tiny_data / "benchmark" / "Tiny" / "HR")))
     (tmp_path / "data" / "benchmark").mkdir(parents=True)
     os.symlink(tiny_data / "benchmark" / "Tiny", tmp_path / "data" / "benchmark" / "Set5")
     return tmp_path / "data"
@@ -50,15 +52,35 @@ def test_tests_what_is_there_and_says_what_is_lacking(shipped, five, experiments
 
 
 def test_figures_that_differ_are_told(shipped, capsys):
-    [entry] = results.read_listed(shipped(results={"Set5": [30.0, 0.8]}))
-    assert list(results.differences({entry: {"Set5": (30.029, 0.8)}})) == []
-    assert list(results.differences({entry: {"Set5": (30.031, 0.8)}})) == [
-        "edsr_x2.pt: 30.0310 dB on Set5, published 30.0000"]
+    [entry] = listing.read_listed(shipped(results={"Set5": [30.0, 0.8]}))
+    assert list(results.differences({entry: {"Set5": (30.029, 0.8009)}})) == []
+    assert list(results.differences({entry: {"Set5": (30.031, 0.7989)}})) == [
+        "edsr_x2.pt: PSNR 30.0310 dB on Set5, published 30.0000", "edsr_x2.pt: SSIM 0.7989 on Set5, published 0.8000"]
+
+
+def test_a_set_that_lacks_images_is_none(five, monkeypatch, capsys):
+    monkeypatch.setitem(results.BENCHMARKS, "Set5", 5)
+    with pytest.raises(UserError, match="holds none of Set5"):
+        results.available(five, 2)
+    assert re.search("lacking at x2: Set5 has [1-4] of its 5 images", capsys.readouterr().out)
+
+
+def test_what_does_not_come_with_the_code_is_listed_not_measured(shipped, five, experiments, capfd):
+    folder = shipped()
+    [ours] = json.loads((folder / "models.json").read_text())
+    compared = {**ours, "file": "pams.pth.tar", "k_bits": 2, "shipped": False, "results": {"Set5": [29.0, 0.8]},
+                "recipe": {"quantizer": "pams"}}
+    (folder / "models.json").write_text(json.dumps([ours, compared]))
+    assert results.main(["--dir_data", str(five), "--pretrained", str(folder)]) == 0
+    told = capfd.readouterr().out
+    assert "| PAMS 2 bit | 29.00/0.800" in told
+    assert "listed figures, not measured now, as the files do not come with the code: pams.pth.tar\n" in told
+    assert told.endswith("\n1 pairs of PSNR and SSIM measured, each as published\n")
 
 
 def test_what_is_shipped_is_what_is_listed():
-    entries = results.read_listed(ROOT / "pretrained")
-    results.check_files(entries, ROOT / "pretrained")
+    entries = listing.read_listed(ROOT / "pretrained")
+    listing.check_files(entries, ROOT / "pretrained")
     for entry in (entry for entry in entries if entry.shipped):
         path = ROOT / "pretrained" / entry.file
         assert path.stat().st_size < 13e6
@@ -89,9 +111,9 @@ def test_a_root_without_sets_is_refused(tmp_path):
 
 
 def test_gaps_to_full_precision_are_those_of_the_printed_figures():
-    full = results.ListedNetwork("a.pt", "edsr", 4, 32, "", {})
-    low = results.ListedNetwork("b.safetensors", "edsr", 4, 2, "", {})
-    other = results.ListedNetwork("c.safetensors", "edsr", 4, 2, "", {}, variant="otherwise")
+    full = listing.ListedNetwork("a.pt", "edsr", 4, 32, "", {})
+    low = listing.ListedNetwork("b.safetensors", "edsr", 4, 2, "", {})
+    other = listing.ListedNetwork("c.safetensors", "edsr", 4, 2, "", {}, variant="otherwise")
     shipped = {full: {"Set5": (31.304, 0.88)}, low: {"Set5": (30.106, 0.85)}, other: {"Set5": (30.3, 0.85)}}
     lines = results.table(("edsr", 4), shipped, {"pams": {"Set5": (29.0, 0.8)}}).splitlines()
     assert lines[2:] == ["| full precision | 31.30/0.880 |", "| DDTB 2 bit | 30.11/0.850 (-1.19) |",
@@ -102,7 +124,7 @@ def test_gaps_to_full_precision_are_those_of_the_printed_figures():
 
 def test_gaps_are_to_the_full_precision_that_stands_before():
     def entry(k_bits, variant=""):
-        return results.ListedNetwork("a", "srresnet", 4, k_bits, "", {}, variant=variant)
+        return listing.ListedNetwork("a", "srresnet", 4, k_bits, "", {}, variant=variant)
 
     rows = {entry(32, "earlier"): 31.0, entry(4): 30.9, entry(32): 32.0, entry(3): 31.5}
     lines = results.table(("srresnet", 4), {key: {"Set5": (psnr, 0.8)} for key, psnr in rows.items()}, {}).splitlines()
@@ -112,7 +134,7 @@ def test_gaps_are_to_the_full_precision_that_stands_before():
 
 def test_other_methods_and_seeds_stand_in_a_table_of_their_own_beside_ours_at_the_same_bits():
     def entry(k_bits, **settings):
-        return results.ListedNetwork("a", "edsr", 4, k_bits, "", {}, **settings)
+        return listing.ListedNetwork("a", "edsr", 4, k_bits, "", {}, **settings)
 
     made_elsewhere = {"shipped": False, "recipe": {"quantizer": "pams"}}
     rows = {entry(32): 31.0, entry(4): 30.9, entry(3): 30.5, entry(2): 30.0,

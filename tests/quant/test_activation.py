@@ -106,7 +106,8 @@ def test_calibrated_start_without_calibration_takes_the_first_batch():
 
 def test_evaluation_and_calibration_leave_the_bounds():
     module = quantizer()
-    module.eval()(feature())
+    with pytest.warns(UserWarning, match="bounds are not set yet, so what this network gives is no result"):
+        module.eval()(feature())
     set_phase(module.train(), Phase.CALIBRATE)
     module(feature())
     assert bounds_of(module) == (-10, 10) and not module.initialised
