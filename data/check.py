@@ -90,9 +90,11 @@ def _pictures(folders, flag, value):
 
 
 def _test_folders(against, dir_data):
-    if os.path.isdir(against):
+    roots = [dir_data / "benchmark", dir_data] if dir_data else []
+    of_root = os.sep not in against and any(os.path.isdir(root / against) for root in roots)
+    if os.path.isdir(against) and not of_root:
         return [Path(against)]
-    roots = [Path()] + ([dir_data / "benchmark", dir_data] if dir_data else [])
+    roots.append(Path())
     folders = []
     for name in against.split("+"):
         there = [root / name for root in roots if name and os.path.isdir(root / name)]

@@ -190,7 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.csv:
         inputs = [PUBLISHED, *(run_folder(run) / "eval.txt" for run in options.runs)]
         check_output(options.csv, flag="--csv", mark=",".join(CSV_FIELDS).encode(), inputs=inputs, force=options.force)
-    results = [result for run in dict.fromkeys(options.runs) for result in read_run(run)]
+    runs: dict[Path, str] = {}
+    for run in options.runs:
+        runs.setdefault(run_folder(run).resolve(), run)
+    results = [result for run in runs.values() for result in read_run(run)]
     if not results:
         raise UserError(f"{options.runs[0]}: eval.txt holds no PSNR; test on a set with HR images")
     print(markdown_table(results))

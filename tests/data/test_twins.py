@@ -106,3 +106,13 @@ def test_mistakes_are_told(folders, flags, message):
 def test_flags_that_lack_another(flags):
     with pytest.raises(SystemExit):
         check.main(flags)
+
+
+def test_a_set_of_the_data_root_is_meant_before_a_folder_that_is_here(folders, monkeypatch, capsys):
+    picture(8).save(folders / "train" / "twin.png")
+    (folders / "here" / "Mine").mkdir(parents=True)
+    picture(20).save(folders / "here" / "Mine" / "a.png")
+    monkeypatch.chdir(folders / "here")
+    assert check.main(["--hr", str(folders / "train"), "--dir_data", str(folders), "--against", "Mine"]) == 1
+    assert check.main(["--hr", str(folders / "train"), "--dir_data", str(folders), "--against", "./Mine"]) == 0
+    assert check.main(["--hr", str(folders / "train"), "--against", "Mine"]) == 0

@@ -188,3 +188,9 @@ def test_a_run_says_in_what_its_network_is_not_the_published_one(launch, experim
         assert launch("--save run --test_only --load run", quantized=True) == 0
         found = [json.loads(text)["variant"] for text in (experiments / "run" / "eval.txt").read_text().splitlines()]
         assert found == [sizes | more] * 2
+
+
+def test_a_run_that_is_named_twice_is_told_once(tmp_path, capsys):
+    run = write_run(tmp_path / "run", line())
+    report.main([run, f"{run}/", str(tmp_path / "." / "run")])
+    assert len(cells(capsys.readouterr().out)) == 3
