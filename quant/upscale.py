@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -30,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = image_files(options.input, "--input") if folder else [options.input]
     if not files:
         raise UserError(f"--input {options.input}: no images in it")
+    if os.path.exists(options.output) and not os.path.isdir(options.output):
+        raise UserError(f"--output {options.output}: is no folder; give another name")
+    stems: dict[str, Path] = {}
+    for path in files:
+        if (other := stems.setdefault(path.stem, path)) is not path:
+            raise UserError(f"--input {options.input}: {other.name} and {path.name} would share a result; rename one")
     network = OnnxNetwork(options.onnx, threads=options.threads, runtime=options.backend)
     if options.tile and options.tile < exact_tile(network):
         log.warning("warning: --tile %d: margins of tiles below %d are narrower than what the network sees around a "
                     "pixel; results are near those of the whole picture, not equal", options.tile, exact_tile(network))
     targets = {path: options.output / f"{path.stem}_x{network.scale}.png" for path in files}
-    if len(set(targets.values())) < len(targets):
-        raise UserError(f"--input {options.input}: two images differ in their suffix alone; rename one")
     for target in targets.values():
         check_output(target, flag="--output", mark=MAKER.encode(), inputs=[*files, options.onnx], force=options.force)
     problems = 0

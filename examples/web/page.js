@@ -18,7 +18,7 @@ const network = await fetch("network.json").then((answer) => answer.json()).catc
   tell("network.json, which make web writes beside this page, is missing or damaged.");
   throw error;
 });
-const side = LARGEST / network.scale;
+const side = Math.floor(LARGEST / network.scale);
 const worker = new Worker("worker.js", { type: "module" });
 worker.onmessage = ({ data }) => {
   if (data.error) tell(`The network can’t run in this browser: ${data.error}`);

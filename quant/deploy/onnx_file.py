@@ -21,7 +21,10 @@ def read_model(content: bytes, path: Path) -> Any:
     except ImportError as error:
         raise UserError(f"{path}: needs onnx and ONNX Runtime; pip install onnx onnxruntime") from error
     try:
-        return onnx.load_model_from_string(content)
+        loaded = onnx.load_model_from_string(content)
+        if not loaded.graph.node:
+            raise ValueError("holds no graph")  # what an empty file is read as
+        return loaded
     except Exception as error:  # protobuf's own exceptions have no common base besides this
         if content.startswith((b"PK", b"\x80")) or content[8:9] == b"{":  # torch's files, and safetensors
             raise UserError(f"{path}: holds weights, no graph; export it with python -m quant.export") from error

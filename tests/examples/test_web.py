@@ -180,3 +180,12 @@ def test_networks_that_the_page_cannot_run_are_refused(tmp_path, monkeypatch):
     Told.gated = False
     with pytest.raises(UserError, match="three colours"):
         serve.describe(tmp_path / "any.onnx")
+
+
+@needs_node
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_middle_of_a_large_picture_has_whole_pixels(scale):
+    script = (serve.PAGE / "page.js").read_text()
+    [line] = [line for line in script.splitlines() if line.startswith("const side = ")]
+    side = evaluate(f"((LARGEST, network) => {{ {line} return side; }})(4096, {{ scale: {scale} }})")
+    assert side == 4096 // scale

@@ -126,5 +126,18 @@ def test_mistakes_are_one_line(exported, tmp_path, monkeypatch, capsys, flags, t
 def test_two_images_of_one_name(exported, tmp_path):
     for name in ("a.png", "a.PNG"):
         write_png(tmp_path / "in" / name, image(4, 4))
-    with pytest.raises(UserError, match="differ in their suffix alone"):
+    with pytest.raises(UserError, match=r"a\.(png|PNG) and a\.(png|PNG) would share a result; rename one"):
         upscale.main(["--onnx", str(exported), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_anything_is_done(exported, tmp_path):
+    write_png(tmp_path / "a.png", image(4, 4))
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="--output .*out: is no folder; give another name"):
+        upscale.main(["--onnx", "nowhere", "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")])
+
+
+def test_an_empty_onnx_file_is_told(tmp_path):
+    (tmp_path / "x.onnx").touch()
+    with pytest.raises(UserError, match="x.onnx: is no ONNX file that can be read, or is cut short"):
+        OnnxNetwork(tmp_path / "x.onnx")

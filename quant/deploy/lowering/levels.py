@@ -144,9 +144,10 @@ class IntegerWeight:
         return IntegerWeight(self.levels * factors[:, None, None, None], self.step / factors)
 
     def scaled(self, factors: np.ndarray) -> "IntegerWeight":
-        """Each output channel multiplied by a real factor; negative ones turn the levels' signs."""
-        signs = np.where(factors < 0, -1, 1)
-        return IntegerWeight(self.levels * signs[:, None, None, None], self.step * np.abs(factors))
+        """Each output channel multiplied by a real factor; negative ones turn the levels' signs, 0 makes them 0."""
+        signs = np.sign(factors).astype(np.int64)
+        steps = self.step * np.where(factors == 0, 1, np.abs(factors))  # none is 0, as others are divided by them
+        return IntegerWeight(self.levels * signs[:, None, None, None], steps)
 
 
 def quantized_weight(name: str, conv: QuantConv2d) -> IntegerWeight:

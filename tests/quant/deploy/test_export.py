@@ -433,3 +433,18 @@ def test_weights_given_for_a_graph_are_told(tmp_path, small_network):
     for name in ("a.pt", "a.safetensors"):
         with pytest.raises(UserError, match=f"{name}: holds weights, no graph; export it"):
             OnnxNetwork(tmp_path / name)
+
+
+@pytest.mark.parametrize("dynamic", [0, 0.5])
+@pytest.mark.parametrize("format", ["qlinear", "qdq"])
+def test_norms_with_a_weight_of_0(small_network, smooth_image, format, dynamic):
+    """The channel is the norm's bias, as where training has pruned it."""
+    network = small_network("srresnet", dynamic=dynamic)
+    for module in network.residual[0].modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data[0] = 0
+    lr = smooth_image(12, 12)
+    exported = export.export(network, format=format)
+    if format == "qlinear":
+        assert_same(network, exported, lr)
+    assert equal_share(run(exported, lr), torch_run(network, lr)) > 0.99
