@@ -116,6 +116,16 @@ class SuperResolver(nn.Module):
         self.n_colors = settings.get("n_colors", 3)
         self.rgb_range = settings.get("rgb_range", 255)
 
+    def train(self, mode: bool = True) -> "SuperResolver":
+        """As torch's; where a module refuses, as those of packed files do, all of them stay as they were."""
+        before = {module: module.training for module in self.modules()}
+        try:
+            return super().train(mode)
+        except Exception:
+            for module, training in before.items():
+                module.training = training
+            raise
+
     def in_upsampler(self, name: str) -> bool:
         """Whether a tensor of the state dict belongs to the upsampler."""
         return name.partition(".")[0] in self.UPSAMPLER

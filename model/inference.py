@@ -12,11 +12,13 @@ def super_resolve(network: nn.Module, lr: Tensor, *, scale: int, chop_size: int 
     """lr [1, C, h, w] to sr [1, C, scale*h, scale*w], both in 0..rgb_range.
 
     chop_size: pass images that are longer or wider than so many LR pixels in tiles of that size, to bound the memory.
-    self_ensemble: the mean over the 8 flips and quarter turns of lr, each turned back. Raises ValueError for a
-    chop_size that is no whole number from 1, and for tiles of several images.
+    self_ensemble: the mean over the 8 flips and quarter turns of lr, each turned back. Raises ValueError for
+    another scale than the network's, a chop_size that is no whole number from 1, and tiles of several images.
     """
     if chop_size is not None and (not isinstance(chop_size, int) or chop_size < 1):
         raise ValueError(f"chop_size {chop_size!r}: give a whole number of pixels, or None for no tiles")
+    if scale != getattr(network, "scale", scale):
+        raise ValueError(f"scale {scale}: the network's is {network.scale}")
     if chop_size and len(lr) != 1:
         raise ValueError(f"chop_size: tiles are of one image, not of {len(lr)}; give them one by one")
 

@@ -44,7 +44,8 @@ def settings_of(name: str) -> tuple[str, ...]:
 
 def find(text: str) -> str:
     """The name that a name or an alias in any case stands for. Raises UserError, which lists the titles."""
-    name = ALIASES.get(text.lower(), text.lower())
+    name = text.lower() if isinstance(text, str) else ""
+    name = ALIASES.get(name, name)
     if name not in NETWORKS:
         *titles, last = map(title, NETWORKS)
         raise UserError(f"--model {text}: unknown; choose {', '.join(titles)} or {last}")

@@ -36,7 +36,8 @@ class QuantConfig:
         if quantizer not in METHODS:
             raise ValueError(f"quantizer {quantizer}: choose {', '.join(METHODS)}")
         check_bits(k_bits)
-        check_bits(skip_bits or k_bits)
+        if skip_bits != 0:
+            check_bits(skip_bits)
         if unknown := settings.keys() - method_settings().keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: unknown to this version")
         self.k_bits = k_bits

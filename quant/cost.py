@@ -33,7 +33,7 @@ from data.images import named_path
 from model.common import MeanShift, SuperResolver, convolutions
 from model.registry import settings_of
 from model.settings import contradictions
-from quant.activation import gates_in_use, with_gates
+from quant.activation import gates_in_use, quantizers, with_gates
 from quant.config import QuantConfig, quant_flags
 from quant.deploy.network import given_flags, network_parser
 from quant.methods.ddtb import GATE_BITS
@@ -41,11 +41,10 @@ from quant.open import open_network
 from quant.schedule import DYNAMIC_RATIO
 from quant.swap import is_quantized, quantize
 from quant.weight import QuantConv2d
-from utility import UserError, run_main, whole_number
+from utility import FULL_PRECISION, UserError, run_main, whole_number
 
 log = logging.getLogger(__name__)
 
-FLOAT_BITS = 32
 OUTPUT = (1280, 720)
 FORMULAS = ("product", "accumulated")
 IMAGE_SIDE = 32
@@ -86,16 +85,18 @@ class ConvCost:
 def conv_costs(network: SuperResolver) -> list[ConvCost]:
     """The ConvCost of every convolution that runs on features, in the network's order; gates and mean shifts apart."""
     network = copy.deepcopy(network).eval()  # the caller's stays in its mode, and sees no image
+    for quantizer in quantizers(network).values():
+        quantizer.mark_bounds_set()  # costs are the same with any
     reading_floats = {block.get_submodule(name) for block in network.modules()
                       for name in getattr(block, "FLOAT_INPUT", ())}
     costs = []
 
     def record(module, _, output):
-        bits = module.k_bits if isinstance(module, QuantConv2d) else FLOAT_BITS
+        bits = module.k_bits if isinstance(module, QuantConv2d) else FULL_PRECISION
         share = output.shape[2] * output.shape[3] / (side * network.scale) ** 2
         weight = module.weight
         costs.append(ConvCost(names[module], weight.numel() * share, weight[0].numel(), weight.numel(), bits,
-                              FLOAT_BITS if module in reading_floats else bits))
+                              FULL_PRECISION if module in reading_floats else bits))
 
     side = 16
     names = {module: name for name, module in network.named_modules()}
@@ -112,7 +113,7 @@ def gate_costs(network: nn.Module) -> dict[str, int]:
     live = [quantizer.gate for quantizer in gates_in_use(network).values()]
     weights = sum(gate.reduce.weight.numel() + gate.expand.weight.numel() for gate in live)
     norms = sum(4 * gate.norm.num_features for gate in live)
-    return {"gates": len(live), "parameters": weights + norms, "bits": weights * GATE_BITS + norms * FLOAT_BITS,
+    return {"gates": len(live), "parameters": weights + norms, "bits": weights * GATE_BITS + norms * FULL_PRECISION,
             "macs_per_image": weights, "additions_per_lr_pixel": sum(gate.reduce.in_channels for gate in live)}
 
 
@@ -120,7 +121,7 @@ def summary(network: SuperResolver, *, formula: str = "product", output: tuple[i
     """Costs of a network, full-precision or quantized, as a dict of numbers; the gates' under `gates`."""
     costs = conv_costs(network)
     parameters = sum(parameter.numel() for name, parameter in network.named_parameters() if ".gate." not in name)
-    bits = parameters * FLOAT_BITS - sum(cost.weights * (FLOAT_BITS - cost.bits) for cost in costs)
+    bits = parameters * FULL_PRECISION - sum(cost.weights * (FULL_PRECISION - cost.bits) for cost in costs)
     pixels = output[0] * output[1]
     per_pixel = {"macs": sum(cost.macs for cost in costs), "bops": sum(cost.bops(formula) for cost in costs),
                  "bops_as_run": sum(cost.bops(formula, as_run=True) for cost in costs)}
@@ -183,7 +184,7 @@ def _new(given, dynamic_ratio):
     network = model.NETWORKS[given["model"]](
         **{name: given[name] for name in settings_of(given["model"]) if name in given})
     quant = {name: given[name] for name in quant_flags() if name in given}
-    if given.get("k_bits", FLOAT_BITS) == FLOAT_BITS:
+    if given.get("k_bits", FULL_PRECISION) == FULL_PRECISION:
         if idle := [f"--{name}" for name in quant if name != "k_bits"]:
             raise UserError(f"{idle[0]}: is for quantized networks; add --k_bits, 2 to 8, or leave it out")
         _tell_idle(network, {}, given)
@@ -199,7 +200,7 @@ def _new(given, dynamic_ratio):
 
 def _tell_idle(network, quant, given):
     """The log tells of the flags that this network has no use for."""
-    contradictions({"model": given["model"], "k_bits": FLOAT_BITS, **network.settings, **quant}, given,
+    contradictions({"model": given["model"], "k_bits": FULL_PRECISION, **network.settings, **quant}, given,
                    f"--model {given['model']}")
 
 
@@ -223,9 +224,8 @@ def _parse(argv):
 
 
 def _size(text):
-    width, _, height = text.partition("x")
-    size = whole_number(width), whole_number(height)
-    if not all(size):
+    size = tuple(map(whole_number, text.split("x")))
+    if len(size) != 2 or not all(size):
         raise UserError(f"--output {text}: give width and height in pixels, as 1280x720")
     return size
 

@@ -108,6 +108,8 @@ def recomputed(*results: Tensor) -> contextlib.AbstractContextManager:
     """
     if torch.compiler.is_compiling():  # the compiler decides itself what backward keeps
         return contextlib.nullcontext()
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # as those of gradient checkpointing
+        return contextlib.nullcontext()
     nodes = {_place(result): result.grad_fn for result in results if isinstance(result.grad_fn, _Node)}
     if not nodes:
         return contextlib.nullcontext()

@@ -21,8 +21,9 @@ class Phased:
     phase = Phase.DYNAMIC
 
 
-def set_phase(network: nn.Module, phase: Phase) -> None:
-    """Tell every quantized module of the network."""
+def set_phase(network: nn.Module, phase: Phase | str) -> None:
+    """Tell every quantized module of the network. phase: also its value, as "static"; ValueError for another."""
+    phase = Phase(phase)
     for module in network.modules():
         if isinstance(module, Phased):
             module.phase = phase

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 DYNAMIC_RATIO = 0.1
 FIRST_STAGE_EPOCH = 6
+CHOICES = ("variance", "random")
 
 
 class Schedule:
@@ -23,19 +24,25 @@ class Schedule:
 
     dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
     first_phase: the phase of a network that was trained before, which keeps its bounds and gates: earlier phases are
-    left out.
+    left out. Raises ValueError for a value that can't be, and for a network that is not quantized.
     """
 
     def __init__(self, network: nn.Module, *, dynamic_ratio: float, first_stage_epoch: int = FIRST_STAGE_EPOCH,
                  dynamic_choice: str = "variance", seed: int = 1, first_phase: Phase = Phase.CALIBRATE) -> None:
+        if not 0 <= dynamic_ratio <= 1:
+            raise ValueError(f"dynamic_ratio {dynamic_ratio}: give 0 to 1")
+        if dynamic_choice not in CHOICES:
+            raise ValueError(f"dynamic_choice {dynamic_choice}: choose {' or '.join(CHOICES)}")
         self.network = network
         self.dynamic_ratio = dynamic_ratio
         self.first_stage_epoch = first_stage_epoch
         self.dynamic_choice = dynamic_choice
         self.seed = seed
-        self.first_phase = self.phase = first_phase
-        self.chosen = first_phase is not Phase.CALIBRATE
+        self.first_phase = self.phase = Phase(first_phase)
+        self.chosen = self.first_phase is not Phase.CALIBRATE
         self._quantizers = quantizers(network)
+        if not self._quantizers:
+            raise ValueError("the network holds no quantizers; quantize it before its schedule is made")
         self._candidates = with_gates(network)
         if not self.chosen:
             for quantizer in self._candidates.values():
@@ -73,9 +80,9 @@ class Schedule:
             quantizer.end_calibration()
         self.chosen = True
         if self._candidates:
-            none = "warning: " if self.dynamic_ratio > 0 and not dynamic else ""
-            log.info("%s%d of %d quantizers have a gate (--dynamic_ratio %g)", none, len(dynamic),
-                     len(self._candidates), self.dynamic_ratio)
+            none = self.dynamic_ratio > 0 and not dynamic
+            log.log(logging.WARNING if none else logging.INFO, "%s%d of %d quantizers have a gate (--dynamic_ratio %g)",
+                    "warning: " if none else "", len(dynamic), len(self._candidates), self.dynamic_ratio)
 
     def gate_regulariser(self) -> Tensor | None:
         """mean over the gates that ran in the last forward of mean(logits**2), pulling beta to 1; None without any."""

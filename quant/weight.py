@@ -95,6 +95,9 @@ class QuantConv2d(nn.Conv2d, Phased):
         if not isinstance(conv.weight, nn.Parameter):
             raise ValueError("a weight is made of others, as by weight norm or pruning; make it a Parameter first, as "
                              "torch.nn.utils.parametrize.remove_parametrizations does")
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(f"{type(conv).__name__}: has no quantized form, only nn.Conv2d itself has; what another "
+                             "class adds would be lost")
         same: dict[str, Any] = {name: getattr(conv, name) for name in GEOMETRY}
         super().__init__(**same, bias=conv.bias is not None, device="meta")
         self.weight = conv.weight

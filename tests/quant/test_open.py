@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import model
 from data.images import write_png
+from model.inference import super_resolve
 from model.weights import FORMAT
 from quant import Phase, QuantConfig, enlarge, export, is_quantized, open_network, quantize, set_phase
 from quant import inspect as looking
@@ -289,7 +290,7 @@ def test_enlarge(small_network):
         assert np.abs(large.astype(int) - enlarge(network, image, self_ensemble=True)).mean() < 60
         if network.n_colors == 1:
             assert np.array_equal(large[..., 0], large[..., 2])
-    for wrong in (image[..., :2], image[..., 0], image.astype(float)):
+    for wrong in (image[..., :2], image[..., 0], image.astype(float), image[:0], torch.zeros(3, 8, 8)):
         with pytest.raises(ValueError, match="uint8 .h, w, 3."):
             enlarge(network, wrong)
     with pytest.raises(ValueError, match="eval"):
@@ -300,6 +301,27 @@ def test_enlarge(small_network):
     for mode in ("P", "L", "RGBA", "YCbCr", "HSV", "LAB"):
         with pytest.raises(ValueError, match=f"not in {mode}; make a PIL one RGB"):
             enlarge(network, picture.convert(mode))
+
+
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "rdn"])
+def test_an_image_is_enlarged_in_the_networks_own_precision(small_network, name):
+    image = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
+    network = small_network(name, k_bits=32)
+    expected = enlarge(network, image).astype(int)
+    assert np.abs(enlarge(network.double(), image) - expected).max() <= 1
+
+
+def test_a_packed_network_that_refuses_to_train_stays_as_it_was(small_network, saved, tmp_path):
+    write_packed(small_network("edsr"), tmp_path / "x.safetensors", source=saved({}))
+    network = open_network(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="no weights to train"):
+        network.train()
+    assert not any(module.training for module in network.modules())
+
+
+def test_another_scale_than_the_networks_is_refused(small_network):
+    with pytest.raises(ValueError, match="scale 4: the network's is 2"):
+        super_resolve(small_network("edsr"), torch.zeros(1, 3, 16, 16), scale=4, chop_size=8)
 
 
 def test_a_network_that_calibrates_gives_no_picture(small_network):

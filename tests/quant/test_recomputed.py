@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from quant.functional import fake_quantize, fake_quantize_parts, recomputed
 from quant.weight import QuantConv2d
@@ -104,3 +105,23 @@ def test_compiled_whole(leaves):
     module = conv()
     compiled = torch.compile(lambda x: module(fake_quantize(x, *leaves[1:3], 4)), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(leaves[0]), module(fake_quantize(*leaves[:3], 4)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "rdn"])
+def test_gradient_checkpointing_gives_the_same_gradients(small_network, name, reentrant):
+    network = small_network(name).train()
+    x = (feature(1, 3, 8, 8) * 40).requires_grad_()
+
+    def gradients(run):
+        network.zero_grad()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+        run().square().mean().backward()
+        return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+
+    expected = gradients(lambda: network(x))
+    found = gradients(lambda: checkpoint(network, x, use_reentrant=reentrant))
+    assert len(expected) == len(found) > 10
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

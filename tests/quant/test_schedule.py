@@ -175,3 +175,20 @@ def test_random_choice_is_as_many_by_seed_alone(network):
         chosen.append([name for name, quantizer in quantizers(network).items() if quantizer.dynamic])
     assert len(chosen[0]) == len(quantizers(network)) // 2
     assert chosen[0] == chosen[1] != chosen[2]
+
+
+@pytest.mark.parametrize("change", [{"dynamic_ratio": -0.3}, {"dynamic_ratio": 30}, {"dynamic_choice": "varience"},
+                                    {"first_phase": "warm"}])
+def test_values_that_cannot_be_are_refused(network, change):
+    with pytest.raises(ValueError, match=str(next(iter(change.values())))):
+        Schedule(network, **{"dynamic_ratio": 0.5, **change})
+
+
+def test_a_network_that_is_not_quantized_has_no_schedule(small_network):
+    with pytest.raises(ValueError, match="holds no quantizers"):
+        Schedule(small_network("edsr", k_bits=32), dynamic_ratio=0.5)
+
+
+def test_that_no_gate_is_chosen_is_a_warning(network, caplog):
+    Schedule(network, dynamic_ratio=0.5).start_epoch(2)  # nothing was recorded
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -283,3 +283,60 @@ def test_sums_of_other_bits_train(name):
     torch.manual_seed(0)
     network = model.NETWORKS[name](scale=2, **{"edsr": {"n_resblocks": 1, "n_feats": 4}, "rdn": {"G0": 4}}[name])
     assert_trains(quantize(network, QuantConfig(2, skip_bits=8)))
+
+
+class Tripled(nn.Conv2d):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def tripled(network):
+    network.body[0].body[0].__class__ = Tripled
+
+
+def twice(network):
+    network.body[1] = network.body[0]
+
+
+def hooked(network):
+    network.body[0].body[2].register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("change, message", [
+    (tripled, "Tripled: has no quantized form"), (twice, "a block stands in two places"), (hooked, "0: has hooks")])
+def test_what_a_quantized_form_would_lose_is_refused(small_network, change, message):
+    network = small_network("edsr", k_bits=32)
+    change(network)
+    with pytest.raises(ValueError, match=message):
+        quantize(network, CONFIG)
+    assert not is_quantized(network)
+
+
+def test_frozen_norms_stay_frozen(small_network):
+    network = small_network("srresnet", k_bits=32).train()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms[:1]:
+        norm.eval()
+    quantize(network, CONFIG)
+    assert [norm.training for norm in norms] == [False, *[True] * (len(norms) - 1)]
+    assert all(quantizer.training for quantizer in quantizers(network).values())
+
+
+@pytest.mark.parametrize("config", [4, {"k_bits": 4}])
+def test_a_config_that_is_none_is_refused(small_network, config):
+    with pytest.raises(TypeError, match="give a QuantConfig, as QuantConfig"):
+        quantize(small_network("edsr", k_bits=32), config)
+
+
+def test_no_skip_bits_are_0(small_network):
+    with pytest.raises(ValueError, match="None: 2 to 8 are possible"):
+        QuantConfig(4, skip_bits=None)
+
+
+def test_a_phase_goes_by_its_name_too(small_network):
+    network = small_network("edsr")
+    for phase in Phase:
+        set_phase(network, phase.value)
+        assert all(quantizer.phase is phase for quantizer in quantizers(network).values())
+    with pytest.raises(ValueError, match="dynamik"):
+        set_phase(network, "dynamik")

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import model
+from model import NETWORKS
 from model.torch_file import save_torch_file
 from quant import Phase, QuantConfig, export, open_network, pack, quantize, set_phase
 from quant.activation import quantizers
@@ -244,3 +245,33 @@ def test_what_no_tool_could_open_is_not_written(small_network, packed, tmp_path)
     with pytest.raises(UserError, match="have no bounds yet"):
         packed(network)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+class Widened(NETWORKS["edsr"]):
+    pass
+
+
+def other_class(network):
+    network.__class__ = Widened
+
+
+def calibrating(network):
+    set_phase(network, Phase.CALIBRATE)
+
+
+@pytest.mark.parametrize("change, message", [
+    (other_class, "Widened is no registered network"), (calibrating, "the network calibrates"),
+    (lambda network: setattr(network.body[0], "res_scale", 0.7), "body.0 was changed by hand"),
+    (lambda network: setattr(network.body[0].act1, "k_bits", 8), "body.0.act1 was changed by hand"),
+    (lambda network: setattr(network.body[0].body, "1", torch.nn.LeakyReLU()), "body.0.body.1 was changed by hand")])
+def test_what_a_file_would_not_hold_is_not_packed(small_network, packed, tmp_path, change, message):
+    network = small_network("edsr", n_resblocks=1)
+    change(network)
+    with pytest.raises(UserError, match=message):
+        packed(network)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_full_precision_is_not_packed(small_network, packed):
+    with pytest.raises(UserError, match="only quantized ones are packed"):
+        packed(small_network("edsr", k_bits=32))
