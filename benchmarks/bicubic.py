@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import argument_parser, milliseconds, show  # noqa: E402
 from data.imresize import contributions, imresize  # noqa: E402
+from utility import run_main  # noqa: E402
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
@@ -71,4 +72,4 @@ def text(one):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -1,8 +1,10 @@
 """What the benchmarks share: flags, networks as the programs build them, time by turns, peak memory."""
 
 import argparse
+import contextlib
 import copy
 import json
+import math
 import os
 import statistics
 import time
@@ -50,9 +52,29 @@ def argument_parser(description, **defaults):
     """A parser with --json and a flag of HELP for each of `defaults`, {name: default}."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {**defaults, "json": False}.items():
-        kind = {"action": "store_true"} if default is False else {"type": type(default), "choices": CHOICES.get(name)}
+        type_of = usable if name == "device" else str if isinstance(default, str) else positive(type(default))
+        kind = {"action": "store_true"} if default is False else {"type": type_of, "choices": CHOICES.get(name)}
         parser.add_argument(f"--{name}", default=default, help=f"{HELP[name]} (default: %(default)s)", **kind)
     return parser
+
+
+def positive(kind):
+    """A function from text to a finite number above 0 of a kind, int or float, for argparse."""
+    def read(text):
+        with contextlib.suppress(ValueError):
+            if 0 < kind(text) < math.inf:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text}: give {'1 or more' if kind is int else 'a number above 0'}")
+
+    return read
+
+
+def usable(device):
+    """The name of a torch device that is there, for argparse."""
+    with contextlib.suppress(RuntimeError, AssertionError):
+        torch.empty(0, device=device)
+        return device
+    raise argparse.ArgumentTypeError(f"{device}: is no device here; give cpu")
 
 
 def step_parser(description, *, repeats, patch_size, batch_size=4):

@@ -28,6 +28,7 @@ from data.image_sets import Pair  # noqa: E402
 from data.loader import TrainLoader  # noqa: E402
 from data.pictures import to_values  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
+from utility import run_main  # noqa: E402
 
 HEIGHT, WIDTH = 1404, 2040
 BATCH_SIZE = 16
@@ -105,4 +106,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -26,6 +26,7 @@ from data.loader import TrainLoader  # noqa: E402
 from data.sampler import TrainSampler  # noqa: E402
 from quant import distill, functional, weight  # noqa: E402
 from quant.methods import ddtb  # noqa: E402
+from utility import run_main  # noqa: E402
 
 PARTS = ("convolutions", "activation quantizers", "weight quantizers", "percentiles", "recomputed in backward",
          "gates", "teacher", "losses", "optimizer", "data", "rest")
@@ -170,4 +171,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -15,16 +15,15 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data.images import read_image
+from data.images import image_files, read_image
 from examples import ROOT
 from metrics.figure import crop_figure, save_figure
-from metrics.pairs import crop_to
+from metrics.pairs import RESULT_NAME, crop_to
 from metrics.report import result_lines, run_folder
 from quant import open_network
 from quant.activation import with_gates
 from utility import MAKER, UserError, add_force, check_output, first_line, run_main, whole_number
 
-SCALE = 4
 QUANTIZERS_SHOWN = 4
 DYNAMIC, STATIC = "#c2321f", "#d5dde6"
 
@@ -76,16 +75,24 @@ def draw_crops(image, options):
     set_name, _, name = image.partition("/")
     hr = read_image(options.dir_data / "benchmark" / set_name / "HR" / f"{name}.png")
     named = {options.full: "full precision", **labels(run for run in options.shown if run != options.full)}
-    results = {label: saved_result(run, set_name, name) for run, label in named.items()}
-    return crop_figure(crop_to(hr, next(iter(results.values())), scale=SCALE), results, border=SCALE, title=name)
+    found = {label: saved_result(run, set_name, name) for run, label in named.items()}
+    if len(scales := {scale for _, scale in found.values()}) > 1:
+        raise UserError(f"--shown: runs of several scales, {sorted(scales)}; show those of one")
+    [scale], results = scales, {label: sr for label, (sr, _) in found.items()}
+    return crop_figure(crop_to(hr, next(iter(results.values())), scale=scale), results, border=scale, title=name)
 
 
 def saved_result(run, set_name, name):
-    """The SR image that a test of the run saved, uint8 [H, W, 3]."""
-    found = sorted(run_folder(run).glob(f"results-{set_name}/*bit_{name}_x{SCALE}_SR.png"))
-    if not found:
-        raise UserError(f"{run_folder(run)}: holds no result of {set_name}/{name}; test the run with --save_results")
-    return read_image(found[0])
+    """(the SR image that a test of the run saved, uint8 [H, W, 3]; its scale)."""
+    folder = run_folder(run) / f"results-{set_name}"
+    matches = {path: RESULT_NAME.fullmatch(path.stem) for path in (image_files(folder) if folder.is_dir() else [])}
+    found = {path: int(match["scale"]) for path, match in matches.items()
+             if match and (match["name"], match["kind"]) == (name, "SR")}
+    if len(found) != 1:
+        raise UserError(f"{folder}: holds {len(found) or 'no'} result{'s' * (len(found) > 1)} of {name}; test the run "
+                        "with --save_results, and keep one network's")
+    [(path, scale)] = found.items()
+    return read_image(path), scale
 
 
 def draw_psnr(runs, set_name):

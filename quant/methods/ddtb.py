@@ -94,8 +94,8 @@ class DualBoundQuantizer(ActivationQuantizer):
 
     def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
-        gated = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
-        logits = self.logits = self.gate(*parts) if gated else None  # threads that share the network have their own
+        gate_runs = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
+        logits = self.logits = self.gate(*parts) if gate_runs else None  # threads that share the network have their own
         lower, upper = self.static_bounds()
         if logits is None or self.phase is Phase.STATIC:
             return lower, upper

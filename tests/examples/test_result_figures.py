@@ -20,8 +20,7 @@ def runs(launch, experiments):
     return experiments / "cmp"
 
 
-def test_every_figure_is_drawn(runs, tiny_data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(result_figures, "SCALE", 2)
+def test_every_figure_is_drawn(runs, tiny_data, tmp_path, capsys):
     flags = ["--full", "cmp/low", "--runs", "cmp/low", "cmp/other", "--shown", "cmp/other", "--images", "Tiny/one",
              "--dir_data", str(tiny_data), "--curve", "Tiny", "--out", str(tmp_path / "figures")]
     assert result_figures.main(flags) == 0
@@ -29,6 +28,18 @@ def test_every_figure_is_drawn(runs, tiny_data, tmp_path, capsys, monkeypatch):
     assert [path.rpartition("/")[2] for path in written] == ["crops_one.png", "psnr_over_epochs.png",
                                                             "bounds_over_training.png", "gate_places.png"]
     assert all(read_image(path).std() > 0 for path in written)
+
+
+def test_results_of_two_networks_are_not_taken_for_one(runs):
+    image, scale = result_figures.saved_result("cmp/low", "Tiny", "one")
+    assert image.ndim == 3 and scale == 2
+    folder = runs / "low" / "results-Tiny"
+    [path] = folder.glob("*bit_one_x2_SR.png")
+    (folder / "16bit_one_x2_SR.png").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="results-Tiny: holds 2 results of one; test the run"):
+        result_figures.saved_result("cmp/low", "Tiny", "one")
+    with pytest.raises(UserError, match="results-Tiny: holds no result of nowhere"):
+        result_figures.saved_result("cmp/low", "Tiny", "nowhere")
 
 
 def test_curves_leave_out_calibration_and_later_tests(runs):
