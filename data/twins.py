@@ -6,6 +6,7 @@ details in the middle of each are searched in the other, at several sizes. Photo
 first look only.
 """
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -19,7 +20,10 @@ from data.images import image_files, read_image
 from data.layout import folders_in
 from utility import UserError
 
-NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_|_Q[0-9]+$")  # folders
+log = logging.getLogger(__name__)
+
+NO_PICTURES = re.compile(r"^\.|^decoded$|(^|_)LR_bicubic$")  # folders
+PERHAPS_NONE = re.compile(r"(^|_)LR_|_Q[0-9]+$")
 SIDE = 96  # longest side that is kept
 THREADS = 8  # each may hold a whole decoded picture
 FREQUENCIES = 6  # of the 8 a direction
@@ -46,12 +50,17 @@ class Twin(NamedTuple):
 def pictures_in(folder: Path | str, flag: str = "") -> list[Path]:
     """The image files in a folder and below it, without LR images and decoded copies.
 
-    Raises UserError, which begins with `flag`, for a folder that can't be read.
+    Folders below it that may hold such, by their names alone, are left out with a word. Raises UserError, which begins
+    with `flag`, for a folder that can't be read.
     """
     found = image_files(folder, flag)
     for path in folders_in(folder):
         loop = Path(folder).resolve().is_relative_to(path.resolve())
-        if not loop and not NO_PICTURES.search(path.name):
+        if loop or NO_PICTURES.search(path.name):
+            continue
+        if PERHAPS_NONE.search(path.name):
+            log.warning("warning: %s: left out, its name is that of LR images; to look into it, name it itself", path)
+        else:
             found += pictures_in(path, flag)
     return found
 

@@ -96,7 +96,6 @@ class SuperResolver(nn.Module):
     ValueError is raised for one that can't work. All tensors that it keeps are in its state dict: quant.open makes it
     without memory, and fills it from a file.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of, without which no image is tested in tiles.
-    A block whose quantized convolution reads what is not quantized names it in FLOAT_INPUT (quant/blocks.py).
     """
 
     UPSAMPLER: tuple[str, ...] = ()

@@ -55,10 +55,13 @@ class ActivationQuantizer(nn.Module, Phased):
         """Mirror the buffers that `load_state_dict`, or another, has changed."""
         self.bounds_set = bool(self.initialised.item())
 
-    def train(self, mode: bool = True) -> "ActivationQuantizer":
-        """Mirror the buffers too: weight averaging copies them without a word."""
+    def _mirror(self):
         with contextlib.suppress(RuntimeError, AssertionError):  # of tensors without values, as torch's fake ones
             self.read_flags()
+
+    def train(self, mode: bool = True) -> "ActivationQuantizer":
+        """Mirror the buffers too: weight averaging copies them without a word."""
+        self._mirror()
         return super().train(mode)
 
     def set_dynamic(self, dynamic: bool) -> None:
@@ -107,12 +110,19 @@ class ActivationQuantizer(nn.Module, Phased):
         if self.phase is Phase.CALIBRATE:
             return self._calibrate(parts)
         if not self.bounds_set:
-            if self.training:
-                self.set_bounds(concatenated(parts))
-                self.mark_bounds_set()
-            else:
-                warnings.warn(NO_RESULT, stacklevel=2)
+            self._begin(parts)
         return self.quantized(*parts)
+
+    def _begin(self, parts):
+        """Set the bounds in training; in evaluation say that there are none."""
+        self._mirror()  # replicas of nn.DataParallel have set the buffers, which they share, alone
+        if self.bounds_set:
+            return
+        if self.training:
+            self.set_bounds(concatenated(parts))
+            self.mark_bounds_set()
+        else:
+            warnings.warn(NO_RESULT, stacklevel=3)
 
     def _calibrate(self, parts):
         x = concatenated(parts)

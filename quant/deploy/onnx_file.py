@@ -52,7 +52,7 @@ def check_finite(graph: Any, path: Path) -> None:
     """
     from onnx import TensorProto, numpy_helper
 
-    for tensor in (tensor for one in _graphs(graph) for tensor in one.initializer):
+    for tensor in (tensor for one in all_graphs(graph) for tensor in one.initializer):
         if tensor.data_location == TensorProto.EXTERNAL:
             raise UserError(f"{path}: {tensor.name} lies in another file; export the network again")
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
@@ -69,15 +69,10 @@ def check_runtime(path: Path) -> None:
                         f"{OLDEST_RUNTIME[0]}.{OLDEST_RUNTIME[1]} or newer")
 
 
-def all_nodes(graph: Any) -> Iterator[Any]:
-    """All nodes of a graph and of the graphs in its nodes."""
-    return (node for one in _graphs(graph) for node in one.node)
-
-
-def _graphs(graph) -> Iterator[Any]:
+def all_graphs(graph: Any) -> Iterator[Any]:
     """A graph and the graphs in its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                yield from _graphs(body)
+                yield from all_graphs(body)

@@ -116,3 +116,13 @@ def test_a_set_of_the_data_root_is_meant_before_a_folder_that_is_here(folders, m
     assert check.main(["--hr", str(folders / "train"), "--dir_data", str(folders), "--against", "Mine"]) == 1
     assert check.main(["--hr", str(folders / "train"), "--dir_data", str(folders), "--against", "./Mine"]) == 0
     assert check.main(["--hr", str(folders / "train"), "--against", "Mine"]) == 0
+
+
+@pytest.mark.parametrize("name, told", [("my_LR_photos", True), ("photos_Q90", True), ("A_train_LR_bicubic", False)])
+def test_folders_that_are_left_out_by_their_names_alone_are_told(folders, caplog, capsys, name, told):
+    (folders / "train" / name).mkdir()
+    picture(8).save(folders / "train" / name / "twin.png")
+    flags = ["--dir_data", str(folders), "--against", "Mine"]
+    assert check.main(flags) == 0
+    assert (f"{name}: left out, its name is that of LR images" in caplog.text) == told
+    assert check.main(["--hr", str(folders / "train" / name), *flags]) == 1

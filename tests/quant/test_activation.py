@@ -257,3 +257,17 @@ def test_a_network_is_copied_and_saved_whole_after_a_training_forward(phase, tmp
     loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
     assert torch.equal(copied.eval()(x), loaded.eval()(x))
     y.sum().backward()
+
+
+def test_replicas_of_data_parallel_set_the_bounds_once():
+    """They share the tensors, not what is in Python; a forward each has new ones."""
+    module = quantizer(k_bits=2)
+    replicas = [module._replicate_for_data_parallel() for _ in range(2)]
+    for replica in replicas:
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            setattr(replica, name, tensor)
+    replicas[0](feature())
+    bounds = bounds_of(module)
+    assert bounds != (-10, 10)
+    replicas[1](feature(seed=1) * 3)
+    assert bounds_of(module) == bounds

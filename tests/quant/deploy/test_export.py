@@ -16,7 +16,7 @@ from quant import Phase, QuantConfig, export, quantize, set_phase, upscale, veri
 from quant.activation import quantizers
 from quant.deploy.lowering.image_model import OPSETS
 from quant.deploy.onnx_backend import OnnxNetwork
-from quant.deploy.onnx_file import all_nodes
+from quant.deploy.onnx_file import all_graphs
 from quant.deploy.packed import write_packed
 from quant.weight import QuantConv2d
 from utility import UserError, run_main
@@ -136,7 +136,7 @@ def test_bounds_that_have_met(small_network, smooth_image):
 def test_every_quantized_convolution_is_an_integer_kernel(small_network, smooth_image, tmp_path, name, rest, dynamic):
     network = small_network(name, 4, dynamic=dynamic)
     session(export.export(network, rest=rest, images=[smooth_image(12, 12)]), tmp_path)
-    nodes = list(all_nodes(onnx.load(tmp_path / "optimized.onnx").graph))
+    nodes = [node for graph in all_graphs(onnx.load(tmp_path / "optimized.onnx").graph) for node in graph.node]
     kernels = Counter(node.op_type for node in nodes)
     integer = sum(kernels[kind] for kind in INTEGER_KERNELS)
     convs = [module for name, module in network.named_modules()
@@ -158,7 +158,7 @@ def test_convolutions_on_dense_features_have_constant_biases(small_network, smoo
     """ONNX Runtime's fastest kernel takes no others."""
     network = small_network("rdn", dynamic=1)
     exported = export.export(network, rest="int8", images=[smooth_image(12, 12)], weights="plain")
-    convs = [node for node in all_nodes(exported.graph) if node.op_type == "QLinearConv"]
+    convs = [node for graph in all_graphs(exported.graph) for node in graph.node if node.op_type == "QLinearConv"]
     constants = {one.name: one.dims for graph in graphs_of(exported) for one in graph.initializer}
     biases = [node.input[8] in constants for node in convs
               if constants[node.input[3]][1] > network.settings["G0"] and ".gate/" not in node.name]

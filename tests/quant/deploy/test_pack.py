@@ -14,7 +14,7 @@ from model.torch_file import save_torch_file
 from quant import Phase, QuantConfig, export, open_network, pack, quantize, set_phase
 from quant.activation import quantizers
 from quant.deploy.bitpack import pack_bits, unpack_bits
-from quant.deploy.onnx_file import all_nodes
+from quant.deploy.onnx_file import all_graphs
 from quant.deploy.packed import write_packed
 from quant.open import load_weights
 from quant.weight import QuantConv2d
@@ -133,7 +133,7 @@ def test_checkpoint_packed_and_exported_have_the_same_integers(small_network, sm
 def integer_kernels(exported):
     """(module, int8 weight) of every integer convolution with constant weights, gates' means left out."""
     constants = {one.name: numpy_helper.to_array(one) for one in constants_of(exported)}
-    for node in all_nodes(exported.graph):
+    for node in (node for graph in all_graphs(exported.graph) for node in graph.node):
         position = {"QLinearConv": 3, "MatMulInteger": 1}.get(node.op_type)
         if position and node.input[position] in constants:
             yield node.name.rsplit("/", 1)[0], constants[node.input[position]]
