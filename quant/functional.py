@@ -86,7 +86,9 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, lower: Tensor, upper: Tensor, k_bits: int, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(lower, upper, *parts)
         ctx.k_bits = k_bits
-        return _quantized(parts, lower, upper, k_bits)
+        y = _quantized(parts, lower, upper, k_bits)
+        ctx.version = None if torch.compiler.is_compiling() or y.is_inference() else y._version
+        return y
 
     @staticmethod
     @once_differentiable
@@ -110,7 +112,8 @@ def recomputed(*results: Tensor) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # as those of gradient checkpointing
         return contextlib.nullcontext()
-    nodes = {_place(result): result.grad_fn for result in results if isinstance(result.grad_fn, _Node)}
+    nodes = {_place(result): result.grad_fn for result in results  # but what a hook has changed in place
+             if isinstance(result.grad_fn, _Node) and result._version == result.grad_fn.version}
     if not nodes:
         return contextlib.nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(

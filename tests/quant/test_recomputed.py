@@ -125,3 +125,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(small_network, name, re
     found = gradients(lambda: checkpoint(network, x, use_reentrant=reentrant))
     assert len(expected) == len(found) > 10
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_a_result_that_was_changed_in_place_is_kept(leaves):
+    def weight_gradient(change):
+        x, lower, upper, weight, *weight_bounds = leaves
+        y = change(fake_quantize(x, lower, upper, 4))
+        quantized = fake_quantize(weight, *weight_bounds, 4)
+        with recomputed(y, quantized):
+            return torch.autograd.grad(F.conv2d(y, quantized, padding=1).square().sum(), weight)[0]
+
+    def in_place(y):
+        with torch.no_grad():
+            return y.add_(0.3)
+
+    assert torch.equal(weight_gradient(in_place), weight_gradient(lambda y: y + 0.3))
+    assert not torch.equal(weight_gradient(in_place), weight_gradient(lambda y: y))
