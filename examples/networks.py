@@ -141,12 +141,13 @@ def work(chosen, commands_of, *, again=False):
 
 def first_problem(stage, commands_of):
     """Run the commands of a stage; returns what ended it, in words, "" where all of it is done."""
-    log_file(stage).touch()
     try:
         for command in commands_of(stage):
             if code := run_logged(stage, command):
                 return f"exit code {code}"
     except UserError as error:
+        with open(log_file(stage), "a") as file:
+            print(f"$ {stage.name}\nerror: {error}", file=file)
         return str(error)
     return ""
 

@@ -119,6 +119,7 @@ function moveBar(share, seconds = 0) {
 }
 
 function save(blob) {
+  if (!blob) return tell("This browser can’t save a picture of this size.");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = `${name}_x${network.scale}.png`;

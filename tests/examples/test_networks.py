@@ -235,6 +235,13 @@ def test_that_a_compared_network_diverges_is_listed_and_not_tried_again(workplac
     assert not stages.finished(LOW)
     again = replace(COMPARED, steps=7)  # what an earlier try told is not this one's
     assert networks.work([again], {again: [["false"]]}.get) == 1
+    assert networks.work([COMPARED], commands.get, again=True) == 0
+
+    def lacking(stage):
+        raise UserError("its start is missing")
+
+    assert networks.work([again], lacking) == 1
+    assert "error: its start is missing" in networks.log_file(again).read_text()
 
 
 def test_a_signal_is_passed_on_and_the_child_may_save(workplace, capfd):
