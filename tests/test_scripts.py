@@ -127,6 +127,16 @@ def test_the_python_and_the_data_can_be_others():
     assert " --dir_data /data " in done.stdout
 
 
+@pytest.mark.parametrize("script", ["baseline.sh", "run.sh", "test.sh"])
+def test_the_python_may_lie_in_a_path_with_a_space(script, tmp_path):
+    python = tmp_path / "my environment" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho ran \"$1\"\n")
+    python.chmod(0o755)
+    done = run(script, "edsr_x4", PYTHON=str(python))
+    assert done.returncode == 0 and done.stdout.startswith("ran main_"), done.stderr
+
+
 def test_a_failing_command_fails_the_script():
     assert run("run.sh", "edsr_x4", PYTHON="false").returncode == 1
 
