@@ -18,9 +18,10 @@ class ActivationQuantizer(nn.Module, Phased):
     """The base class: calibration, when the bounds are set, float32. A feature is [N, channels, h, w], or parts of it.
 
     Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
-    float32. During calibration features pass unchanged; `observations` holds [min, max] of each one, a tensor [2], over
-    all processes that share the batch. The bounds are set in the first training forward, or when calibration ends;
-    `bounds_set` mirrors the buffer `initialised`, which says so, in Python, where no forward waits for it.
+    float32; in a network that was cast as a whole, they are of its dtype. During calibration features pass unchanged;
+    `observations` holds [min, max] of each one, a tensor [2], over all processes that share the batch. The bounds are
+    set in the first training forward, or when calibration ends; `bounds_set` mirrors the buffer `initialised`, which
+    says so, in Python, where no forward waits for it.
 
     A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none. `trained`:
     whether the bounds are Parameters.
