@@ -24,7 +24,7 @@ from quant.distill import BOUND_LR
 from quant.methods import METHODS, method_settings
 from quant.open import known_flags
 from quant.phase import Phase
-from quant.schedule import DYNAMIC_RATIO, FIRST_STAGE_EPOCH
+from quant.schedule import CHOICES, DYNAMIC_RATIO, FIRST_STAGE_EPOCH
 from utility import FULL_PRECISION, UserError, check_file, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
@@ -149,7 +149,7 @@ def groups() -> dict[str, dict[str, Setting]]:
             **methods,
             "dynamic_choice": Setting(
                 str, "variance", "ddtb: which gates are used: those of the most varying ranges; random: drawn by "
-                "--seed, an ablation", ("variance", "random")),
+                "--seed, an ablation", CHOICES),
             "first_stage_epoch": Setting(
                 int, FIRST_STAGE_EPOCH, "first epoch whose gates are applied (ddtb), and whose network can be the "
                 "best; 2: no staged start, an ablation", least=2),

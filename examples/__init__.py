@@ -15,10 +15,10 @@ def command_line(step):
     return [sys.executable, *start, *flags]
 
 
-def environment(**more):
+def environment():
     """The variables that our programs are run with, wherever they are called."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def run(step):

@@ -24,13 +24,12 @@ def continued(run, made_of, *, again=False):
 
     again: so is one whose network is listed already. Raises UserError where another process trains in the folder.
     """
-    folder = folder_of(run)
-    found = _read(run)
+    folder, found = folder_of(run), _read(run)
     was_finished = found.pop(FINISHED, False)
-    if folder.path.exists() and (found != made_of or again and was_finished):
-        with folder.claimed():
-            folder.path.rename(free_old_name(folder.path))
     if found != made_of or again and was_finished:
+        if folder.path.exists():
+            with folder.claimed():
+                folder.path.rename(free_old_name(folder.path))
         _write(run, made_of)
     return resumed(run)
 

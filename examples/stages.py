@@ -97,8 +97,8 @@ def runs_of(stage):
     """The names of a stage's runs, below the experiments' folder."""
     if not isinstance(stage, FullPrecision):
         return [f"{RUNS}/{stage.name}"]
-    again = "again" if coarse_start(stage) else ""
-    return [f"{RUNS}/{stage.name}.{again or number}" for number, _ in enumerate(made_here(stage).parts, 1)]
+    parts = made_here(stage).parts
+    return [f"{RUNS}/{stage.name}.{'again' if parts is AGAIN else number}" for number, _ in enumerate(parts, 1)]
 
 
 def made_here(stage):
