@@ -8,10 +8,16 @@ if __name__ == "__main__":
 import copy
 import logging
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 import main_ori
 import model
 from data.build import build_test_sets
+from model.common import SuperResolver
 from model.saved import file_at
 from model.weights import load_strictly
 from option import LIGHTER, parse_options
@@ -25,13 +31,13 @@ from utility import FULL_PRECISION, UserError, run_main
 log = logging.getLogger(__name__)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     options = parse_options(argv, quantized=True)
     return main_ori.run(options) if options.k_bits == FULL_PRECISION or options.test_only else run(options)
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Quantize a network and train it by parsed options."""
     with main_ori.run_context(options) as (folder, device):
         teacher = model.build(options)
@@ -39,7 +45,7 @@ def run(options):
         evaluator = main_ori.build_evaluator(options, build_test_sets(options), folder, device)
         continued_from = options.resume or options.load and folder.to_continue()
         # a checkpoint brings its phase, weights and teacher when training resumes
-        phase = Phase.CALIBRATE if continued_from else start_weights(teacher, student, options)
+        phase = Phase.CALIBRATE if continued_from else load_start_weights(teacher, student, options)
         schedule = Schedule(student, dynamic_ratio=options.dynamic_ratio, dynamic_choice=options.dynamic_choice,
                             first_stage_epoch=options.first_stage_epoch, seed=options.seed, first_phase=phase)
         objective = Distillation(teacher.to(device), schedule, w_l1=options.w_l1, w_at=options.w_at,
@@ -49,7 +55,7 @@ def run(options):
     return 0
 
 
-def start_weights(teacher, student, options):
+def load_start_weights(teacher: SuperResolver, student: SuperResolver, options: Namespace) -> Phase:
     """Give teacher and student the weights of --pre_train; the student those of --refine, where given.
 
     Returns the Phase that training begins in: with --refine the network keeps its own, with its bounds and gates.
@@ -79,7 +85,7 @@ def start_weights(teacher, student, options):
     return phase
 
 
-def teacher_in(checkpoint, path):
+def teacher_in(checkpoint: dict[str, Any], path: str) -> dict[str, Tensor]:
     """The teacher's state dict in a run's checkpoint, read from `path`. Raises UserError where it has none."""
     objective = checkpoint.get("objective")
     if not isinstance(objective, dict) or "teacher" not in objective:

@@ -7,21 +7,28 @@ if __name__ == "__main__":
 
 import contextlib
 import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import loss
 import model
 from data.build import build_test_sets, build_train_loader
+from data.datasets import EvalSet
 from engine.device import channels_last
 from engine.evaluator import Evaluator
 from engine.optimizer import build_optimizer, build_scheduler
 from engine.recorder import Recorder
 from engine.run import open_run
+from engine.run_folder import RunFolder
 from loss.supervised import Supervised
 from model import parallel
-from model.common import compiler_lacks
+from model.common import SuperResolver, compiler_lacks
 from model.interpolation import start_as_interpolation
-from model.saved import file_at, file_of_run
+from model.saved import file_at, file_hash, file_of_run
 from option import (
     LIGHTER,
     config_text,
@@ -33,18 +40,18 @@ from option import (
     variant_of,
 )
 from quant.deploy.onnx_backend import OnnxNetwork
-from quant.deploy.packed import file_hash
+from quant.distill import Distillation
 from quant.open import load_weights, open_network
 from trainer import Trainer
 from utility import UserError, run_main
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv). Returns the exit code; a user's mistake raises UserError."""
     return run(parse_options(argv, quantized=False))
 
 
-def run(options):
+def run(options: Namespace) -> int:
     """Train and test a full-precision network by parsed options."""
     with run_context(options) as (folder, device):
         if options.test_only:
@@ -69,7 +76,7 @@ def run(options):
 
 
 @contextlib.contextmanager
-def run_context(options):
+def run_context(options: Namespace) -> Iterator[tuple[RunFolder, torch.device]]:
     """What both programs begin with: (RunFolder, device)."""
     path = experiment_folder(options.load or options.save)
     with parallel.joined(n_gpus=options.n_GPUs, test_only=options.test_only, cpu=options.cpu), open_run(
@@ -80,12 +87,13 @@ def run_context(options):
         yield folder, device
 
 
-def test(options, folder, device):
-    """Test the network that --refine and the like name. What its file says of it counts; the options become that.
+def test(options: Namespace, folder: RunFolder, device: torch.device) -> int:
+    """Test one network. Its file decides its settings, which replace those of `options`.
 
     Returns the exit code, 1 where a user's picture was left out.
     """
     given, defaults = network_flags(options)
+    network: Any  # a SuperResolver, or an OnnxNetwork, which is called alike
     if options.backend != "torch":
         file = Path(options.refine)
         network = OnnxNetwork(file, runtime=options.backend).check(given)
@@ -105,7 +113,8 @@ def test(options, folder, device):
     return int(any(results[test_set.name]["images"] < len(test_set) for test_set in test_sets))
 
 
-def build_evaluator(options, test_sets, folder, device, *, file="", tested=None):
+def build_evaluator(options: Namespace, test_sets: Sequence[EvalSet], folder: RunFolder, device: torch.device, *,
+                    file: str = "", tested: Mapping[str, Any] | None = None) -> Evaluator:
     """The test pass that the options ask for. file, tested: as Evaluator's."""
     return Evaluator(test_sets, run=folder, device=device, model=options.model, scale=options.scale,
                      k_bits=options.k_bits, variant=variant_of(options), rgb_range=options.rgb_range,
@@ -114,7 +123,7 @@ def build_evaluator(options, test_sets, folder, device, *, file="", tested=None)
                      save_results=options.save_results, save_gt=options.save_gt, tested=tested)
 
 
-def weights_to_test(options, folder):
+def weights_to_test(options: Namespace, folder: RunFolder) -> tuple[str | Path, str]:
     """(file, flag) of what --test_only tests: --refine, else --resume, else the run that --load or --save names.
 
     In full precision --pre_train counts too, as in EDSR-PyTorch, if no run is named that has bits. Raises UserError
@@ -129,7 +138,8 @@ def weights_to_test(options, folder):
     return file_of_run(folder.path), "--load" if options.load else "--save"
 
 
-def train(network, objective, groups, evaluator, options, *, continued_from, folder, device):
+def train(network: SuperResolver, objective: Supervised | Distillation, groups: list[Any], evaluator: Evaluator,
+          options: Namespace, *, continued_from: str | Path | None, folder: RunFolder, device: torch.device) -> None:
     """Train by `objective`, on from the checkpoint `continued_from` where there is one. groups: the optimizer's."""
     optimizer = build_optimizer(groups, name=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                                 momentum=options.momentum, betas=options.betas, epsilon=options.epsilon)

@@ -117,7 +117,8 @@ def groups() -> dict[str, dict[str, Setting]]:
             "patch_size": Setting(int, 192, "training patch in HR pixels", least=1),
             "no_augment": Setting(bool, False, "no random flips and turns of training patches"),
             "chop": Setting(bool, False, "test in overlapping tiles, to save memory"),
-            "chop_size": Setting(int, 256, "longest side of a tile in LR pixels", least=32),
+            "chop_size": Setting(
+                int, 256, "longest side of an upsampler's tile in LR pixels; the body's are larger", least=32),
         },
         "Model": {
             "model": Setting(
@@ -136,7 +137,7 @@ def groups() -> dict[str, dict[str, Setting]]:
                 str, "single", "arithmetic of tests; half: 16-bit convolutions", ("single", "half")),
         },
         "Quantization": {
-            "k_bits": Setting(int, FULL_PRECISION, "bits of weights and features: 2 to 8, 32 for none",
+            "k_bits": Setting(int, FULL_PRECISION, "bits of weights and features: 2 to 8; 32: full precision",
                               (*range(2, 9), FULL_PRECISION)),
             "skip_bits": Setting(
                 int, 0, "bits of the features that feed a sum and no convolution, 2 to 8 (EDSR, RDN); 0: those of "
@@ -260,7 +261,7 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     typed = {*given, *(() if quantized else ("k_bits",))}  # the full-precision program stands for --k_bits 32
     options = Namespace(**{**defaults, **given}, given=typed, notes=[])
     _name_the_run(options)
-    if found := _own_run(options, parser, defaults, quantized=quantized):
+    if found := _own_run(options, parser, defaults):
         path, stored, fixed = found
         _merge_with_run(options, given, defaults, path, stored, fixed)
     elif quantized and not options.test_only and "k_bits" not in given:
@@ -281,7 +282,7 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
 
 
 def _name_the_run(options):
-    """Bring the ways to continue into two: `load`, the name of a run, and `resume`, a file or empty."""
+    """Reduce --save, --load and --resume to two: `load`, the name of a run, and `resume`, a file; each may be empty."""
     experiment_folder(options.save)
     if options.resume in (RESUME_OWN, "-1"):
         options.load, options.resume = options.load or options.save, ""
@@ -312,7 +313,7 @@ def _kept_epoch(folder, number):
     return kept[int(number)]
 
 
-def _own_run(options, parser, defaults, *, quantized):
+def _own_run(options, parser, defaults):
     """(checkpoint, its options, names of those that can't change) of the run that is continued or tested; else None."""
     run = experiment_folder(options.load or options.save)
     if options.test_only:  # the network's file says what it is; a run says on which images it is tested

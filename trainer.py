@@ -31,8 +31,8 @@ from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
-# Convolutions alone run in 16 bit. All else stays float32: 16 bit leave round(s*x - z) no fraction to round by, can't
-# resolve a bound's step, and losses are means of squares, which overflow, or of differences below half a grey level.
+# Convolutions run in 16 bit, and features stay so until quantizers, mean shifts and losses make them float32: 16 bit
+# leave round(s*x - z) no fraction to round by, can't resolve a bound's step, and in losses overflow or round away.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the best
 
@@ -96,7 +96,7 @@ class Trainer:
         idle = printed
         for lr, hr, _ in bar:
             waited += time.perf_counter() - idle
-            self._step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
+            self.step(lr.to(self.device, non_blocking=True), hr.to(self.device, non_blocking=True))
             done += 1
             self.position = (epoch, done)
             if done % self.print_every == 0:
@@ -110,7 +110,8 @@ class Trainer:
             self._stop_if_asked(held.number)
             idle = time.perf_counter()
 
-    def _step(self, lr, hr):
+    def step(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
+        """Train on a batch, in calibration only look at it: lr [N, n_colors, p, p], hr [N, n_colors, s*p, s*p]."""
         with self.autocast:
             total, parts = self.objective.losses(self.network, lr, hr)
         if total is not None:
@@ -133,8 +134,8 @@ class Trainer:
             epoch, batch = self.position
             raise Stopped(number, f"saved after batch {batch} of epoch {epoch}; go on with --load {self.run.path}")
 
-    def _means(self):
-        """{name of a loss: its mean over the epoch's batches that had it, over all processes}. Waits for the device."""
+    def _reduced_losses(self):
+        """{name of a loss: its mean over the epoch's batches and all processes}; they all have the same sums then."""
         if self.sums:
             together = parallel.all_reduce_mean(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
             self.sums = dict(zip(self.sums, together.unbind(), strict=True))
@@ -142,8 +143,7 @@ class Trainer:
 
     def _check_finite(self):
         """The epoch's mean losses so far as text; stops the run where one is not finite. Waits for the device."""
-        means = self._means()
-        self._demand_finite("loss", means)
+        self._demand_finite("loss", means := self._reduced_losses())
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())
 
     def _demand_finite(self, what, values):
@@ -155,14 +155,14 @@ class Trainer:
     def _finish_epoch(self):
         """Test, count the best, step the scheduler, save: killed anywhere, the epoch is finished again from its end."""
         epoch = self.position[0]
-        means = self._means()
-        is_best = parallel.is_first() and self._test(epoch, means)
+        means = self._reduced_losses()
+        is_best = parallel.is_first() and self._test_and_record(epoch, means)
         parallel.wait_for_all()
         step_scheduler(self.scheduler)
         self.position, self.sums, self.counts = (epoch + 1, 0), {}, {}
         self.save(best=is_best, keep=self.save_models and self.objective.phase is not Phase.CALIBRATE)
 
-    def _test(self, epoch, means):
+    def _test_and_record(self, epoch, means):
         """Test, record the epoch's curves; returns whether its network is the best so far."""
         phase = self.objective.phase
         results = {} if phase is Phase.CALIBRATE else self.evaluator(self.network, epoch)
@@ -229,7 +229,7 @@ class Trainer:
         self.has_checkpoint = Path(path).resolve() == self.run.checkpoint.resolve()
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
         if state.get("trained_on", self.loader.images_hash) != self.loader.images_hash:
-            log.info("warning: the training images are others than those that it was trained on")
+            log.warning("warning: the training images are others than those that it was trained on")
 
     def _restore(self, state):
         self.objective.load_state_dict(state["objective"])

@@ -136,8 +136,8 @@ def check_output(path: str | Path, *, flag: str, mark: bytes, inputs: Iterable[s
                  force: bool = False) -> None:
     """Raise UserError where writing a file to `path` would destroy something.
 
-    That is one of the `inputs` in any case, and, without `force`, a file that does not hold `mark`, the bytes by which
-    a tool knows what it wrote itself. A folder, pipe or device can't be replaced by a file either.
+    That is one of the `inputs` in any case, and, without `force`, a file, unless it is empty, without `mark`, the bytes
+    by which a tool knows what it wrote itself. A folder, pipe or device can't be replaced by a file either.
     """
     if not os.path.lexists(path):
         return
@@ -221,12 +221,12 @@ def free_old_name(path: Path, *, suffix: str = "") -> Path:
 
 
 def lock(file: IO, *, wait: bool = False, shared: bool = False) -> bool:
-    """Whether this process, without its forks, alone has the open file until it is closed; all, where no locks are."""
+    """Lock an open file until this process, forks apart, closes it; False where another holds it, not both shared."""
     try:
         import fcntl
         fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except (ImportError, OSError) as error:
-        return not isinstance(error, (BlockingIOError, PermissionError))
+        return not isinstance(error, (BlockingIOError, PermissionError))  # True on systems without locks
     return True
 
 

@@ -150,7 +150,7 @@ def recorded(prepared, loaded, cuda):
         with record_function("data"):
             lr, hr, _ = next(loaded)
             lr, hr = lr.to(prepared.device), hr.to(prepared.device)
-        prepared.low._step(lr, hr)
+        prepared.low.step(lr, hr)
         if cuda:
             torch.cuda.synchronize()
     return run.events()

@@ -29,13 +29,13 @@ def measure(name, args):
             prepared.teacher(prepared.batch[0])
 
     def step(trainer):
-        trainer._step(*prepared.batch)
+        trainer.step(*prepared.batch)
         trainer.optimizer.zero_grad(set_to_none=True)  # the memory of the next step counts them
 
     def quantized():
         step(prepared.low)
 
-    yield common.compare("calibration", prepared, lambda: prepared.low._step(*prepared.batch), forward)
+    yield common.compare("calibration", prepared, lambda: prepared.low.step(*prepared.batch), forward)
     common.start_dynamic(prepared)
     one = common.compare("train_step", prepared, quantized, lambda: step(prepared.full), beside=forward)
     yield {**one, "waits": waits(quantized)} if prepared.device.type == "cuda" else one

@@ -17,7 +17,7 @@ def training(folder: Path) -> Iterator[None]:
     """Keep other training processes out while the block runs. Raises UserError where one is at work."""
     with _opened(folder, TRAINING) as file:
         if not lock(file):
-            raise UserError(f"--save {folder}: another process is training in it; wait for it, or end it first")
+            raise UserError(f"{folder}: another process is training in it; wait for it, or end it first")
         yield
 
 
@@ -31,7 +31,7 @@ def testing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_tests(folder: Path) -> Iterator[bool]:
-    """Keep tests out while the block runs; gives False where one is at work, and stays."""
+    """Keep tests out while the block runs; gives False, without waiting, where one is at work."""
     with _opened(folder, TESTS) as file:
         yield lock(file)
 
@@ -42,7 +42,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--save {folder}: can't be written ({error.strerror}); choose another place") from error
+        raise UserError(f"{folder}: can't be written ({error.strerror}); choose another place") from error
 
 
 def _opened(folder, name):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.checkpoint import fingerprint
 from engine.run_folder import RunFolder
-from quant.deploy.packed import file_hash
+from model.saved import file_hash
 from utility import check_file
 
 log = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequenc
         if parallel.is_first():
             log_to_file = stack.enter_context(logging_to_stdout())
             for note in notes:
-                log.info("%s", note)
+                log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, "%s", note)
 
             def begin():
                 if test_only or not continues:

@@ -26,9 +26,9 @@ class RunFolder:
     """Where everything of one run lies: config.txt, log.txt, eval.txt, model/, results-<set>/, curves.
 
     Other files and runs in the folder or below it stay untouched.
-    continued: the checkpoint that the run goes on from, None for a new run. rewound: that is an earlier epoch of the
-    run itself, whose models, with this one, were moved aside. begin: makes it ready to be written to. flag: what named
-    the path, for messages.
+    continued: the checkpoint that the run goes on from, None for a new run. rewound: whether that is an earlier epoch
+    of this run, whose models, that one too, were moved aside. begin: to be called before anything is written. flag:
+    what named the path, for messages.
     """
 
     def __init__(self, path: str | Path, *, continued: Path | None = None, flag: str = "--save") -> None:
@@ -78,8 +78,8 @@ class RunFolder:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
         if self.checkpoint.is_file():
             return self.checkpoint
-        log.info("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given%s", self.path,
-                 self.told_aside())
+        log.warning("warning: --load %s: no checkpoint is there yet, beginning with the flags that are given%s",
+                    self.path, self.told_aside())
         return None
 
     def told_aside(self) -> str:

@@ -47,7 +47,7 @@ class Stage:
 
     @property
     def for_comparison(self):
-        """Whether nothing is made of it but rows of a table: of full precision others start, shipped or not."""
+        """Whether it only serves a table of compared methods; full precision never does, as others start from it."""
         return not self.shipped and self.k_bits != FULL_PRECISION
 
 
@@ -116,14 +116,15 @@ class Quantized(Stage):
     def name(self):
         """What its run and its file are called."""
         marks = (self.quantizer if self.quantizer != "ddtb" else "",
-                 "percentile" if self.quantizer == "ddtb" and self.init_bounds == "percentile" else "",
+                 self.init_bounds if self.quantizer == "ddtb" and self.init_bounds != "calibrated" else "",
                  f"skip{self.skip_bits}" if self.skip_bits else "", f"seed{self.seed}" if self.seed != 1 else "")
         return "_".join((f"{self.network}_{self.k_bits}bit", *filter(None, marks)))
 
     @property
     def variant(self):
         """What a row of the table says besides the bits."""
-        start = {"calibrated": "calibrated bounds", "percentile": "as published"}[self.init_bounds]
+        start = {"calibrated": "calibrated bounds", "percentile": "as published", "released": "as released"}[
+            self.init_bounds]
         marks = (start if self.quantizer == "ddtb" else "",
                  f"sums in {self.skip_bits} bits" if self.skip_bits else "",
                  f"seed {self.seed}" if self.seed != 1 else "")

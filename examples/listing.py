@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model.registry import title
-from quant.deploy.packed import file_hash
+from model.saved import file_hash
 from utility import FULL_PRECISION, UserError, atomic_path
 
 METHOD_NAMES = {"ddtb": "DDTB", "pams": "PAMS", "pact": "PACT", "dorefa": "DoReFa", "minmax": "min-max"}

@@ -117,8 +117,8 @@ def overview(chosen):
 def work(chosen, commands_of, *, again=False):
     """Run the commands of each stage that is not finished, or with `again` of each. Returns 1 when one failed, else 0.
 
-    A failure ends the work; that of a network that only serves a comparison does not, as nothing starts from it. That
-    such a one diverges is a result.
+    A failure ends the work, except that of a compared network, from which nothing starts. If its training diverges,
+    that is listed as its result.
     """
     (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
     failed = 0

@@ -22,9 +22,9 @@ from examples.listing import ListedNetwork, read_listed, test_command, test_run,
 from examples.page import write_page
 from examples.results import SETS, available, scores
 from examples.runs import continued, folder_of, mark_finished
+from model.saved import file_hash
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
-from quant.deploy.packed import file_hash
 from quant.open import open_network
 from utility import UserError, lock
 
@@ -107,9 +107,9 @@ def made_here(stage):
 
 
 def coarse_start(stage):
-    """What full precision that does not come with the code begins with: the widest quantized file that does, or None.
+    """The quantized file, the widest shipped, from whose weights full precision that is not shipped is trained again.
 
-    None too where the budget has other numbers by now than those that made the listed one.
+    None for other stages, and where the budget has other numbers by now than those that made the listed network.
     """
     if not isinstance(stage, FullPrecision) or stage.shipped:
         return None

@@ -11,7 +11,8 @@ def super_resolve(network: nn.Module, lr: Tensor, *, scale: int, chop_size: int 
                   self_ensemble: bool = False) -> Tensor:
     """lr [1, C, h, w] to sr [1, C, scale*h, scale*w], both in 0..rgb_range.
 
-    chop_size: pass images that are longer or wider than so many LR pixels in tiles of that size, to bound the memory.
+    chop_size: compute images that are longer or wider than so many LR pixels in tiles, to bound the memory: so large
+    for the upsampler, larger for the body, which has smaller features.
     self_ensemble: the mean over the 8 flips and quarter turns of lr, each turned back. Raises ValueError for
     another scale than the network's, a chop_size that is no whole number from 1, and tiles of several images.
     """

@@ -33,9 +33,9 @@ def start_as_interpolation(network: SuperResolver) -> SuperResolver:
 
 
 def _enlarge(conv: nn.Conv2d, factor: int, colours: int) -> None:
-    """Outputs [c * factor^2 + y * factor + x], which the shuffle brings to (y, x) of each pixel's factor x factor.
+    """Set the weights so that convolution and pixel shuffle enlarge each colour bilinearly; a factor of 1 copies.
 
-    A factor of 1 copies.
+    The shuffle makes output channel c * factor^2 + y * factor + x the sub-pixel (y, x) of colour c.
     """
     taps = torch.stack([_bilinear((place + 0.5) / factor - 0.5, conv.kernel_size[0]) for place in range(factor)])
     kernels = torch.einsum("ai,bj->abij", taps, taps).flatten(0, 1)

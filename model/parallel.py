@@ -1,8 +1,8 @@
 """What the processes of a training run compute together, as torchrun starts them.
 
 Each batch is split into equal slices. Gradients, losses, extremes and statistics are computed over all slices, so every
-process holds the same network at any time. In a run of one process each function returns its argument, so networks and
-quantizers call them unconditionally.
+process holds the same network at any time. In a run of one process each function leaves tensors as they are, so
+networks and quantizers call them unconditionally.
 """
 
 import contextlib

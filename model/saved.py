@@ -1,5 +1,6 @@
-"""Where a run's folder has its networks, and what they say of themselves."""
+"""Where a run's folder has its networks, and what their files say of themselves."""
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -43,3 +44,8 @@ def file_of_run(folder: str | Path) -> Path:
 def best_or_last(folder: str | Path) -> Path | None:
     """The best network of a run, else its last checkpoint; None without either."""
     return next((path for path in (Path(folder) / BEST, Path(folder) / LAST) if os.path.isfile(path)), None)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

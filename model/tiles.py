@@ -73,7 +73,7 @@ class TileMeans:
 
 @dataclass(frozen=True)
 class Tile:
-    """Slices (rows, columns): `window` and `kept` of the image, `core` of the window, where kept is in it."""
+    """Slices (rows, columns): `window` and `kept` of the image, `core`: the same part, in coordinates of the window."""
 
     window: tuple
     core: tuple

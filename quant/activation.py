@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from model import parallel
-from quant.functional import check_bits, concatenated, extremes, with_minimal_width
+from quant.functional import check_bits, concatenated, extremes, raised_upper
 from quant.phase import Phase, Phased
 
-NO_RESULT = "bounds are not set yet, so what this network gives is no result; the first training forward sets them"
+NO_RESULT = "bounds are not set yet, so this network's output means nothing; the first training forward sets them"
 
 
 class ActivationQuantizer(nn.Module, Phased):
     """The base class: calibration, when the bounds are set, float32. A feature is [N, channels, h, w], or parts of it.
 
-    Arithmetic and result are float32, also where a feature comes in 16 bit: the levels are those of the same values in
-    float32; in a network that was cast as a whole, they are of its dtype. During calibration features pass unchanged;
-    `observations` holds [min, max] of each one, a tensor [2], over all processes that share the batch. The bounds are
-    set in the first training forward, or when calibration ends; `bounds_set` mirrors the buffer `initialised`, which
-    says so, in Python, where no forward waits for it.
+    Features that come in 16 bit, as under autocast, are made float32 first, and the result is float32; in a network
+    that was cast as a whole both have its dtype. During calibration features pass unchanged; `observations` holds
+    [min, max] of each one, a tensor [2], over all processes that share the batch. The bounds are set in the first
+    training forward, or when calibration ends; `bounds_set` mirrors the buffer `initialised`, which says so, in Python,
+    where no forward waits for it.
 
     A subclass defines `static_bounds`, `quantized` and `set_bounds`. `gate` is None where there is none. `trained`:
     whether the bounds are Parameters.
@@ -61,7 +61,7 @@ class ActivationQuantizer(nn.Module, Phased):
             self.read_flags()
 
     def train(self, mode: bool = True) -> "ActivationQuantizer":
-        """Mirror the buffers too: weight averaging copies them without a word."""
+        """Mirror the buffers too: weight averaging writes them directly, so no hook runs."""
         self._mirror()
         return super().train(mode)
 
@@ -94,7 +94,7 @@ class ActivationQuantizer(nn.Module, Phased):
         """Move bounds that are not set yet by a calibration batch, `observations`' last; most wait for the end."""
 
     def end_calibration(self) -> None:
-        """End calibration: forget the records; the last one is kept as the release keeps it."""
+        """End calibration: forget the records; the last one stays in the buffers of the release's names, unused."""
         if self.observations:
             self.min_val[0], self.max_val[0] = self.observations[-1]
         self.observations.clear()
@@ -159,12 +159,12 @@ def gates_in_use(network: nn.Module) -> dict[str, ActivationQuantizer]:
 
 
 def without_bounds(network: nn.Module) -> list[str]:
-    """Names of the quantizers whose bounds nothing has set yet: what they would give is no result."""
+    """Names of the quantizers whose bounds nothing has set yet, so that their output means nothing."""
     return [name for name, quantizer in quantizers(network).items() if not quantizer.bounds_set]
 
 
 def check_finished(network: nn.Module) -> None:
-    """Raise ValueError for a network whose results are none: it trains or calibrates, or bounds are not set yet."""
+    """Raise ValueError for a network that is not ready for use: in training or calibration, or without bounds."""
     if network.training:
         raise ValueError("the network is in training mode; call eval() first")
     if any(quantizer.phase is Phase.CALIBRATE for quantizer in quantizers(network).values()):
@@ -179,4 +179,4 @@ def collapsed(network: nn.Module) -> list[str]:
     Waits for the device once per quantizer: for logs, not for steps.
     """
     bounds = {name: quantizer.static_bounds() for name, quantizer in quantizers(network).items()}
-    return [name for name, (lower, upper) in bounds.items() if not torch.equal(with_minimal_width(lower, upper), upper)]
+    return [name for name, (lower, upper) in bounds.items() if not torch.equal(raised_upper(lower, upper), upper)]

@@ -139,6 +139,6 @@ class QuantGlobalFusion(nn.Sequential):
 
 BLOCKS = {ResBlock: QuantResBlock, BNResBlock: QuantBNResBlock, DenseBlock: QuantDenseBlock,
           GlobalFusion: QuantGlobalFusion}
-# modules whose own weights stay in full precision; the list makes sure that no convolution is forgotten. Blocks within
-# them are quantized all the same. torch's own modules and the network itself need no entry.
+# modules whose own weights stay in full precision; blocks within them are quantized all the same. `quantize` refuses a
+# class that is in neither list. torch's own modules need no entry: outside blocks they stay in full precision.
 STAYS_FLOAT = {MeanShift, BatchNorm2d}

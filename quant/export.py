@@ -16,6 +16,7 @@ from data.pictures import to_planes, to_values
 from model.common import SuperResolver
 from model.edsr import EDSR
 from model.rdn import RDN
+from model.saved import file_hash
 from model.srresnet import SRResNet
 from quant.activation import check_finished, gates_in_use
 from quant.deploy.lowering import edsr, rdn, srresnet
@@ -28,10 +29,9 @@ from quant.deploy.lowering.qdq import Qdq
 from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
-from quant.deploy.packed import file_hash
 from quant.open import open_network
 from quant.swap import is_quantized
-from utility import UserError, add_force, atomic_path, check_output, run_main
+from utility import FULL_PRECISION, UserError, add_force, atomic_path, check_output, run_main
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +99,14 @@ def _parse(argv):
 def _check(options, k_bits):
     if options.out.suffix != ".onnx":
         raise UserError(f"--out {options.out}: an ONNX file's name ends in .onnx")
-    if k_bits not in (*BITS, 32, None):
+    if k_bits not in (*BITS, FULL_PRECISION, None):
         raise UserError(f"--k_bits {k_bits}: 2 to 6 bits become integers, 32 stays float; levels of 7 and 8 "
                         "bits need not fit int8, and their products saturate on processors without VNNI")
-    if options.rest == "int8" and k_bits == 32:
+    if options.rest == "int8" and k_bits == FULL_PRECISION:
         raise UserError("--rest int8: is for quantized networks; give one of 2 to 6 bits")
     if options.rest == "int8" and not options.calib:
         raise UserError("--rest int8: needs --calib, a folder of images like those to be upscaled")
-    if options.gates == "fold" and k_bits == 32:
+    if options.gates == "fold" and k_bits == FULL_PRECISION:
         raise UserError("--gates fold: full-precision networks have no gates; drop it, or give one of 2 to 6 bits")
     if options.gates == "fold" and not options.calib:
         raise UserError("--gates fold: needs --calib, a folder of images like those to be upscaled")
@@ -114,9 +114,9 @@ def _check(options, k_bits):
         raise UserError(f"--calib {options.calib}: --rest fp32 with --gates run needs no calibration; drop it, or give "
                         "--rest int8 or --gates fold")
     for flag in ("symmetric", "weights"):
-        if getattr(options, flag) and k_bits == 32:
+        if getattr(options, flag) and k_bits == FULL_PRECISION:
             raise UserError(f"--{flag}: is for quantized weights and features; drop it for full precision")
-    if options.format != "qlinear" and k_bits == 32:
+    if options.format != "qlinear" and k_bits == FULL_PRECISION:
         raise UserError(f"--format {options.format}: full precision has no integers, so one form; leave it out")
     if options.opset is not None:
         check_opset(options.opset)
@@ -186,7 +186,7 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
         sr = lowering.lower_int8(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
         sr = lowering.lower_exact(graph, network)
-    bits = network.quant_config.k_bits if is_quantized(network) else 32
+    bits = network.quant_config.k_bits if is_quantized(network) else FULL_PRECISION
     metadata = {"format": FORMAT, "network": {"name": model.name_of(network), **network.settings}, "k_bits": bits,
                 "rgb_range": network.rgb_range,
                 "quant": network.quant_config.trained() if is_quantized(network) else {},

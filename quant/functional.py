@@ -31,14 +31,18 @@ def width_floor(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(lower.abs(), upper.abs()) * RELATIVE_WIDTH_FLOOR + ABSOLUTE_WIDTH_FLOOR
 
 
-def with_minimal_width(lower: Tensor, upper: Tensor) -> Tensor:
+def raised_upper(lower: Tensor, upper: Tensor) -> Tensor:
     """The upper bound, raised where it is less than `width_floor` above lower (crossed bounds included)."""
     floor = width_floor(lower, upper)
     return torch.where(upper - lower < floor, lower + floor, upper)
 
 
 def scale_and_zero(lower: Tensor, upper: Tensor, k_bits: int) -> tuple[Tensor, Tensor]:
-    """s = n/(u-l) and z = round(s*l) + 2**(k-1), shaped like the bounds; q = round(s*x - z) fits signed k bits."""
+    """s = n/(u-l) and z = round(s*l) + 2**(k-1), shaped like the bounds; q = round(s*x - z) fits signed k bits.
+
+    torch divides a number by a tensor as 1/(u-l) * n, in float32 not always the value of one division; so does the
+    release, the compiled kernel and the exported gate.
+    """
     scale = (2**k_bits - 1) / (upper - lower)
     return scale, torch.round(scale * lower) + 2 ** (k_bits - 1)
 
@@ -49,7 +53,7 @@ def integer_levels(x: Tensor, lower: Tensor, upper: Tensor, k_bits: int) -> tupl
     x: float32, any shape. lower, upper: shapes that broadcast to x. Returns (m, s): m float32 holding whole numbers, in
     x's shape, s in the bounds' shape. m spans at most 2**k_bits consecutive values.
     """
-    upper = with_minimal_width(lower, upper)
+    upper = raised_upper(lower, upper)
     scale, zero = scale_and_zero(lower, upper, k_bits)
     levels = torch.clamp(x, lower, upper).mul_(scale).sub_(zero).round_().add_(zero)
     return levels, scale
@@ -112,7 +116,7 @@ def recomputed(*results: Tensor) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # as those of gradient checkpointing
         return contextlib.nullcontext()
-    nodes = {_place(result): result.grad_fn for result in results  # but what a hook has changed in place
+    nodes = {_place(result): result.grad_fn for result in results  # recomputing would undo a hook's change in place
              if isinstance(result.grad_fn, _Node) and result._version == result.grad_fn.version}
     if not nodes:
         return contextlib.nullcontext()
@@ -143,7 +147,7 @@ def _quantized(parts, lower, upper, k_bits):
 def _gradients(parts, lower, upper, k_bits, grad, *, of_bounds):
     """Gradients of (lower, upper, [each part]) in closed form; of_bounds: whether those of the bounds are needed."""
     x = concatenated(parts)
-    raised = with_minimal_width(lower, upper)
+    raised = raised_upper(lower, upper)
     to_capped = grad * _less(lower, torch.minimum(x, raised))
     grad_x = to_capped * _less(x, raised)
     grad_parts = grad_x.split([part.shape[1] for part in parts], 1) if len(parts) > 1 else [grad_x]

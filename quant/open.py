@@ -73,7 +73,7 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     given: model, k_bits and the other flags of a network; a file that says them itself is compared with them, a bare
     state dict needs those that differ from the constructor's defaults; its shapes tell the scale. defaults: the same,
     for bare state dicts alone. flag: what named the path, for messages. A network of a packed file can be run, not
-    trained. Raises UserError for a file that can't be used, or contradicts what was given.
+    trained. Raises UserError for a file that can't be used, or contradicts what was given; TypeError for another name.
     """
     network, _ = _opened(path, flag, given, defaults or {})
     if unset := without_bounds(network):

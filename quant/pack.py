@@ -8,7 +8,7 @@ from data.images import named_path
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.packed import FORMAT, RESTS, SUFFIX, write_packed
 from quant.open import open_network
-from utility import UserError, add_force, check_output, run_main
+from utility import FULL_PRECISION, UserError, add_force, check_output, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="how tensors that are not quantized are kept (default: fp32, exact)")
     add_force(parser)
     options = parser.parse_args(argv)
-    if options.k_bits == 32:
+    if options.k_bits == FULL_PRECISION:
         raise UserError("--k_bits 32: there is nothing to pack in full precision; give the bits of a quantized network")
     if options.out.suffix != SUFFIX:
         raise UserError(f"--out {options.out}: a packed file's name ends in {SUFFIX}")

@@ -81,7 +81,7 @@ class Schedule:
         self.chosen = True
         if self._candidates:
             none = self.dynamic_ratio > 0 and not dynamic
-            log.log(logging.WARNING if none else logging.INFO, "%s%d of %d quantizers have a gate (--dynamic_ratio %g)",
+            log.log(logging.WARNING if none else logging.INFO, "%s%d of %d quantizers are dynamic (--dynamic_ratio %g)",
                     "warning: " if none else "", len(dynamic), len(self._candidates), self.dynamic_ratio)
 
     def gate_regulariser(self) -> Tensor | None:

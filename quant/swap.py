@@ -16,7 +16,8 @@ def quantize(network: SuperResolver, config: QuantConfig) -> SuperResolver:
     """Replace every float block of the network by its quantized form. Returns the network.
 
     The Parameters are the same objects as before, the modules keep device, dtype and train/eval mode; modules outside
-    the blocks (head, tail) stay in full precision. `network.quant_config` becomes `config`. Copy a teacher before.
+    the blocks (head, tail, any bare torch.nn.Conv2d) stay in full precision. `network.quant_config` becomes `config`.
+    Copy a teacher before.
     Raises ValueError for a network that is quantized already, holds a block with no quantized form, one block in two
     places, hooks or a weight that is made of others, or holds nothing to quantize; UserError for skip_bits without
     skips; and leaves it as it was.

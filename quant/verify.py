@@ -10,15 +10,15 @@ import torch
 
 from data.images import named_path, read_folder
 from model.common import SuperResolver
+from model.saved import file_hash
 from model.settings import contradictions
 from quant.activation import quantizers
 from quant.deploy.lowering.fold import decibels, in_8_bits, set_bounds
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import SESSIONS, OnnxNetwork
 from quant.deploy.onnx_file import of_one_image, read_model
-from quant.deploy.packed import file_hash
 from quant.export import middle
-from quant.functional import with_minimal_width
+from quant.functional import raised_upper
 from quant.open import open_network
 from quant.swap import is_quantized
 from utility import UserError, run_main
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shares.append(1 - errors.count_nonzero().item() / errors.numel())
         off = max(off, int(errors.max()))
     same_file = (metadata.source or {}).get("sha256") in (None, file_hash(network.source.path))
-    kept = _tell(args, metadata, rows, off, same_file)
+    kept = _tell(metadata, rows, off, same_file)
     least = min(agreement)
     which = f" (image {agreement.index(least) + 1} of {len(images)})" if len(images) > 1 else ""
     print(f"{statistics.fmean(shares):.2%} of the 8-bit values are equal, {least:.2f} dB at the least{which}; "
@@ -134,7 +134,7 @@ def _outputs(network, lr):
 
     def record(name, quantizer, parts, output):
         lower, upper = quantizer.bounds(*parts)
-        width = (with_minimal_width(lower, upper) - lower).double().item()
+        width = (raised_upper(lower, upper) - lower).double().item()
         found[name] = output.double().numpy(), (2**quantizer.k_bits - 1) / width
 
     handles = [quantizer.register_forward_hook(partial(record, name))
@@ -145,8 +145,8 @@ def _outputs(network, lr):
     return found, sr
 
 
-def _tell(args, metadata, rows, off, same_file):
-    """Print what was found of the levels; whether they are those of the network.
+def _tell(metadata, rows, off, same_file):
+    """Print what was found of the levels; returns whether the file can have been made of the network.
 
     off: the largest difference of the images' 8-bit values.
     """

@@ -14,7 +14,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in ROOT.rglob("*.py")
                if path.relative_to(ROOT).parts[0].removesuffix(".py") in FLOOR and "__pycache__" not in path.parts)
 LONGEST = 250
-TYPED = FLOOR["main_ori"]
+TYPED = FLOOR["benchmarks"]
 
 
 def module_of(path):

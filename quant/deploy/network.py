@@ -1,4 +1,4 @@
-"""What the tools (pack, export, cost, inspect) share: the flags that say which network it is."""
+"""What the tools (pack, export, verify, cost, inspect) share: the flags that say which network it is."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ from model.registry import NETWORKS, find, title
 from model.settings import SETTINGS, number
 from quant.methods import METHODS, method_settings
 from quant.open import known_flags
-from utility import UserError
+from utility import FULL_PRECISION, UserError
 
 EPILOG = "Run folders, checkpoints and packed files say themselves which network they hold; bare state dicts don't."
 
@@ -33,7 +33,7 @@ def given_flags(options: argparse.Namespace) -> dict[str, Any]:
     for name, value in given.items():
         if name in SETTINGS and (problem := SETTINGS[name].problem(value)):
             raise UserError(f"--{name} {value}: {problem}")
-    for name, more in (("k_bits", 32), ("skip_bits", 0)):
+    for name, more in (("k_bits", FULL_PRECISION), ("skip_bits", 0)):
         if given.get(name, more) not in (*range(2, 9), more):
             raise UserError(f"--{name} {given[name]}: choose 2 to 8, or {more}")
     return given

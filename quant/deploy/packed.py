@@ -7,7 +7,6 @@ are never applied are not there. The other tensors are float32, or weights and b
 `format`, `network` (name and settings), `quant`, `phase`, `rest`, `source` (file and SHA-256).
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 
 import model
 from model.common import SuperResolver
+from model.saved import file_hash
 from model.settings import made_from
 from model.weights import check_tensors
 from quant.activation import gates_in_use, quantizers, with_gates, without_bounds
@@ -142,11 +142,6 @@ def _rounded(name, tensor):
     if not torch.isfinite(half).all():
         raise UserError(f"--rest fp16: {name} reaches {tensor.abs().max():.3g}, beyond float16; use --rest fp32")
     return half
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def is_packed(metadata: dict[str, str]) -> bool:

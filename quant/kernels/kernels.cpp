@@ -54,7 +54,7 @@ void for_each(int64_t count, int n_threads, Work work) {
     for (int64_t i = 0; i < count; i++) work(i);
 }
 
-// functional.with_minimal_width and functional.scale_and_zero
+// functional.raised_upper and functional.scale_and_zero
 struct Grid {
     float lower, upper, scale, zero;
 
@@ -64,7 +64,7 @@ struct Grid {
         upper = bounds.upper[i];
         const float floor = std::max(std::fabs(lower), std::fabs(upper)) * 1e-4f + 1e-8f;
         if (upper - lower < floor) upper = lower + floor;
-        scale = (1.0f / (upper - lower)) * float((1 << bounds.k_bits) - 1);
+        scale = (1.0f / (upper - lower)) * float((1 << bounds.k_bits) - 1);  // in torch's order
         zero = std::nearbyint(scale * lower) + float(1 << (bounds.k_bits - 1));
     }
 

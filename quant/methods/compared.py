@@ -28,8 +28,8 @@ from quant.functional import (
     ABSOLUTE_WIDTH_FLOOR,
     concatenated,
     fake_quantize_parts,
+    raised_upper,
     scale_and_zero,
-    with_minimal_width,
 )
 
 DECAY = 0.9997  # of PAMS's moving mean
@@ -162,7 +162,7 @@ class MovingRangeQuantizer(CalibratedQuantizer):
 
     def static_bounds(self) -> tuple[Tensor, Tensor]:
         """(lower, upper), the range moved by less than half a step so that zero is a level."""
-        upper = with_minimal_width(self.lower, self.upper)
+        upper = raised_upper(self.lower, self.upper)
         scale, _ = scale_and_zero(self.lower, upper, self.k_bits)
         zero = torch.round(scale * self.lower)
         return zero / scale, (zero + 2**self.k_bits - 1) / scale

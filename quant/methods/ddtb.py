@@ -29,8 +29,9 @@ class DualBoundQuantizer(ActivationQuantizer):
     are 2a/(2**k_bits - 1) apart, from 1 - 2**(k_bits-1) to 2**(k_bits-1): between -a and a there would be one too many,
     or one too few, as s*a lies halfway between two whole numbers.
 
-    `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the bounds are
-    multiplied by the gate's beta, per sample. `logits` keeps the gate's last output for the regulariser.
+    `dynamic` (a bool that mirrors the buffer `is_dynamic`, so that no forward waits for the device): the gate is
+    chosen. It trains in phase STATIC; in DYNAMIC it is applied: its beta, per sample, multiplies the bounds. `logits`
+    keeps the gate's last output for the regulariser.
     """
 
     def __init__(self, channels: int, k_bits: int, *, percentile: float, init_bounds: str = "percentile",
@@ -95,7 +96,7 @@ class DualBoundQuantizer(ActivationQuantizer):
     def bounds(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper): [1] each, or [N, 1, 1, 1] where a gate is applied. Runs the gate where it is due."""
         gate_runs = self.dynamic and (self.training or self.phase is Phase.DYNAMIC)
-        logits = self.logits = self.gate(*parts) if gate_runs else None  # threads that share the network have their own
+        logits = self.logits = self.gate(*parts) if gate_runs else None  # another thread may overwrite self.logits
         lower, upper = self.static_bounds()
         if logits is None or self.phase is Phase.STATIC:
             return lower, upper

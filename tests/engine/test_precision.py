@@ -153,7 +153,7 @@ def stepping(amp, *, gclip=0.0):
 
 def stepped(trainer, gradient):
     """The weight after a step by that gradient."""
-    trainer._step(torch.tensor(gradient), None)
+    trainer.step(torch.tensor(gradient), None)
     return trainer.network.weight.item()
 
 

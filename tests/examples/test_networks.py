@@ -19,10 +19,11 @@ from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from examples.listing import ListedNetwork, read_listed, write_listed
 from examples.runs import continued, mark_finished
 from model.edsr import EDSR
+from model.saved import file_hash
 from option import parse_options
 from quant import QuantConfig, quantize
 from quant.activation import quantizers
-from quant.deploy.packed import file_hash, write_packed
+from quant.deploy.packed import write_packed
 from utility import UserError, run_main
 
 FULL = FullPrecision("edsr_x2", (Phase(2, 8, 1e-4, epoch=1), Phase(1, 8, 1e-5, epoch=1)), 0.1, batch=2)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from examples import ROOT, page
 from examples.listing import read_listed
-from quant.deploy.packed import file_hash
+from model.saved import file_hash
 from utility import UserError
 
 EMPTY = "\n".join(("# Networks", "<!-- files: python -m examples.page -->", "", "<!-- /files -->", "between",

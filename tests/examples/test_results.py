@@ -10,7 +10,7 @@ import torch
 
 import model
 from examples import listing, results
-from quant.deploy.packed import file_hash
+from model.saved import file_hash
 from utility import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

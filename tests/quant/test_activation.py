@@ -106,7 +106,7 @@ def test_calibrated_start_without_calibration_takes_the_first_batch():
 
 def test_evaluation_and_calibration_leave_the_bounds():
     module = quantizer()
-    with pytest.warns(UserWarning, match="bounds are not set yet, so what this network gives is no result"):
+    with pytest.warns(UserWarning, match="bounds are not set yet, so this network's output means nothing"):
         module.eval()(feature())
     set_phase(module.train(), Phase.CALIBRATE)
     module(feature())

@@ -9,9 +9,9 @@ from quant.functional import (
     folded,
     integer_levels,
     percentiles,
+    raised_upper,
     scale_and_zero,
     width_floor,
-    with_minimal_width,
 )
 
 BITS = range(2, 9)
@@ -126,7 +126,7 @@ def test_a_constant_between_its_own_extremes_stays_itself(value):
 
 def test_only_bounds_that_met_are_moved():
     lower, upper = torch.tensor([-1.0, 1.0, 2.0]), torch.tensor([1.0, -1.0, 2.0001])
-    raised = with_minimal_width(lower, upper)
+    raised = raised_upper(lower, upper)
     assert raised[0] == upper[0]
     assert torch.equal(raised[1:], (lower + width_floor(lower, upper))[1:])
 

@@ -49,9 +49,9 @@ def test_first_stage_can_end_elsewhere(network):
 
 
 @pytest.mark.parametrize("ratio, told", [
-    (0.5, "3 of 6 quantizers have a gate (--dynamic_ratio 0.5)"),
-    (0, "0 of 6 quantizers have a gate (--dynamic_ratio 0)"),
-    (0.1, "warning: 0 of 6 quantizers have a gate (--dynamic_ratio 0.1)")])
+    (0.5, "3 of 6 quantizers are dynamic (--dynamic_ratio 0.5)"),
+    (0, "0 of 6 quantizers are dynamic (--dynamic_ratio 0)"),
+    (0.1, "warning: 0 of 6 quantizers are dynamic (--dynamic_ratio 0.1)")])
 def test_the_log_says_how_many_gates_there_are(network, ratio, told, caplog):
     schedule = Schedule(network, dynamic_ratio=ratio)
     schedule.start_epoch(1)

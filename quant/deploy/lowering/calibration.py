@@ -25,7 +25,7 @@ SHARES = torch.linspace(1, 0.3, 29)
 CODES = 256
 # channels that are all but empty count as so much of the largest
 LEAST_SHARE = 1e-3
-# what copies may add to a feature's channels, and how far beyond the median a channel's weight has to be for one
+# copies add at most this share of channels; a channel gets one where its weight exceeds the median by this factor
 MORE_CHANNELS = 0.125
 STANDS_OUT = 2
 # powers that are tried: what divides a channel is (its range)**first / (its weight)**second

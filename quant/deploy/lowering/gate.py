@@ -1,6 +1,6 @@
 """The gate (quant/README.md, "Bounds and gates") in the graph: from pooled channels to a grid with runtime bounds.
 
-All is float, [N, C, 1, 1], each image's own; and in the order of `quant.functional`, to the bit where sums are.
+All is float, [N, C, 1, 1], each image's own, in the order of `quant.functional`; sums and sigmoids are the runtime's.
 """
 
 import numpy as np
@@ -90,7 +90,9 @@ def _grid(graph, lower, upper, k_bits):
     floor = graph.op("Add", floor, graph.float32(ABSOLUTE_WIDTH_FLOOR))
     too_close = graph.op("Less", graph.op("Sub", upper, lower), floor)
     upper = graph.op("Where", too_close, graph.op("Add", lower, floor), upper)
-    scale = graph.op("Div", graph.float32(2**k_bits - 1), graph.op("Sub", upper, lower))
+    # as torch divides a number by a tensor; a true division has another last bit for a quarter of the widths
+    scale = graph.op("Mul", graph.op("Div", graph.float32(1), graph.op("Sub", upper, lower)),
+                     graph.float32(2**k_bits - 1))
     offset = graph.op("Add", graph.op("Round", graph.op("Mul", scale, lower)), graph.float32(2 ** (k_bits - 1)))
     return RuntimeGrid(lower, upper, scale, offset)
 

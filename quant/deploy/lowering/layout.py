@@ -61,7 +61,7 @@ class Layout:
     def made_by(self, weight: IntegerWeight, bias: np.ndarray, step: float) -> tuple[IntegerWeight, np.ndarray]:
         """(weight, bias) of the convolution that makes the channels in this layout, from those for the network's own.
 
-        weight: [C, I, k, k], each channel on a grid that is as often finer as it has copies: they share its levels.
+        weight: [C, I, k, k]; a channel with n copies has an n times finer grid, its copies' levels add up to its own.
         bias: real [C]. step: of the grid that the codes lie on.
         """
         copy_index, copies, factors = self.copy_index[:, None], self.copies[self.channels], self.factors[self.channels]

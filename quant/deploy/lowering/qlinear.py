@@ -131,8 +131,8 @@ class QLinear(Graph):
                    before: Grid) -> Codes:
         """prelu(conv) on `grid`, an 8-bit grid; before: the grid of conv.
 
-        To round before PReLU would cost more than the second convolution: most of what is negative then, and the
-        steps it asks for, is soon scaled away.
+        Rounding before PReLU would cost more than the second convolution: negative values would widen the grid, and
+        PReLU then scales most of that width away.
         """
         if slope <= 0:
             return self.conv_prelu_levels(codes, weight, bias, slope, grid, before=before)
