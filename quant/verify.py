@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors = (in_8_bits(expected, exported.rgb_range) - in_8_bits(found, exported.rgb_range)).abs()
         shares.append(1 - errors.count_nonzero().item() / errors.numel())
         off = max(off, int(errors.max()))
-    same_file = (metadata.source or {}).get("sha256") in (None, file_hash(network.source.path))
-    kept = _tell(metadata, rows, off, same_file)
+    kept = _tell(metadata, rows, off, file_hash(network.source.path))
     least = min(agreement)
     which = f" (image {agreement.index(least) + 1} of {len(images)})" if len(images) > 1 else ""
     print(f"{statistics.fmean(shares):.2%} of the 8-bit values are equal, {least:.2f} dB at the least{which}; "
@@ -145,11 +144,15 @@ def _outputs(network, lr):
     return found, sr
 
 
-def _tell(metadata, rows, off, same_file):
+def _tell(metadata, rows, off, sha256):
     """Print what was found of the levels; returns whether the file can have been made of the network.
 
-    off: the largest difference of the images' 8-bit values.
+    off: the largest difference of the images' 8-bit values. sha256: of the network's file.
     """
+    source = metadata.source or {}
+    same_file = source.get("sha256") in (None, sha256)
+    culprit = "the runtime computes the file wrongly" if source.get("sha256") == sha256 else \
+        "the file was made of another network"
     largest, differing, moved = {}, {}, set()
     for name, differences in rows.items():
         most, shares, ratios = zip(*differences, strict=True)
@@ -166,19 +169,19 @@ def _tell(metadata, rows, off, same_file):
         first in moved and same_file))
     if not rows:
         print("full precision: there are no levels to compare" + (
-            f"; the images differ by {off} of 255: the file was made of another network" if another else ""))
+            f"; the images differ by {off} of 255: {culprit}" if another else ""))
     elif first is None:
         print(f"all {len(rows)} quantizers have PyTorch's levels" + (
-            f", and the images differ by {off} of 255: the file was made of another network" if another else ""))
+            f", and the images differ by {off} of 255: {culprit}" if another else ""))
     else:
         print(f"first layer that differs: {first}, by {largest[first]} level(s) in {differing[first]:.4%} of its "
               "values")
-        print("--rest fp32: so many are no rounding ties; the file was made of another network" if another else
+        print(f"--rest fp32: so many are no rounding ties; {culprit}" if another else
               "--rest int8: features between the quantizers are 8-bit here and float in PyTorch" if
               metadata.rest == "int8" else
               "--rest fp32: float sums in another order decide rounding ties, and later layers carry that on")
     if not same_file:
-        print(f"note: it was made of {metadata.source.get('file')}, and --against is another file")
+        print(f"note: it was made of {source.get('file')}, and --against is another file")
     return not another
 
 

@@ -83,13 +83,25 @@ class Qdq(Graph):
     def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
         if codes.grid == grid and slope == 1:
             return codes
-        return self.quantize(self._leaky(codes.name, slope), grid, codes.channels)
+        return self._from_levels(self._leaky(codes.name, slope), grid, codes.channels)
+
+    def _from_levels(self, x, grid, channels):
+        """Values that are on other levels, brought to a grid. The rounding keeps two pairs apart.
+
+        OpenVINO 2026.4 merges pairs that follow each other inexactly: a fifth of RDN's levels were wrong by one.
+        """
+        return self.quantize(self._rounded(x, grid) if grid.is_static else x, grid, channels)
+
+    def _rounded(self, x, grid):
+        """Float x on the steps of a static grid."""
+        step = self.float32(grid.step)
+        return self.op("Mul", self.op("Round", self.op("Div", x, step)), step)
 
     def _leaky(self, x, slope):
         return x if slope == 1 else self.op("LeakyRelu", x, alpha=float(slope))
 
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
-        return self.quantize(self.concat(parts).name, grid, sum(part.channels for part in parts))
+        return self._from_levels(self.concat(parts).name, grid, sum(part.channels for part in parts))
 
     def mean_of(self, codes: Codes) -> str:
         return self.float_mean(codes.name)
@@ -161,13 +173,17 @@ class Qdq(Graph):
 
     def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
                       channels: int) -> str:
-        image = Codes(self.conv_to_float(codes, weight, bias), grid, len(bias))
-        shuffled = self.pixel_shuffle(image, factor, channels)
+        shuffled = self._shuffled(self.conv_to_float(codes, weight, bias), factor)
         if not self.symmetric:
-            return self.quantize(shuffled.name, grid, channels).name
-        held = self.op("Clip", shuffled.name, *(self.float32(bound) for bound in grid.bounds))
-        return self.op("Mul", self.op("Round", self.op("Div", held, self.float32(grid.step))), self.float32(grid.step))
+            return self.quantize(shuffled, grid, channels).name
+        return self._rounded(self.op("Clip", shuffled, *(self.float32(bound) for bound in grid.bounds)), grid)
 
     def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
-        shuffled = self.op("DepthToSpace", codes.name, blocksize=factor, mode="DCR")
+        """Symmetric: with a second pair, as OpenVINO 2026.4 computes a convolution of shuffled int8 values wrongly."""
+        shuffled = self._shuffled(codes.name, factor)
+        if self.symmetric:
+            return self._pair(shuffled, codes.grid, channels)
         return replace(codes, name=shuffled, channels=channels)
+
+    def _shuffled(self, x, factor):
+        return self.op("DepthToSpace", x, blocksize=factor, mode="DCR")

@@ -16,6 +16,7 @@ from quant import export
 from quant.activation import gates_in_use, quantizers
 from quant.deploy.lowering.fold import fold_gates
 from quant.deploy.onnx_backend import OnnxNetwork
+from quant.verify import Layers
 from quant.weight import QuantConv2d
 from utility import UserError
 
@@ -72,9 +73,22 @@ def test_gates_that_run_in_constant_scales(small_network, smooth_image, name):
         assert error(run(made, lr), expected(network, lr).clamp(0, 255)) < 0.25
 
 
+@pytest.mark.parametrize("k_bits", [2, 3])
+def test_levels_that_follow_levels_are_exact_in_openvino_too(small_network, smooth_image, tmp_path, k_bits):
+    """RDN brings what was concatenated before from level to level; OpenVINO merges such pairs inexactly."""
+    network, lr = small_network("rdn", k_bits=k_bits, dynamic=0), smooth_image(17, 19)
+    path = tmp_path / "rdn.onnx"
+    path.write_bytes(export.export(network, format="qdq").SerializeToString())
+    for runtime in RUNTIMES:
+        differences, _, _ = Layers(OnnxNetwork(path, runtime=runtime)).compare(network, lr)
+        assert len(differences) == len(quantizers(network))
+        assert all(share < 0.01 for _, share, _ in differences.values())  # ties, and what follows from them
+
+
+@pytest.mark.parametrize("scale", [2, 4])  # x4 has a convolution behind a pixel shuffle
 @pytest.mark.parametrize("name", NAMES)
-def test_symmetric_has_no_zero_points(small_network, smooth_image, name):
-    network = small_network(name, dynamic=0)
+def test_symmetric_has_no_zero_points(small_network, smooth_image, name, scale):
+    network = small_network(name, scale, dynamic=0)
     lr = smooth_image(10, 13)
     made = export.export(network, rest="int8", images=[lr], format="qdq", symmetric=True)
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in made.graph.initializer}
@@ -83,6 +97,7 @@ def test_symmetric_has_no_zero_points(small_network, smooth_image, name):
     assert not any(map(np.any, zeros)) and {zero.dtype.name for zero in zeros} == {"int8", "int32"}
     for run in RUNTIMES.values():
         assert error(run(made, lr), expected(network, lr).clamp(0, 255)) < 0.25
+    assert error(run_openvino(made, lr), run_onnx(made, lr)) < 0.1
     # the first, EDSR has it twice: int8 has no room for an image's 256 levels
     assert convolutions(made)[False] == (2 if name == "edsr" else 1)
 
