@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from quant.functional import check_bits
@@ -18,13 +19,13 @@ def as_kept(given: dict[str, Any], k_bits: int) -> dict[str, Any]:
     return {**given, "skip_bits": 0} if given.get("skip_bits") == k_bits else given
 
 
-@dataclass(init=False)
+@dataclass(init=False, frozen=True)
 class QuantConfig:
     """k_bits: 2..8, for weights and features. quantizer: a name in quant.methods.METHODS.
 
     skip_bits: 2..8, for features that feed a sum and no convolution; 0: k_bits, as published. settings: the method's
-    own, by name; those not given have their default, those of another method are left out. Raises ValueError for a
-    value that can't be, and for a name that no method knows.
+    own, by name; those not given have their default, those of another method are left out. Frozen, as networks keep
+    it. Raises ValueError for a value that can't be, and for a name that no method knows.
     """
 
     k_bits: int
@@ -35,19 +36,19 @@ class QuantConfig:
     def __init__(self, k_bits: int, quantizer: str = "ddtb", skip_bits: int = 0, **settings: str) -> None:
         if quantizer not in METHODS:
             raise ValueError(f"quantizer {quantizer}: choose {', '.join(METHODS)}")
+        k_bits, skip_bits = (int(bits) if isinstance(bits, Integral) else bits for bits in (k_bits, skip_bits))
         check_bits(k_bits)
         if skip_bits != 0:
             check_bits(skip_bits)
         if unknown := settings.keys() - method_settings().keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: unknown to this version")
-        self.k_bits = k_bits
-        self.quantizer = quantizer
-        self.skip_bits = 0 if skip_bits == k_bits else skip_bits
-        self.settings = {}
-        for name, setting in self.method.settings.items():
-            self.settings[name] = settings.get(name, setting.values[0])
-            if self.settings[name] not in setting.values:
-                raise ValueError(f"{name} {self.settings[name]}: choose {', '.join(setting.values)}")
+        known = METHODS[quantizer].settings.items()
+        kept = {name: settings.get(name, setting.values[0]) for name, setting in known}
+        for name, setting in known:
+            if kept[name] not in setting.values:
+                raise ValueError(f"{name} {kept[name]}: choose {', '.join(setting.values)}")
+        vars(self).update(k_bits=k_bits, quantizer=quantizer, skip_bits=0 if skip_bits == k_bits else skip_bits,
+                          settings=kept)
 
     @classmethod
     def of(cls, options: Namespace) -> "QuantConfig":

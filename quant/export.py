@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import model
@@ -30,6 +31,7 @@ from quant.deploy.lowering.qlinear import QLinear
 from quant.deploy.network import given_flags, network_parser
 from quant.deploy.onnx_backend import FORMAT, OnnxNetwork
 from quant.open import open_network
+from quant.rebuilt import check_rebuilt
 from quant.swap import is_quantized
 from utility import FULL_PRECISION, UserError, add_force, atomic_path, check_output, run_main
 
@@ -149,6 +151,16 @@ def middle(pixels: np.ndarray, network: SuperResolver | OnnxNetwork, side: int) 
     return to_values(planes, rgb_range=network.rgb_range, n_colors=network.n_colors)[None]
 
 
+def _check_images(images, network):
+    """Raise ValueError for images that are not float32 [1, n_colors, h, w] in the network's range."""
+    for image in images:
+        if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, network.n_colors):
+            raise ValueError(f"images: give a list of tensors [1, {network.n_colors}, h, w], not "
+                             f"{list(getattr(image, 'shape', ())) or type(image).__name__}")
+    if len(images) and network.rgb_range > 1 and all(image.max() <= 1 for image in images):
+        raise ValueError(f"images: no value is above 1, and the network's range is 0..{network.rgb_range:g}")
+
+
 def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tensor] | None = None,
            opset: int | None = None, source: dict[str, str] | None = None, format: str = "qlinear",
            symmetric: bool = False, weights: str | None = None, gates: str = "run") -> ModelProto:
@@ -158,31 +170,33 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     and each float as in PyTorch, or 'int8' (quantized networks alone), calibrated on `images`, float32
     [1, n_colors, h, w] each; `sr` then holds the values of an 8-bit image. gates: 'run', or 'fold', to constant factors
     by `images`. format, symmetric, weights, opset: as --format, --symmetric, --weights and --opset. source: {"file",
-    "sha256"}, for the metadata. Raises UserError for a network whose levels integers can't hold, or which nothing here
-    lowers, and without images for 'int8' and 'fold'; ValueError for values that can't be, and a network that does not
-    quantize yet.
+    "sha256"}, for the metadata. Raises UserError for a network whose levels integers can't hold, which nothing here
+    lowers, or which was changed by hand, and without images for 'int8' and 'fold'; ValueError for values and images
+    that can't be, a network that is not in float32, and one that does not quantize yet.
     """
     lowering = lowering_of(network)
     for setting, value in (("rest", rest), ("gates", gates), ("format", format), ("weights", weights)):
         if value not in CHOICES[setting] and (setting, value) != ("weights", None):
             raise ValueError(f"{setting} {value!r}: choose {' or '.join(CHOICES[setting])}")
-        if value in ("int8", "fold") and not images:
+        if value in ("int8", "fold") and (images is None or not len(images)):
             raise UserError(f"{setting}='{value}': needs images like those to be upscaled, to calibrate on")
     if symmetric and format != "qdq":
         raise ValueError(f"symmetric: is for format 'qdq', not '{format}'")
     if weights == "packed" and opset is not None and opset < PACKING_OPSET:
         raise ValueError(f"weights 'packed': need opset {PACKING_OPSET} or newer")
-    if odd := [list(image.shape) for image in images or () if image.ndim != 4 or len(image) != 1]:
-        raise ValueError(f"images {odd[0]}: give each one as [1, n_colors, h, w]")
     check_finished(network)
-    network, folded = fold_gates(network, images) if gates == "fold" and images else (network, {})
+    check_rebuilt(network)
+    if other := {one.dtype for one in network.state_dict().values() if one.is_floating_point()} - {torch.float32}:
+        raise ValueError(f"the network has tensors in {min(map(str, other))}; call float() first")
+    _check_images(() if images is None else images, network)
+    network, folded = fold_gates(network, images) if gates == "fold" and images is not None else (network, {})
     graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
     gated = gates_in_use(network).values()
     widest = max((quantizer.k_bits for quantizer in gated), default=0)
     if format == "qlinear" and widest > MOST_GATED_BITS:
         raise UserError(f"--format qlinear: holds no {widest}-bit feature behind a gate (--skip_bits {widest}); give "
                         "--format qdq or --gates fold")
-    if rest == "int8" and images:
+    if rest == "int8" and images is not None:
         sr = lowering.lower_int8(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
         sr = lowering.lower_exact(graph, network)

@@ -18,7 +18,7 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
 
     It is computed on the network's device, in its dtype. A network with one colour gets the luma and gives grey.
     chop_size, self_ensemble: as in `super_resolve`. Raises ValueError for another array or an empty one, and for a
-    network that trains, calibrates or has no bounds.
+    network that trains, calibrates or has no bounds; TypeError for an OnnxNetwork.
     """
     mode = getattr(image, "mode", "RGB")
     if isinstance(mode, str) and mode != "RGB":  # three channels of YCbCr or HSV look like RGB
@@ -26,6 +26,9 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
     image = np.array(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
+    if not isinstance(network, SuperResolver):
+        raise TypeError(f"network: is a {type(network).__name__}; give one of open_network; exported files are run by "
+                        "quant.upscale.enlarge")
     check_finished(network)
     lr = Picture(image).values(rgb_range=network.rgb_range, n_colors=network.n_colors)
     kept_as = next(network.parameters())

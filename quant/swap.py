@@ -24,6 +24,8 @@ def quantize(network: SuperResolver, config: QuantConfig) -> SuperResolver:
     """
     if not isinstance(config, QuantConfig):
         raise TypeError(f"config: give a QuantConfig, as QuantConfig(k_bits=4), not {config!r:.40}")
+    if any(isinstance(module, SuperResolver) for module in network.modules() if module is not network):
+        raise ValueError(f"{type(network).__name__} holds a SuperResolver; quantize that, then wrap it")
     if is_quantized(network):
         raise ValueError("the network is quantized already")
     _refuse_unknown(network)

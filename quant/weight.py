@@ -131,6 +131,13 @@ class QuantConv2d(nn.Conv2d, Phased):
             return torch.round(weight * self.fixed_scale), self.fixed_scale
         return integer_levels(weight, *WEIGHT_BOUNDS[self.weight_quantizer](weight), self.k_bits)
 
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        """Refuses, also where strict is False, weights that are no levels, and would be run as if they were."""
+        given = {name for name in ("weight", "fixed_scale") if prefix + name in state_dict}
+        if self.fixed_scale is not None and given == {"weight"}:
+            errors.append(f"{prefix}weight: a packed file's network takes no other weights; open those by open_network")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
     def train(self, mode: bool = True) -> "QuantConv2d":
         """Raises UserError for the training of a packed file's weight."""
         if mode and self.fixed_scale is not None:

@@ -25,7 +25,8 @@ from quant.activation import gates_in_use, quantizers, with_gates, without_bound
 from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.methods.ddtb import GATE_BITS
 from quant.phase import Phase, phase_of
-from quant.swap import is_quantized, quantize
+from quant.rebuilt import check_rebuilt
+from quant.swap import is_quantized
 from quant.weight import WEIGHT_BOUNDS, QuantConv2d
 from utility import UserError, atomic_path
 
@@ -37,7 +38,6 @@ GATE_PARTS = ("reduce", "expand")
 LARGEST_BITS = 16
 TINY = torch.finfo(torch.float32).tiny
 AGAIN = "make the file again with quant.pack"
-CHANGING = {"training", "dynamic", "bounds_set"}  # what files hold of a module besides tensors, or what means nothing
 UNUSED = ("max_val", "min_val", "num_batches_tracked", "fixed_scale")
 STATISTICS = ("running_mean", "running_var")
 
@@ -56,7 +56,9 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
         raise UserError(f"{path}: to write it, pip install -r requirements-deploy.txt") from error
     if rest not in RESTS:
         raise ValueError(f"rest {rest!r}: choose {' or '.join(RESTS)}")
-    _check_rebuilt(network, path)
+    if not is_quantized(network):
+        raise UserError(f"{path}: the network is not quantized; only quantized ones are packed")
+    check_rebuilt(network)
     if unset := without_bounds(network):
         raise UserError(f"{path}: {unset[0]} and others have no bounds yet; train the network first")
     if phase_of(network) is Phase.CALIBRATE:
@@ -66,7 +68,7 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
         offset = int(levels.min())
         bits = max(bits, int(levels.max() - offset).bit_length())  # a tie at both bounds makes one level more
         packed[name] = asdict(_packed_as(name, levels.shape, bits, offset))
-        tensors[name] = torch.from_numpy(pack_bits(levels.numpy().astype(np.int64) - offset, bits))
+        tensors[name] = torch.from_numpy(pack_bits(levels.float().numpy().astype(np.int64) - offset, bits))
         tensors |= {name + suffix: value.reshape(1).clone() for suffix, value in factor.items()}
     bounds = {f"{name}.{own}" for name, quantizer in quantizers(network).items()
               for own in quantizer.state_dict() if "." not in own}
@@ -79,28 +81,6 @@ def write_packed(network: SuperResolver, path: str | Path, *, source: str | Path
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {key: json.dumps(value) for key, value in metadata.items()})
     return Path(path).stat().st_size
-
-
-def _check_rebuilt(network, path):
-    """Raise UserError for what its settings and its QuantConfig do not tell: a file could not hold it."""
-    kind = model.NETWORKS.get(model.name_of(network))
-    if type(network) is not kind:
-        raise UserError(f"{path}: {type(network).__name__} is no registered network; model.registry.register it")
-    if not is_quantized(network):
-        raise UserError(f"{path}: the network is not quantized; only quantized ones are packed")
-    with torch.device("meta"):
-        rebuilt = quantize(kind(**network.settings), network.quant_config)
-    made = dict(rebuilt.named_modules())
-    for name, module in network.named_modules():
-        if type(made.get(name)) is not type(module) or _constants(made[name]) != _constants(module):
-            raise UserError(f"{path}: {name} was changed by hand, which no setting of the network tells; a file can't "
-                            "hold that")
-
-
-def _constants(module):
-    """A module's numbers and names but for what training changes."""
-    return {name: value for name, value in vars(module).items()
-            if isinstance(value, (int, float, str, tuple)) and name not in CHANGING}
 
 
 def _packed_as(name, shape, bits, offset):

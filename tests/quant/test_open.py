@@ -295,6 +295,8 @@ def test_enlarge(small_network):
             enlarge(network, wrong)
     with pytest.raises(ValueError, match="eval"):
         enlarge(network.train(), image)
+    with pytest.raises(TypeError, match="exported files are run by quant.upscale.enlarge"):
+        enlarge(object(), image)
     picture = Image.fromarray(image)
     network = small_network("edsr")
     assert np.array_equal(enlarge(network, picture), enlarge(network, image))

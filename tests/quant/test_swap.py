@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,6 +133,21 @@ def test_twice_is_refused(network):
 def test_nothing_to_do_is_refused():
     with pytest.raises(ValueError, match="Sequential holds no block to quantize"):
         quantize(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()), CONFIG)
+
+
+def test_a_wrapper_is_refused(small_network):
+    network = small_network("edsr", k_bits=32)
+    for wrapper in (nn.DataParallel(network), nn.Sequential(network, nn.Conv2d(3, 3, 3))):
+        with pytest.raises(ValueError, match="holds a SuperResolver; quantize that, then wrap it"):
+            quantize(wrapper, CONFIG)
+    assert not is_quantized(network)
+
+
+def test_a_config_can_not_be_changed_behind_a_networks_back(small_network):
+    network = quantize(small_network("edsr", k_bits=32), config := QuantConfig(np.int64(4)))
+    with pytest.raises(AttributeError):
+        config.k_bits = 2
+    assert network.quant_config.to_dict()["k_bits"] == 4 and type(config.k_bits) is int
 
 
 @pytest.mark.parametrize("name, config, error", [("srresnet", QuantConfig(4, skip_bits=8), "--skip_bits 8"),

@@ -352,10 +352,20 @@ def test_exports_are_reproducible(small_network):
     ({"rest": "int4"}, "rest 'int4': choose fp32 or int8"), ({"format": "onnx"}, "format 'onnx': choose qlinear or"),
     ({"gates": "folded"}, "gates 'folded': choose run or fold"), ({"weights": "int8"}, "weights 'int8': choose packed"),
     ({"symmetric": True}, "symmetric: is for format 'qdq'"), ({"weights": "packed", "opset": 18}, "need opset 21"),
-    ({"rest": "int8", "images": [torch.zeros(2, 3, 8, 8)]}, r"images \[2, 3, 8, 8\]: give each one as")])
+    *(({"rest": "int8", "images": images}, told) for images, told in (
+        ([torch.zeros(2, 3, 8, 8)], r"images: .* \[1, 3, h, w\], not \[2, 3, 8, 8\]"),
+        ([torch.zeros(1, 1, 8, 8)], r"not \[1, 1, 8, 8\]"), (torch.zeros(4, 3, 8, 8), r"not \[3, 8, 8\]"),
+        ([np.zeros((1, 3, 8, 8))], "give a list of tensors"),
+        ([torch.rand(1, 3, 8, 8)], "no value is above 1, and the network's range is 0..255")))])
 def test_settings_that_can_not_be_are_value_errors(small_network, settings, told):
     with pytest.raises(ValueError, match=told):
         export.export(small_network("edsr"), **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floats_than_float32_are_a_value_error(small_network, dtype):
+    with pytest.raises(ValueError, match=f"has tensors in {dtype}; call float"):
+        export.export(small_network("edsr").to(dtype))
 
 
 def test_a_network_that_does_not_quantize_yet_is_not_exported(small_network):

@@ -7,6 +7,7 @@ import torch
 from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import prune
 
 import model
 from model import NETWORKS
@@ -263,13 +264,30 @@ def calibrating(network):
     (other_class, "Widened is no registered network"), (calibrating, "the network calibrates"),
     (lambda network: setattr(network.body[0], "res_scale", 0.7), "body.0 was changed by hand"),
     (lambda network: setattr(network.body[0].act1, "k_bits", 8), "body.0.act1 was changed by hand"),
-    (lambda network: setattr(network.body[0].body, "1", torch.nn.LeakyReLU()), "body.0.body.1 was changed by hand")])
-def test_what_a_file_would_not_hold_is_not_packed(small_network, packed, tmp_path, change, message):
+    (lambda network: setattr(network.body[0].body, "1", torch.nn.LeakyReLU()), "body.0.body.1 was changed by hand"),
+    (lambda network: setattr(network.head[0], "padding_mode", "reflect"), "head.0 was changed by hand"),
+    (lambda network: setattr(network.body[0].body[2], "dilation", (2, 2)), "body.0.body.2 was changed by hand"),
+    (lambda network: network.body[0].register_forward_hook(lambda *args: args[2] / 2), "body.0 has hooks"),
+    (lambda network: prune.l1_unstructured(network.body[0].body[0], "weight", 0.5), "body.0.body.0 has hooks"),
+    (lambda network: setattr(network.head[0], "bias", None), "head.0.bias was added, removed or given another shape"),
+    (lambda network: network.register_buffer("step", torch.zeros(1)), "step was added")])
+def test_what_a_file_would_not_hold_is_neither_packed_nor_exported(small_network, packed, tmp_path, change, message):
     network = small_network("edsr", n_resblocks=1)
     change(network)
     with pytest.raises(UserError, match=message):
         packed(network)
     assert not (tmp_path / "x.safetensors").exists()
+    with pytest.raises((UserError, ValueError), match="can be trained, tested|calibrates|" + message):
+        export.export(network)
+
+
+def test_the_network_of_a_packed_file_takes_no_other_weights(small_network, packed):
+    network = small_network("edsr", n_resblocks=1)
+    opened = open_network(packed(network))
+    opened.load_state_dict(copy.deepcopy(opened.state_dict()))
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="a packed file's network takes no other weights"):
+            opened.load_state_dict(network.state_dict(), strict=strict)
 
 
 def test_full_precision_is_not_packed(small_network, packed):
