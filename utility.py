@@ -19,6 +19,7 @@ from typing import IO
 
 FULL_PRECISION = 32  # the bits of a network that is not quantized
 UNFINISHED = ".part-"
+UNFINISHED_TEST = ".unfinished-test"  # in a folder of SR images until all of a set are there
 STALE_SECONDS = 3600  # more than a write can take
 MAKER = "DDTB reference implementation"  # how pictures say who made them
 

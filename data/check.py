@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hr", type=Path, nargs="+", help="with --against: folders of training pictures (default: all "
                         "sets in --dir_data that are no benchmark)")
     args = parser.parse_args(argv)
+    if args.against == "":
+        raise UserError("--against '': names of test sets or a folder are needed, not an empty text")
     if args.hr and not args.against:
         parser.error("--hr: goes with --against")
     if not (args.dir_data or args.hr):
@@ -125,6 +127,8 @@ def check(dir_data: Path) -> list[Row]:
 def _training_layouts(root):
     """The layouts in which a folder beside `benchmark` holds images to train with, and DIV2K's last hundred."""
     div2k = LAYOUTS["div2k"]
+    if root.name in BENCHMARKS:
+        return [LAYOUTS["benchmark"]] if os.path.isdir(LAYOUTS["benchmark"].hr_folder(root)) else []
     there = numbered_layouts(root.parent, root.name)[:1] if root.name != "benchmark" else []
     if os.path.isdir(root / div2k.lr) and div2k.hr not in (layout.hr for layout in there):
         there.append(div2k)  # LR images alone, which training would refuse

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import images_by_name
-from data.layout import LAYOUTS, Layout, folders_in
+from data.layout import BENCHMARKS, LAYOUTS, Layout, folders_in
 from utility import UserError
 
 DIV2K_EXTRA_BORDER = 6
@@ -86,7 +86,8 @@ def find_test_sets(dir_data: str | Path, names: list[str], *, scale: int, data_r
     """The test sets `names`: Demo (the images in dir_demo), <dir_data>/benchmark/<name>, or else <dir_data>/<name>.
 
     Sets of the last kind, such as DIV2K, give the images that the second part of `data_range` names; with `test_only`
-    a single part will do. Raises UserError, also when no image is left in a set.
+    a single part will do. Set5 and the like are measured as benchmark sets in either place. Raises UserError, also when
+    no image is left in a set.
     """
     for name in names:
         _check_name("--data_test", name)
@@ -111,7 +112,8 @@ def _benchmark_set(dir_data, name, scale, dir_demo):
 
 
 def _benchmark_folder(dir_data, name):
-    return BENCHMARK.hr_folder(Path(dir_data) / "benchmark" / name)
+    folder, beside = (BENCHMARK.hr_folder(root / name) for root in (Path(dir_data) / "benchmark", Path(dir_data)))
+    return beside if name in BENCHMARKS and os.path.isdir(beside) and not os.path.isdir(folder) else folder
 
 
 def numbered_layouts(dir_data: str | Path, name: str) -> list[Layout]:
@@ -141,7 +143,8 @@ def _ranged_set(flag, dir_data, name, scale, wanted):
     chosen = images[first - 1 : last]
     if not chosen:
         raise UserError(f"--data_range {first}-{last}: {root} has images 1-{len(images)}; choose a range within")
-    note = f"{root}: images {first}-{first + len(chosen) - 1} of {len(images)} (--data_range)"
+    note = (f"{root}: images {first}-{first + len(chosen) - 1} of {len(images)} (--data_range), {chosen[0][0]} to "
+            f"{chosen[-1][0]}")
     return ImageSet(name, root, _pair_up(root, chosen, scale), luma=False, note=note)
 
 

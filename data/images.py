@@ -19,8 +19,8 @@ from utility import UserError, atomic_path, check_file
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .dib .tif .tiff .webp .gif .jp2 .j2k .tga .ppm .pgm .pbm .pnm .pcx "
-                     ".avif".split())
+SUFFIXES = frozenset(".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .tif .tiff .webp .gif .jp2 .j2k .jpf .jpx .tga .ppm "
+                     ".pgm .pbm .pnm .pcx .avif".split())
 MAX_PIXELS = 10**9  # more of them are a mistake, or a file made to fill the memory
 LARGEST_PROFILE = 2**26  # bytes
 PNG_START, CHUNK_FRAME = b"\x89PNG\r\n\x1a\n", 12  # what a file begins with; a chunk's bytes besides its content
@@ -130,6 +130,8 @@ def _reason(path, error):
         return "the file is empty, not an image"
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a kind this program can read"
+    if "imagecodecs" in str(error):
+        return "its compression needs one more package: pip install imagecodecs, or save it without compression"
     return f"not a readable image ({' '.join(str(error).split()) or type(error).__name__})"
 
 

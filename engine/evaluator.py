@@ -21,7 +21,7 @@ from engine.run_folder import RunFolder
 from metrics.functional import psnr, ssim
 from model.common import constant_weights
 from model.inference import super_resolve
-from utility import UserError
+from utility import UNFINISHED_TEST, UserError, atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ class Evaluator:
 
     def _test(self, network, test_set, epoch, done):
         rows, left_out = [], 0
+        mark = self._results(test_set) / UNFINISHED_TEST if self.saved else None
+        if mark:  # until all are there, a former network's pictures are among them
+            with atomic_path(mark):
+                pass
         half = torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half)
         with ThreadPoolExecutor(max_workers=2) as writer, torch.inference_mode(), half, constant_weights():
             saved = []
@@ -98,6 +102,8 @@ class Evaluator:
         result = self._report(test_set, epoch, rows, left_out)
         for image in saved:
             image.result()
+        if mark:
+            mark.unlink(missing_ok=True)
         self.run.append("eval.txt", json.dumps(result) + "\n")
         return result
 
@@ -132,9 +138,12 @@ class Evaluator:
         """{path: function that makes its Picture of SR} for the images that are kept."""
         makers = {"SR": lambda sr: test_set.picture(index, sr), "LR": lambda _: picture_of(self._to_255(lr)),
                   "HR": lambda _: picture_of(self._to_255(hr))}
-        folder = self.run.path / f"results-{test_set.name}"
+        folder = self._results(test_set)
         return {folder / f"{self.k_bits}bit_{name}_x{self.scale}_{kind}.png": makers[kind] for kind in self.saved
                 if kind != "HR" or hr is not None}
+
+    def _results(self, test_set):
+        return self.run.path / f"results-{test_set.name}"
 
     def _report(self, test_set, epoch, rows, left_out):
         judged = [figures for figures, _ in rows if figures]
@@ -145,6 +154,7 @@ class Evaluator:
                   "seconds": round(seconds, 3), **({"self_ensemble": True} if self.self_ensemble else {}),
                   **({"precision": "half"} if self.half else {}),
                   **({"variant": self.variant} if self.variant else {}),
+                  **({} if test_set.luma else {"range": [test_set.pairs[0].name, test_set.pairs[-1].name]}),
                   **({"backend": self.backend} if self.backend != "torch" else {}),
                   **({"file": self.file} if self.file else {})}
         scores = f"PSNR: {means[0]:.3f}\tSSIM: {means[1]:.4f}" if judged else "no HR to compare with"

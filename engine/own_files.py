@@ -4,14 +4,17 @@ import re
 from pathlib import Path
 
 from model.saved import BEST, LAST
-from utility import MAKER, UNFINISHED
+from utility import MAKER, UNFINISHED, UNFINISHED_TEST
 
 # the models come first and config.txt last, so that a run half deleted does not pass for a whole one
 PATTERNS = (LAST, BEST, "model/model_best.old-*.pth.tar",
             "model/model_[0-9]*.pth.tar", f"model/{UNFINISHED}*", "results-*/*bit_*_x[234]_*.png",
-            f"results-*/{UNFINISHED}*", "run/events.out.tfevents.*", "loss_*.png", "psnr_*.png", f"{UNFINISHED}*",
-            "tested-*.jsonl", "eval.txt", "log.txt", "config.txt")
+            f"results-*/{UNFINISHED}*", f"results-*/{UNFINISHED_TEST}", "run/events.out.tfevents.*", "loss_*.png",
+            "psnr_*.png", f"{UNFINISHED}*", "tested-*.jsonl", "eval.txt", "log.txt", "config.txt")
 CURVE = re.compile(r"(?:loss|psnr)_.*\.png")
+# what the patterns take that no run writes is another's
+MODEL = re.compile(r"model_(?:[0-9]+|best(?:\.old-[0-9]+)?)\.pth\.tar")
+RESULT = re.compile(r"(?:[2-8]|32)bit_.+_x[234]_(?:SR|LR|HR)\.png")
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
@@ -29,4 +32,10 @@ def own_files(folder: Path) -> list[Path]:
 
 def _is_ours(file):
     """Whether a file by such a name is a run's: other pictures of losses and PSNR do not say who made them."""
+    if file.name.startswith((UNFINISHED, UNFINISHED_TEST)):
+        return True
+    if file.name.startswith("model_"):
+        return MODEL.fullmatch(file.name) is not None
+    if file.parent.name.startswith("results-"):
+        return RESULT.fullmatch(file.name) is not None
     return file.is_symlink() or not CURVE.fullmatch(file.name) or MAKER.encode() in file.read_bytes()

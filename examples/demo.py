@@ -16,7 +16,7 @@ from examples import ROOT, run
 from metrics.figure import crop_figure, save_figure
 from metrics.functional import psnr, ssim
 from metrics.pairs import crop_to
-from metrics.report import result_lines
+from metrics.results import result_lines
 from option import EXPERIMENT_ROOT
 from quant import cost, open_network
 from utility import first_line, run_main

@@ -14,7 +14,7 @@ from examples import ROOT
 from examples.listing import check_files, read_listed
 from examples.results import tables
 from metrics.figure import save_figure
-from metrics.report import published_results
+from metrics.results import published_results
 from model.registry import NETWORKS, title
 from utility import FULL_PRECISION, MAKER, UserError, add_force, atomic_path, check_output, first_line, run_main
 

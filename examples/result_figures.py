@@ -19,7 +19,7 @@ from data.images import image_files, read_image
 from examples import ROOT
 from metrics.figure import crop_figure, save_figure
 from metrics.pairs import RESULT_NAME, crop_to
-from metrics.report import result_lines, run_folder
+from metrics.results import result_lines, run_folder
 from quant import open_network
 from quant.activation import with_gates
 from utility import MAKER, UserError, add_force, check_output, first_line, run_main, whole_number

@@ -15,7 +15,7 @@ from data.image_sets import find_test_sets
 from data.layout import BENCHMARKS
 from examples import ROOT, run
 from examples.listing import check_files, method_title, read_listed, test_command
-from metrics.report import published_results, read_run
+from metrics.results import published_results, read_run
 from model.registry import title
 from utility import FULL_PRECISION, UserError, first_line, run_main
 
@@ -75,10 +75,16 @@ def available(dir_data, scale):
 
 
 def scores(run, network, sets=SETS):
-    """{set: (PSNR, SSIM)} of a network, (model, scale), on these sets: the run's own, else the last tested there."""
-    found = [result for result in read_run(run) if (result.model, result.scale) == network and result.set in sets]
-    own = [result for result in found if not result.file and not result.backend]
-    return {result.set: (result.psnr, result.ssim) for result in own or found}
+    """{set: (PSNR, SSIM)} of a network, (model, scale), on whole sets of these: the run's own, else the last tested."""
+    found = [result for result in read_run(run) if (result.model, result.scale) == network and result.set in sets
+             and not result.lacking]
+    found = [result for result in found if not result.file and not result.backend] or found
+    alike = [result for result in found if _what(result) == _what(found[-1])]  # one network and runtime a row
+    return {result.set: (result.psnr, result.ssim) for result in alike}
+
+
+def _what(result):
+    return result.k_bits, result.variant, result.file, result.backend
 
 
 def tables(rows, runs=()):

@@ -8,9 +8,10 @@ import numpy as np
 
 from data.images import image_files, image_name
 from data.pictures import read_picture
-from utility import UserError
+from utility import UNFINISHED_TEST, UserError
 
 RESULT_NAME = re.compile(r"((?P<bit>[0-9]{1,9})bit_)?(?P<name>.+)_x(?P<scale>[0-9]{1,9})_(?P<kind>SR|LR|HR)")
+UPSCALED_NAME = re.compile(r"(?P<name>.+)_x(?P<scale>[0-9]{1,9})")  # quant.upscale's
 CHOICE = {"--gt": "keep one of them", "--sr": "choose with --bit, or keep one of them"}
 
 
@@ -30,11 +31,14 @@ class Pairs:
 def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = None) -> Pairs:
     """Pair the images of folder `gt` with the outputs of folder `sr`.
 
-    `baby.png` belongs to `4bit_baby_x4_SR.png` (of the given scale and bit), `baby_x4_SR.png` or `baby.png`, the first
-    that is there, whatever the extensions. Other scales and bits, saved LR and HR images and files that are no images
-    are passed over. Raises UserError for a missing folder, no pair at all, two files for one name, or files of
-    several widths.
+    `baby.png` belongs to `4bit_baby_x4_SR.png` (of the given scale and bit), `baby_x4_SR.png`, `baby_x4.png` or
+    `baby.png`, the first that is there, whatever the extensions. Other scales and bits, saved LR and HR images and
+    files that are no images are passed over. Raises UserError for a missing folder, one that a test has not finished,
+    no pair at all, two files for one name, or files of several widths.
     """
+    if (mark := Path(sr) / UNFINISHED_TEST).exists():
+        raise UserError(f"--sr {sr}: a test into it was stopped, or is at work ({mark.name}), so its pictures may be "
+                        "of two networks; run the test again")
     originals = _by_name(((image_name(path), 0, path) for path in image_files(gt, "--gt")), flag="--gt")
     outputs = _by_name(_outputs(image_files(sr, "--sr"), scale=scale, bit=bit), flag="--sr")
     common = sorted(originals.keys() & outputs.keys())
@@ -44,9 +48,10 @@ def find_pairs(gt: str | Path, sr: str | Path, *, scale: int, bit: int | None = 
     if len(kinds := {_told_bits(outputs[name]) for name in common}) > 1:
         raise UserError(f"--sr {sr}: holds results of several networks ({', '.join(sorted(kinds))}), whose mean says "
                         "nothing; choose with --bit, or keep one of them")
+    used = {outputs[name] for name in common}
     return Pairs({name: (originals[name], outputs[name]) for name in common},
                  without_sr=sorted(originals.keys() - outputs.keys()),
-                 without_hr=sorted(outputs.keys() - originals.keys()))
+                 without_hr=sorted({path: name for name, path in outputs.items() if path not in used}.values()))
 
 
 def read_pair(hr_path: str | Path, sr_path: str | Path, *, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +86,8 @@ def _outputs(paths, *, scale, bit):
         match = RESULT_NAME.fullmatch(path.stem)
         if not match:
             yield image_name(path), 0, path
+            if (upscaled := UPSCALED_NAME.fullmatch(path.stem)) and int(upscaled["scale"]) == scale:
+                yield upscaled["name"], 0.5, path
         elif match["kind"] == "SR" and int(match["scale"]) == scale:
             if match["bit"] is None:
                 yield match["name"], 1, path

@@ -102,7 +102,8 @@ def format_json(scores: Sequence[Score], pairs: Pairs, options: Namespace) -> st
 
 def parse_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = argparse.ArgumentParser(description=first_line(__doc__), epilog="baby.png in --gt is compared with "
-                                     "4bit_baby_x4_SR.png, baby_x4_SR.png or baby.png in --sr.")
+                                     "4bit_baby_x4_SR.png, baby_x4_SR.png, baby_x4.png or baby.png in --sr. Tests "
+                                     "measure DIV2K and the like on RGB: --rgb, and --border SCALE+6.")
     parser.add_argument("--gt", required=True, metavar="DIR", help="folder of the original HR images")
     parser.add_argument("--sr", required=True, metavar="DIR", help="folder of the super-resolved images")
     parser.add_argument("--scale", required=True, type=int, metavar="S", help="upscaling factor: 2, 3, 4, ...")

@@ -51,13 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 result = enlarge(network, read_picture(path, max_pixels=options.max_pixels), tile=options.tile,
                                  progress=bar.update)
+                result.write(target, maker=MAKER)
             except UserError as error:
                 if files == [options.input]:
                     raise
                 problems += 1
                 tqdm.write(f"error: {error}", file=sys.stderr)
-                continue
-            result.write(target, maker=MAKER)
     print(f"{len(targets) - problems} image(s) in {options.output}" + (f", {problems} left out" if problems else ""))
     return 1 if problems else 0
 

@@ -180,9 +180,16 @@ def test_the_range_counts_sorted_files_and_is_told(tmp_path, div2k, make_options
         assert names_in(build_train_loader(make_options(data_range="2-3"))) == {"0006", "0007"}
         assert names_in(build_train_loader(make_options(data_range="7-800/1-1"))) == {"0011", "0012"}
     assert [message.split(": ")[1] for message in caplog.messages] == [
-        "images 2-3 of 8 (--data_range)",
-        "images 7-8 of 8 (--data_range)",
+        "images 2-3 of 8 (--data_range), 0006 to 0007",
+        "images 7-8 of 8 (--data_range), 0011 to 0012",
     ]
+
+
+def test_benchmark_sets_beside_the_others_are_measured_as_such(tmp_path, add_images, div2k, make_options):
+    div2k(tmp_path)
+    add_images(tmp_path / "Set5" / "HR", tmp_path / "Set5" / "LR_bicubic", ["baby", "bird"])
+    [test_set] = build_test_sets(make_options(data_test=["Set5"], data_range="1-4/1-1"))
+    assert (test_set.luma, test_set.border, len(test_set)) == (True, 2, 2)
 
 
 def test_a_range_for_each_set(tmp_path, div2k, make_options):

@@ -12,7 +12,8 @@ from data.pictures import picture_of
 from engine import evaluator
 from engine.device import wait_for
 from engine.run_folder import RunFolder
-from utility import Stopped, UserError
+from metrics.pairs import find_pairs
+from utility import UNFINISHED_TEST, Stopped, UserError
 
 NETWORK = {"model": "edsr", "scale": 1, "k_bits": 32, "rgb_range": 255}
 
@@ -222,3 +223,18 @@ def test_the_record_of_a_test_can_be_no_folder(tmp_path):
     (tmp_path / "tested-Set1.jsonl").mkdir()
     with pytest.raises(UserError, match="tested-Set1.jsonl: is a folder"):
         continuing(tmp_path, images("a"))(Counting(), 0)
+
+
+def test_pictures_of_a_test_that_was_stopped_are_known(tmp_path):
+    test_set = images(*"abc")
+    made = evaluator.Evaluator([test_set], run=RunFolder(tmp_path), device=torch.device("cpu"), save_results=True,
+                               model="edsr", scale=1, k_bits=4, rgb_range=255)
+    folder, originals = tmp_path / f"results-{test_set.name}", tmp_path / "HR"
+    for _, hr, name in test_set:
+        picture_of(hr).write(originals / f"{name}.png")
+    with pytest.raises(Stopped):
+        made(Counting(stopped_at=1), 0)
+    with pytest.raises(UserError, match="a test into it was stopped, or is at work"):
+        find_pairs(originals, folder, scale=1)
+    made(Counting(), 0)
+    assert not (folder / UNFINISHED_TEST).exists() and len(find_pairs(originals, folder, scale=1).found) == 3

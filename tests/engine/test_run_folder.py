@@ -8,7 +8,7 @@ import pytest
 from engine.own_files import own_files
 from engine.run import logging_to_stdout
 from engine.run_folder import RunFolder
-from utility import MAKER, UNFINISHED, UserError
+from utility import MAKER, UNFINISHED, UNFINISHED_TEST, UserError
 
 
 def test_the_log_file_has_the_lines_from_before_there_was_one(tmp_path, capsys):
@@ -68,6 +68,17 @@ def test_pictures_of_losses_that_a_user_has_drawn_stay(tmp_path):
         (run.path / name).write_text("mine")
     run.make(reset=True)
     assert names(run.path) == {"loss_comparison.png", "psnr_vs_bits.png", ".lock", ".tests"}
+
+
+def test_copies_that_a_user_has_made_beside_a_runs_files_stay(tmp_path):
+    run = finished(tmp_path / "run")
+    mine = {"model/model_2_my_favourite.pth.tar", "model/model_best_of_all.pth.tar",
+            "results-Set5/3bit_baby_x2_SR_crop_for_paper.png", "results-Set5/64bit_desktop_x2_photo.png"}
+    for name in mine:
+        (run.path / name).write_text("mine")
+    (run.path / "results-Set5" / UNFINISHED_TEST).touch()
+    run.make(reset=True)
+    assert names(run.path) == mine | {".lock", ".tests"}
 
 
 NESTED = ("below", "model", "run", "results-Set5", "model/deeper")

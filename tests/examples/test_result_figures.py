@@ -4,7 +4,7 @@ import pytest
 
 from data.images import read_image
 from examples import result_figures
-from metrics.report import run_folder
+from metrics.results import run_folder
 from utility import UserError
 
 RUNS = {"low": "--dynamic_ratio 0.5", "other": "--quantizer pams"}

@@ -149,3 +149,13 @@ def test_other_methods_and_seeds_stand_in_a_table_of_their_own_beside_ours_at_th
                                   "| DDTB 2 bit | 30.00/0.800 (-1.00) |", "| PAMS 2 bit | 29.00/0.800 (-2.00) |"]
     full = entry(32, shipped=False)  # too large to ship, and compared with nothing
     assert len([*results.tables({full: {"Set5": (31.0, 0.8)}})]) == 1
+
+
+def test_a_row_is_of_one_network_and_of_whole_sets(experiments):
+    folder = experiments / "two"
+    folder.mkdir(parents=True)
+    lines = [{"epoch": 0, "set": name, "model": "edsr", "scale": 4, "k_bits": bits, "psnr": psnr, "ssim": 0.9, "images":
+              count, "file": file} for name, bits, psnr, count, file in (
+        ("Set5", 32, 30.0, 5, "a.pt"), ("Set14", 2, 28.0, 14, "b.pt"), ("Set5", 2, 29.0, 2, "b.pt"))]
+    (folder / "eval.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert results.scores("two", ("edsr", 4)) == {"Set14": (28.0, 0.9)}

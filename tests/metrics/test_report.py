@@ -106,6 +106,24 @@ def test_a_test_of_the_kept_network_counts_and_others_have_rows_of_their_own(tmp
         ("Set5", "25.00", f"{run}, pretrained/edsr_x4_4bit.safetensors"), ("Set14", "28.00", run)]
 
 
+def test_a_test_of_a_network_that_training_has_replaced_is_left_out(tmp_path, caplog):
+    run = write_run(tmp_path / "run", line(psnr=20.0, epoch=2), line("Set14", 19.0, epoch=0, file=BEST),
+                    line(psnr=18.0, epoch=0, file="a.pt"), line(psnr=30.0, epoch=3))
+    keep_best(run, 3)
+    assert [(result.set, result.psnr, result.file) for result in report.read_run(run)] == [
+        ("Set5", 18.0, "a.pt"), ("Set5", 30.0, "")]
+    assert f"a test on Set14 is of an earlier {BEST}, left out; test again" in caplog.text
+
+
+def test_other_images_of_a_numbered_set_have_a_row_of_their_own(tmp_path, capsys):
+    run = write_run(tmp_path / "run", *(line("DIV2K", psnr, epoch=0, images=2, range=names) for psnr, names in (
+        (20.0, ["0001", "0002"]), (19.0, ["0011", "0012"]), (21.0, ["0001", "0002"]))))
+    report.main([run])
+    rows = cells(capsys.readouterr().out)[2:]
+    assert [(row[1], row[3].split("/")[0]) for row in rows] == [
+        ("DIV2K (0011 to 0012)", "19.00"), ("DIV2K (0001 to 0002)", "21.00")]
+
+
 def test_rows_that_look_alike_tell_their_run(tmp_path, capsys):
     runs = [write_run(tmp_path / name, line(psnr=psnr)) for name, psnr in (("a", 30.0), ("b", 31.0))]
     report.main([*runs, runs[0]])
