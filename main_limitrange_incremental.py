@@ -7,9 +7,11 @@ if __name__ == "__main__":
 
 import copy
 import logging
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,10 +19,11 @@ from torch import Tensor
 import main_ori
 import model
 from data.build import build_test_sets
+from model import registry
 from model.common import SuperResolver
 from model.saved import file_at
 from model.weights import load_strictly
-from option import LIGHTER, parse_options
+from option import LIGHTER, NO_BEST, parse_options, variant_of
 from quant import Phase, QuantConfig, Schedule, quantize
 from quant.activation import quantizers
 from quant.distill import Distillation, parameter_groups
@@ -66,10 +69,7 @@ def load_start_weights(teacher: SuperResolver, student: SuperResolver, options: 
         try:
             file_at(path, "--pre_train")
         except UserError as error:
-            name = f"{options.model}_baseline_x{options.scale}"
-            how = f"python main_ori.py --model {options.model} --scale 3 --save {name}" if options.scale == 3 else \
-                f"bash baseline.sh {options.model}_x{options.scale}"  # which has the paper's scales
-            raise UserError(f"{error}; `{how}` trains it, then give --pre_train ../experiment/{name}") from error
+            raise UserError(f"{error}; {how_to_get_it(options)}") from error
         load_weights(teacher, path, "--pre_train", any_scale=True)  # the losses look at its body feature alone
     elif options.refine:
         load_strictly(teacher, teacher_in(checkpoint, options.refine), options.refine)
@@ -82,7 +82,20 @@ def load_start_weights(teacher: SuperResolver, student: SuperResolver, options: 
     phase, gates = phase_of(student), sum(quantizer.dynamic for quantizer in quantizers(student).values())
     log.info("--refine %s: its bounds, its %d gates and its phase (%s) are kept; nothing is calibrated, so that "
              "--dynamic_ratio and --init_bounds have no effect", options.refine, gates, phase.value)
+    if phase is not Phase.DYNAMIC and options.epochs < options.first_stage_epoch:
+        log.warning(NO_BEST, options.first_stage_epoch, options.epochs)
     return phase
+
+
+def how_to_get_it(options: Namespace) -> str:
+    """In words, where the full-precision network that options ask for comes from."""
+    name = f"{options.model}_baseline_x{options.scale}"
+    usual = not variant_of(options).keys() & set(registry.settings_of(options.model))
+    if usual and (file := Path(__file__).parent / "pretrained" / f"{name}.pt").is_file():
+        return f"{os.path.relpath(file)} comes with the code"
+    how = f"python main_ori.py --model {options.model} --scale 3 --save {name}" if options.scale == 3 else \
+        f"bash baseline.sh {options.model}_x{options.scale}"  # which has the paper's scales
+    return f"`{how}` trains it, then give --pre_train ../experiment/{name}"
 
 
 def teacher_in(checkpoint: dict[str, Any], path: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_main answers it: imports take seconds, some lose a Ctrl-C
 
 import contextlib
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ from quant.distill import Distillation
 from quant.open import load_weights, open_network
 from trainer import Trainer
 from utility import UserError, run_main
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +138,8 @@ def weights_to_test(options: Namespace, folder: RunFolder) -> tuple[str | Path, 
         return options.resume, "--resume"
     if means_pre_train(options):
         return options.pre_train, "--pre_train"
-    return file_of_run(folder.path), "--load" if options.load else "--save"
+    flag = "--load" if options.load else "--save"
+    return file_of_run(folder.path, flag), flag
 
 
 def train(network: SuperResolver, objective: Supervised | Distillation, groups: list[Any], evaluator: Evaluator,
@@ -149,6 +153,8 @@ def train(network: SuperResolver, objective: Supervised | Distillation, groups: 
         evaluator=evaluator, recorder=Recorder(folder), run=folder, device=device, epochs=options.epochs,
         print_every=options.print_every, checkpoint_every=options.checkpoint_every, save_models=options.save_models,
         gclip=options.gclip, amp=options.amp, run_options=options_to_keep(options))
+    if not any(test_set.has_hr for test_set in evaluator.test_sets):
+        log.warning("warning: no set of --data_test has HR images, so no best network can be counted")
     if continued_from:
         trainer.resume(continued_from)
     try:

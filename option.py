@@ -47,6 +47,7 @@ RATES = {"lr", "bound_lr", "decay", "gamma"}  # all of them together give an epo
 TESTED_ON = {"dir_data", "dir_demo", "data_test", "data_range", "ext", "n_threads", "chop", "chop_size"}
 NOT_FLAGS = ("given", "notes")  # what the Namespace holds besides flags
 LIGHTER = "lower --batch_size or --patch_size, test with --chop and a small --chop_size"  # where memory is used up
+NO_BEST = "warning: no best network is counted before epoch %d (--first_stage_epoch), and --epochs is %d"
 RESUME_OWN = "the run of --save"  # what a bare --resume means
 
 
@@ -174,8 +175,8 @@ def groups() -> dict[str, dict[str, Setting]]:
             **compatible,
         },
         "Optimization": {
-            "lr": Setting(float, 1e-4, "learning rate", positive=True),
-            "bound_lr": Setting(float, BOUND_LR, "learning rate of trained bounds", positive=True),
+            "lr": Setting(float, 1e-4, "learning rate", positive=True, most=1e36),
+            "bound_lr": Setting(float, BOUND_LR, "learning rate of trained bounds", positive=True, most=1e36),
             "decay": Setting(object, 10, "epochs between decays, or epochs joined with -, as 200-400", read=_decay),
             "gamma": Setting(float, 0.5, "factor of a decay", positive=True),
             "optimizer": Setting(str, "ADAM", "optimizer", ("SGD", "ADAM", "RMSprop")),
@@ -275,8 +276,7 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
         options.notes.append(f"--patch_size {options.patch_size}: {used} is used, a multiple of --scale")
     if options.k_bits != FULL_PRECISION and not (options.test_only or options.refine) and \
             options.epochs < options.first_stage_epoch:
-        options.notes.append(f"warning: no best network is counted before epoch {options.first_stage_epoch} "
-                             f"(--first_stage_epoch), and --epochs is {options.epochs}")
+        options.notes.append(NO_BEST % (options.first_stage_epoch, options.epochs))
     check(options, quantized=quantized)
     return options
 
@@ -321,7 +321,8 @@ def _own_run(options, parser, defaults):
         path = best_or_last(run) if options.load or not weights else None
     else:
         path = options.resume or options.load and RunFolder(run).checkpoint
-    state = path and checkpoint_with_options(path)
+    # what --resume names may be another kind of file; what is wrong with it is told when it is read
+    state = path and checkpoint_with_options(path, damaged_too=bool(options.resume))
     if not state:
         return None
     stored = {"compile": bool(state["options"].get("compiler")), **state["options"]}  # as older runs called it

@@ -77,15 +77,17 @@ def begin_alike(state: Any, options: dict[str, Any], place: Path) -> None:
                         "all the same, and put files where all machines see them")
 
 
-def checkpoint_with_options(path: str | Path) -> dict[str, Any] | None:
-    """A checkpoint of ours that keeps its options, {name: value}; None for any other file, as the oldest ones are.
+def checkpoint_with_options(path: str | Path, *, damaged_too: bool = True) -> dict[str, Any] | None:
+    """A checkpoint of ours that keeps its options, {name: value}; None for another file, as the oldest ones, or none.
 
-    Raises nothing: the code that loads the file says what is wrong with it.
+    damaged_too: None also for a file that can't be read; else UserError, naming it, is raised.
     """
     try:
         state = read_torch_file(path)
     except UserError:
-        return None
+        if damaged_too or not Path(path).exists():
+            return None
+        raise
     ours = isinstance(state, dict) and str(state.get("format")).startswith(FAMILY)
     return state if ours and isinstance(state.get("options"), dict) else None
 

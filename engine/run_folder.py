@@ -15,7 +15,7 @@ from engine import claims
 from engine.own_files import matching, own_files
 from model.saved import BEST, LAST, best_of
 from model.torch_file import read_torch_file
-from utility import UNFINISHED, UserError, check_file, free_old_name
+from utility import UNFINISHED, UserError, atomic_path, check_file, free_old_name, holding_signals
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class RunFolder:
         made = self._made()
         if made and not self.checkpoint.is_file():
             raise UserError(f"{self.place}: has results ({made[0].name}) and no checkpoint.pth.tar that can be "
-                            "read; put it back, name a file with --resume, or begin another run with --save")
+                            "read; put it back, name a file with --resume, or begin another run with --save"
+                            f"{self.told_aside()}")
 
     def to_continue(self) -> Path | None:
         """The last checkpoint; None, with a line in the log, for a run without one: it is begun."""
@@ -126,7 +127,7 @@ class RunFolder:
                 with self.claimed(), self._untested():
                     self._delete()
             elif archive and self._made() and not self._only_begun():
-                with self.claimed(), self._untested():
+                with self.claimed(), self._untested(), holding_signals():
                     self._archive()
             (self._behind_link / "model").mkdir(parents=True, exist_ok=True)
             if self.rewound:  # at once, so that a start that is killed leaves a run that goes on
@@ -202,7 +203,7 @@ class RunFolder:
         log.info("the run that was in %s is kept in %s", self.path, aside)
 
     def _move(self, files, aside):
-        for file in files:
+        for file in reversed(files):  # the models last: killed on the way, the run can still be continued
             target = aside / file.relative_to(self.path)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -245,4 +246,5 @@ def _copy(source, target):
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)

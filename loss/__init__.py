@@ -106,8 +106,10 @@ class Loss(nn.Module):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
             own, other = _adversary(self.state_dict()), _adversary(state_dict)
-            raise UserError(f"--loss: this run trains {own}, the checkpoint {other}, or --patch_size differs between "
-                            "them; give the flags of the checkpoint's training") from error
+            reason = f"this run trains {own}, the checkpoint {other}" if own != other else \
+                "--patch_size has another value than in the checkpoint's training, and a discriminator has one size"
+            raise UserError(f"--loss: {reason}; give the flags of the checkpoint's training, or begin a run of its own "
+                            "with --pre_train and another --save") from error
 
 
 def _adversary(state):

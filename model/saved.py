@@ -26,16 +26,17 @@ def best_of(file: str | Path) -> dict[str, Any] | None:
 def file_at(path: str | Path, flag: str = "") -> Path:
     """The file itself, or that of a run's folder. Raises UserError where there is none."""
     if os.path.isdir(path):  # unlike Path.is_dir it raises nothing
-        return file_of_run(path)
+        return file_of_run(path, flag)
     check_file(path, flag)
     return Path(path)
 
 
-def file_of_run(folder: str | Path) -> Path:
+def file_of_run(folder: str | Path, flag: str = "") -> Path:
     """The best network of a run, else its last checkpoint, which the log then says. Raises UserError without either."""
     found = best_or_last(folder)
     if found is None:
-        raise UserError(f"{folder}: no {BEST} or {LAST} in it; train first, or give weights with --refine")
+        other = "" if flag in ("--refine", "--pre_train") else ", or give weights with --refine"
+        raise UserError(f"{flag} {folder}: no {BEST} or {LAST} in it; train first{other}".lstrip())
     if found.match(LAST):
         log.info("%s: no best network yet, the last checkpoint is used", folder)
     return found

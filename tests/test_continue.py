@@ -488,7 +488,9 @@ def test_refine_keeps_bounds_gates_and_phase(flags, phase, launch, bare, experim
         if "alpha" in name or name.endswith(("is_dynamic", "initialised", "body.0.body.0.weight")):
             assert torch.equal(value, fine["state_dict"][name]), name
     assert not differences(start["objective"]["teacher"], fine["objective"]["teacher"])
-    assert f"and its phase ({phase}) are kept; nothing is calibrated" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert f"and its phase ({phase}) are kept; nothing is calibrated" in told
+    assert ("warning: no best network is counted before epoch 6" in told.split("--refine")[-1]) == (phase == "static")
     assert bare("--load fine --epochs 2 --cpu", quantized=True) == 0
     assert state_of(experiments, "fine")["phase"] == phase
 
@@ -558,6 +560,18 @@ def test_options_of_files_that_have_none(tmp_path):
     (tmp_path / "text.pt").write_text("x")
     for name in ("plain.pt", "text.pt", "nowhere.pt", "."):
         assert checkpoint_with_options(tmp_path / name) is None
+
+
+def test_a_damaged_checkpoint_is_what_is_told(launch, experiments, capfd):
+    assert launch("--save run --epochs 1") == 0
+    path = experiments / "run" / "model" / "checkpoint.pth.tar"
+    path.write_bytes(path.read_bytes()[:1000])
+    for flags in ("--load run", "--load run --test_only", "--resume --save run"):
+        (experiments / "run" / "model" / "model_best.pth.tar").unlink(missing_ok=True)
+        capfd.readouterr()
+        assert launch(f"{flags} --epochs 2") == 2
+        told = capfd.readouterr()
+        assert "checkpoint.pth.tar: " in told.err and "no --k_bits" not in told.out
 
 
 def test_settings_of_another_quantizer_that_older_runs_kept_are_passed_over(launch, bare, experiments):
@@ -632,3 +646,15 @@ def test_a_test_that_was_stopped_goes_on_with_continue_test(launch, bare, experi
     capfd.readouterr()
     assert launch("--save other --continue_test") == 0
     assert "--continue_test has no effect" in capfd.readouterr().out
+
+
+def test_a_run_that_can_count_no_best_network_says_so(launch, experiments, tiny_data, capfd):
+    pictures = tiny_data / "benchmark" / "Tiny" / "LR_bicubic" / "X2"
+    assert launch(f"--save run --epochs 1 --data_test Demo --dir_demo {pictures}") == 0
+    assert "warning: no set of --data_test has HR images, so no best network can be counted" in capfd.readouterr().out
+
+
+def test_a_missing_network_that_comes_with_the_code_is_pointed_to(launch, experiments, capfd):
+    usual = "--n_resblocks 16 --n_feats 64 --pre_train nowhere.pt --model edsr --scale 2"
+    assert launch(usual, quantized=True) == 2
+    assert "pretrained/edsr_baseline_x2.pt comes with the code" in capfd.readouterr().err

@@ -36,7 +36,7 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def in_step(monkeypatch):
     """Function that lets `act(trainer)` happen before step `number` of what trains next, counted from 1, and once."""
-    whole, armed = Trainer._step, []
+    whole, armed = Trainer.step, []
 
     def step(self, lr, hr):
         if armed:
@@ -45,7 +45,7 @@ def in_step(monkeypatch):
                 armed.pop()[1](self)
         whole(self, lr, hr)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     return lambda number, act: armed.append([number, act])
 
 
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(launch, expe
 @pytest.mark.parametrize("part", ["network", "optimizer"])
 def test_what_the_last_step_spoilt_is_not_saved(launch, experiments, monkeypatch, capfd, part):
     """Its own loss was still finite."""
-    whole, steps = Trainer._step, []
+    whole, steps = Trainer.step, []
 
     def step(self, lr, hr):
         whole(self, lr, hr)
@@ -236,7 +236,7 @@ def test_what_the_last_step_spoilt_is_not_saved(launch, experiments, monkeypatch
             weight = self.optimizer.param_groups[0]["params"][0]
             (weight.data if part == "network" else self.optimizer.state[weight]["exp_avg"]).fill_(float("inf"))
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     assert launch(flags("killed", False)) == 2
     assert f"state of the {part} is not finite in epoch 2, by batch 2; lower --lr" in capfd.readouterr().err
     state = checkpoint(experiments, "killed")

@@ -1,6 +1,8 @@
 import logging
+import os
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from engine.own_files import own_files
 from engine.run import logging_to_stdout
 from engine.run_folder import RunFolder
-from utility import MAKER, UNFINISHED, UNFINISHED_TEST, UserError
+from utility import MAKER, UNFINISHED, UNFINISHED_TEST, Stopped, UserError
 
 
 def test_the_log_file_has_the_lines_from_before_there_was_one(tmp_path, capsys):
@@ -79,6 +81,26 @@ def test_copies_that_a_user_has_made_beside_a_runs_files_stay(tmp_path):
     (run.path / "results-Set5" / UNFINISHED_TEST).touch()
     run.make(reset=True)
     assert names(run.path) == mine | {".lock", ".tests"}
+
+
+def test_a_move_that_is_stopped_ends_first_and_one_that_is_killed_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+    run = finished(tmp_path / "run")
+    (run.path / "thesis.tex").write_text("mine")
+    everything = {name for name in names(run.path) if UNFINISHED not in name}
+    moved, rename = [], Path.rename
+
+    def signalled(path, target):
+        moved.append(path)
+        if len(moved) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", signalled)
+    with pytest.raises(Stopped):
+        run.make(archive=True)
+    assert moved[-1] == run.checkpoint  # the last one of all
+    assert names(tmp_path / "run.old-1") | {"thesis.tex"} == everything
+    assert names(run.path) == {"thesis.tex", ".lock", ".tests"}
 
 
 NESTED = ("below", "model", "run", "results-Set5", "model/deeper")
