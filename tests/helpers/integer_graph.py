@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.INT32: np.int32, TensorProto.INT8: np.int8,
-         TensorProto.UINT8: np.uint8, TensorProto.INT64: np.int64}
+         TensorProto.UINT8: np.uint8, TensorProto.INT64: np.int64, TensorProto.DOUBLE: np.float64}
 
 
 def evaluate(exported, lr):
@@ -104,6 +104,7 @@ OPERATORS = {
     "Conv": lambda attributes, x, weight: np.einsum("nihw,oi->nohw", x, weight[:, :, 0, 0]),
     "ReduceMin": lambda attributes, x, axes: x.min(tuple(axes), keepdims=True),
     "ReduceMax": lambda attributes, x, axes: x.max(tuple(axes), keepdims=True),
+    "ReduceSum": lambda attributes, x, axes: x.sum(tuple(axes), keepdims=True),
     "Sigmoid": lambda attributes, x: 1 / (1 + np.exp(-x)),
     "Relu": lambda attributes, x: np.maximum(x, 0),
     "Clip": lambda attributes, x, low, high: np.clip(x, low, high),

@@ -79,13 +79,16 @@ class QLinear(Graph):
     def mean_of(self, codes: Codes) -> str:
         """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
 
-        A product with a row of ones sums in integers, without a float copy of the feature.
+        Products with a row of ones sum each row in integers, without a float copy of the feature. Rows are added in
+        float64, exact like integers: an int32 holds 8 million pixels.
         """
         pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
-        rows = self.op("Reshape", pixels, self.int64(-1, codes.channels))
-        count = self.op("Slice", self.op("Shape", rows), self.int64(0), self.int64(1))
-        ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.int64(1), count, axis=0))
-        sums = self.op("MatMulInteger", ones, rows, self.uint8(0), self.uint8(codes.grid.zero))
+        shape = self.op("Shape", pixels)
+        height, width = (self.op("Slice", shape, self.int64(axis), self.int64(axis + 1)) for axis in (1, 2))
+        ones = self.op("Expand", self.constant(1, np.uint8), self.op("Concat", self.int64(1), width, axis=0))
+        rows = self.op("MatMulInteger", ones, pixels, self.uint8(0), self.uint8(codes.grid.zero))
+        sums = self.op("ReduceSum", self.op("Cast", rows, to=TensorProto.DOUBLE), self.int64(1, 2))
+        count = self.op("Mul", height, width)
         means = self.op("Div", *(self.op("Cast", x, to=TensorProto.FLOAT) for x in (sums, count)))
         values = self.op("Mul", means, self.float32(codes.grid.step))
         return self.op("Reshape", values, self.int64(1, codes.channels, 1, 1))

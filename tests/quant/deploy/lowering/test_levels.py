@@ -1,9 +1,13 @@
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from plain_rounding import rounded_weight
 
+from quant.deploy.lowering.image_model import DEFAULT_OPSET
 from quant.deploy.lowering.levels import (
+    Codes,
     Grid,
     IntegerWeight,
     affine_grid,
@@ -11,6 +15,7 @@ from quant.deploy.lowering.levels import (
     quantized_weight,
     static_grid,
 )
+from quant.deploy.lowering.qlinear import QLinear
 from quant.functional import integer_levels
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
@@ -135,3 +140,17 @@ def test_integer_levels_of_a_tie_are_one_more():
     assert levels.tolist() == [-8, 8]
     grid = static_grid("act", quantizer(-10.0, 10.0, 4))
     assert (grid.low, grid.high, grid.zero) == (0, 16, 8)
+
+
+def test_the_mean_of_an_image_of_any_size_is_exact():
+    """255 in so many pixels is more than an int32 holds."""
+    graph = QLinear(torch.nn.Module())
+    mean = graph.mean_of(Codes("x", Grid(0.5, 3, 0, 255), 1))
+    ends = [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 1, "h", "w"])], [
+        helper.make_tensor_value_info(mean, TensorProto.FLOAT, None)]
+    made = helper.make_model(helper.make_graph(graph.nodes, "mean", *ends, graph.initializers), ir_version=8,
+                             opset_imports=[helper.make_opsetid("", DEFAULT_OPSET)])
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    for shape, value in (((2900, 2950), 255), ((1, 1), 0), ((5, 7), 3)):
+        [found] = session.run(None, {"x": np.full((1, 1, *shape), value, np.uint8)})
+        assert found.shape == (1, 1, 1, 1) and found.item() == (value - 3) * 0.5
