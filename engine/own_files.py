@@ -18,8 +18,9 @@ RESULT = re.compile(r"(?:[2-8]|32)bit_.+_x[234]_(?:SR|LR|HR)\.png")
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder, links too, that fit a pattern, sorted."""
-    return sorted(path for path in folder.glob(pattern) if path.is_symlink() or path.is_file())
+    """The files of a folder, links too, that fit a pattern and have a name that a run gives, sorted."""
+    return sorted(path for path in folder.glob(pattern)
+                  if (path.is_symlink() or path.is_file()) and _has_own_name(path))
 
 
 def own_files(folder: Path) -> list[Path]:
@@ -30,12 +31,14 @@ def own_files(folder: Path) -> list[Path]:
                               for path in files))
 
 
-def _is_ours(file):
-    """Whether a file by such a name is a run's: other pictures of losses and PSNR do not say who made them."""
+def _has_own_name(file):
     if file.name.startswith((UNFINISHED, UNFINISHED_TEST)):
         return True
     if file.name.startswith("model_"):
         return MODEL.fullmatch(file.name) is not None
-    if file.parent.name.startswith("results-"):
-        return RESULT.fullmatch(file.name) is not None
+    return not file.parent.name.startswith("results-") or RESULT.fullmatch(file.name) is not None
+
+
+def _is_ours(file):
+    """Whether a file by such a name is a run's: other pictures of losses and PSNR do not say who made them."""
     return file.is_symlink() or not CURVE.fullmatch(file.name) or MAKER.encode() in file.read_bytes()

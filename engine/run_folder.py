@@ -115,8 +115,8 @@ class RunFolder:
 
     def kept_epochs(self) -> dict[int, Path]:
         """{epoch: file} of the networks that --save_models kept."""
-        return {int(name): path for path in matching(self.path, "model/model_[0-9]*.pth.tar")
-                if (name := path.name.removeprefix("model_").removesuffix(".pth.tar")).isdecimal()}
+        return {int(path.name.removeprefix("model_").removesuffix(".pth.tar")): path
+                for path in matching(self.path, "model/model_[0-9]*.pth.tar")}
 
     def make(self, *, reset: bool = False, archive: bool = False) -> None:
         """Make the folder. reset: delete the run that was here; archive: keep it aside instead. Raises UserError."""

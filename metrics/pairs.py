@@ -87,12 +87,12 @@ def _outputs(paths, *, scale, bit):
         if not match:
             yield image_name(path), 0, path
             if (upscaled := UPSCALED_NAME.fullmatch(path.stem)) and int(upscaled["scale"]) == scale:
-                yield upscaled["name"], 0.5, path
+                yield upscaled["name"], 1, path
         elif match["kind"] == "SR" and int(match["scale"]) == scale:
             if match["bit"] is None:
-                yield match["name"], 1, path
-            elif bit in (None, int(match["bit"])):
                 yield match["name"], 2, path
+            elif bit in (None, int(match["bit"])):
+                yield match["name"], 3, path
 
 
 def _told_bits(path):

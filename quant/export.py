@@ -157,7 +157,7 @@ def _check_images(images, network):
         if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[:2] != (1, network.n_colors):
             raise ValueError(f"images: give a list of tensors [1, {network.n_colors}, h, w], not "
                              f"{list(getattr(image, 'shape', ())) or type(image).__name__}")
-    if len(images) and network.rgb_range > 1 and all(image.max() <= 1 for image in images):
+    if images and network.rgb_range > 1 and all(image.max() <= 1 for image in images):
         raise ValueError(f"images: no value is above 1, and the network's range is 0..{network.rgb_range:g}")
 
 
@@ -175,10 +175,11 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     that can't be, a network that is not in float32, and one that does not quantize yet.
     """
     lowering = lowering_of(network)
+    images = [] if images is None else list(images)
     for setting, value in (("rest", rest), ("gates", gates), ("format", format), ("weights", weights)):
         if value not in CHOICES[setting] and (setting, value) != ("weights", None):
             raise ValueError(f"{setting} {value!r}: choose {' or '.join(CHOICES[setting])}")
-        if value in ("int8", "fold") and (images is None or not len(images)):
+        if value in ("int8", "fold") and not images:
             raise UserError(f"{setting}='{value}': needs images like those to be upscaled, to calibrate on")
     if symmetric and format != "qdq":
         raise ValueError(f"symmetric: is for format 'qdq', not '{format}'")
@@ -188,15 +189,15 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
     check_rebuilt(network)
     if other := {one.dtype for one in network.state_dict().values() if one.is_floating_point()} - {torch.float32}:
         raise ValueError(f"the network has tensors in {min(map(str, other))}; call float() first")
-    _check_images(() if images is None else images, network)
-    network, folded = fold_gates(network, images) if gates == "fold" and images is not None else (network, {})
+    _check_images(images, network)
+    network, folded = fold_gates(network, images) if gates == "fold" else (network, {})
     graph, rgb_range = _graph(network, format, symmetric, weights, opset), network.rgb_range
     gated = gates_in_use(network).values()
     widest = max((quantizer.k_bits for quantizer in gated), default=0)
     if format == "qlinear" and widest > MOST_GATED_BITS:
         raise UserError(f"--format qlinear: holds no {widest}-bit feature behind a gate (--skip_bits {widest}); give "
                         "--format qdq or --gates fold")
-    if rest == "int8" and images is not None:
+    if rest == "int8":
         sr = lowering.lower_int8(Int8(graph, calibrate(network, images), rgb_range=rgb_range), network)
     else:
         sr = lowering.lower_exact(graph, network)

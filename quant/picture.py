@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from data.pictures import Picture, picture_of
 from model.common import SuperResolver
@@ -26,7 +27,7 @@ def enlarge(network: SuperResolver, image: Any, *, chop_size: int | None = None,
     image = np.array(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}; make a PIL one RGB")
-    if not isinstance(network, SuperResolver):
+    if not isinstance(network, nn.Module):  # a compiled network is no SuperResolver
         raise TypeError(f"network: is a {type(network).__name__}; give one of open_network; exported files are run by "
                         "quant.upscale.enlarge")
     check_finished(network)

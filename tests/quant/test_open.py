@@ -300,6 +300,7 @@ def test_enlarge(small_network):
     picture = Image.fromarray(image)
     network = small_network("edsr")
     assert np.array_equal(enlarge(network, picture), enlarge(network, image))
+    assert np.array_equal(enlarge(torch.compile(network, backend="eager"), image), enlarge(network, image))
     for mode in ("P", "L", "RGBA", "YCbCr", "HSV", "LAB"):
         with pytest.raises(ValueError, match=f"not in {mode}; make a PIL one RGB"):
             enlarge(network, picture.convert(mode))
