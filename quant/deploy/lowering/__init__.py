@@ -1,8 +1,9 @@
 """Networks as ONNX graphs.
 
-quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators: through graph
-with `--rest fp32`, through int8 with `--rest int8`, whose 8-bit grids come from calibration and weights from layout.
-qlinear and qdq are the two kinds of operators, levels goes from quantizers and weights to integers.
+quant.export chooses the file of the network (edsr, rdn, srresnet), which walks it and adds its operators: through
+code_graph with `--rest fp32`, through int8 with `--rest int8`, whose 8-bit grids come from calibration and weights from
+layout. graph adds nodes and float layers, code_graph quantized ones; qlinear and qdq are its two kinds of operators.
+levels goes from quantizers and weights to integers.
 """
 
 try:

@@ -6,14 +6,15 @@ import torch
 from model.common import MeanShift
 from model.edsr import EDSR, ResBlock
 from quant.blocks import QuantResBlock
-from quant.deploy.lowering.graph import array
-from quant.deploy.lowering.int8 import HEAD_COPIES, AnyGraph, Int8
+from quant.deploy.lowering.code_graph import CodeGraph
+from quant.deploy.lowering.graph import Graph, array
+from quant.deploy.lowering.int8 import HEAD_COPIES, Int8
 from quant.deploy.lowering.layout import Layout, compensated_weight
 from quant.deploy.lowering.levels import Codes
 from utility import UserError
 
 
-def lower_exact(graph: AnyGraph, network: EDSR) -> str:
+def lower_exact(graph: CodeGraph, network: EDSR) -> str:
     """EDSR from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.conv(shift(graph, "lr", network.sub_mean), network.head[0])
     x = head
@@ -24,7 +25,7 @@ def lower_exact(graph: AnyGraph, network: EDSR) -> str:
     return shift(graph, graph.upsample(feature, [*network.tail[0], network.tail[1]]), network.add_mean)
 
 
-def shift(graph: AnyGraph, image: str, module: MeanShift) -> str:
+def shift(graph: Graph, image: str, module: MeanShift) -> str:
     """A MeanShift, whose 1x1 convolution is an addition."""
     return graph.op("Add", image, graph.constant(mean_of(module).reshape(-1, 1, 1)))
 
@@ -37,7 +38,7 @@ def mean_of(module: MeanShift) -> np.ndarray:
     return array(module.bias)
 
 
-def float_block(graph: AnyGraph, block: ResBlock, x: str) -> str:
+def float_block(graph: Graph, block: ResBlock, x: str) -> str:
     """The block in full precision."""
     residual = graph.conv(graph.op("Relu", graph.conv(x, block.body[0])), block.body[2])
     return graph.op("Add", x, _scaled(graph, block, residual))
@@ -49,7 +50,7 @@ def _scaled(graph, block, residual):
     return graph.op("Mul", residual, graph.constant(block.res_scale, np.float32))
 
 
-def exact_block(graph: AnyGraph, block: QuantResBlock, x: str) -> str:
+def exact_block(graph: CodeGraph, block: QuantResBlock, x: str) -> str:
     """act3(res_scale * conv2(act2(relu(conv1(x))))) + act1(x); by the method conv1 reads floats, and stays float."""
     conv1, _, conv2 = block.body
     skip = graph.activate(block.act1, x)

@@ -6,7 +6,7 @@ All is float, [N, C, 1, 1], each image's own, in the order of `quant.functional`
 import numpy as np
 from onnx import TensorProto
 
-from quant.deploy.lowering.graph import Graph
+from quant.deploy.lowering.code_graph import CodeGraph
 from quant.deploy.lowering.levels import UINT8_MAX, Grid, RuntimeGrid
 from quant.functional import ABSOLUTE_WIDTH_FLOOR, RELATIVE_WIDTH_FLOOR
 from quant.methods.ddtb import GATE_BITS, DualBoundQuantizer
@@ -16,7 +16,7 @@ from utility import UserError
 MOST_GATED_BITS = 7
 
 
-def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
+def runtime_bounds(graph: CodeGraph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
     """The RuntimeGrid of a quantizer whose gate is applied: beta = 2*sigmoid(logits) times the trained bounds.
 
     pooled: float [N, C, 1, 1], its input's channels' means.
@@ -40,7 +40,7 @@ def runtime_bounds(graph: Graph, quantizer: DualBoundQuantizer, pooled: str) -> 
     return _grid(graph, low, high, quantizer.k_bits)
 
 
-def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
+def runtime_codes(graph: CodeGraph, quantizer: DualBoundQuantizer, bounds: RuntimeGrid) -> Grid:
     """The Grid of uint8 codes for the `runtime_bounds` of one image.
 
     The zero point is the largest that bounds around zero need, and constant, as fast kernels want it: a byte has room
@@ -58,13 +58,13 @@ def runtime_codes(graph: Graph, quantizer: DualBoundQuantizer, bounds: RuntimeGr
     return Grid(step, zero, low, high)
 
 
-def on_levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
+def on_levels(graph: CodeGraph, x: str, grid: RuntimeGrid) -> str:
     """Float x [N, C, h, w] clipped and rounded to the levels of a RuntimeGrid, float."""
     held = graph.op("Min", graph.op("Max", x, grid.lower), grid.upper)
     return graph.op("Div", levels(graph, held, grid), grid.scale)
 
 
-def levels(graph: Graph, x: str, grid: RuntimeGrid) -> str:
+def levels(graph: CodeGraph, x: str, grid: RuntimeGrid) -> str:
     """The whole numbers of a RuntimeGrid for x within its bounds, float."""
     return graph.op("Add", graph.op("Round", graph.op("Sub", graph.op("Mul", x, grid.scale), grid.offset)), grid.offset)
 

@@ -1,12 +1,8 @@
-"""A graph of ONNX operators under construction: nodes and constants, torch's layers in float, and exact levels.
-
-`--rest fp32` walks a network as its `forward` does, with float features between blocks, every level that of PyTorch.
-"""
+"""A graph of ONNX operators under construction: nodes and constants, and torch's layers in float."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from quant.deploy.bitpack import pack_bits
-from quant.deploy.lowering.levels import INT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, quantized_weight, static_grid
-from quant.methods.ddtb import DualBoundQuantizer
-from quant.weight import QuantConv2d
+from quant.deploy.lowering.levels import IntegerWeight
 
 # what the operators that unpack a weight take up themselves
 UNPACKING_BYTES = 512
@@ -25,8 +19,7 @@ UNPACKING_BYTES = 512
 class Graph:
     """Nodes and constants of one graph. Equal constants are stored once; names say which module a node belongs to.
 
-    What adds one gives its name. QLinear and Qdq say what integers become of quantized layers: they define
-    `runtime_grid`, `quantize`, `conv_to_float`, `exact_code_conv` and `exact_conv_prelu`.
+    What adds one gives its name. `code_graph.CodeGraph` adds quantized layers.
 
     network: the torch module whose graph this becomes, for the names. packed: {bits: onnx type} of integers smaller
     than a byte that weights may be stored in; `image_model.pack_types` gives it.
@@ -34,11 +27,8 @@ class Graph:
 
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
         self.scope = ""
-        self.recorded = {}
         # how many there are "in integers" and "in float", apart from gates'
         self.convolutions = Counter()
-        # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
-        self.beta_steps: int | None = None
         self._packed = packed or {}
         self._places = {module: name for name, module in network.named_modules()}
         self.nodes, self.initializers = [], []
@@ -119,16 +109,6 @@ class Graph:
         """
         return self.op("ReduceMean", self.op("ReduceMean", x, self.int64(3)), self.int64(2))
 
-    def concat(self, parts: Sequence[Codes]) -> Codes:
-        """Features on one grid, joined along channels."""
-        joined = self.op("Concat", *(part.name for part in parts), axis=1)
-        return Codes(joined, parts[0].grid, sum(part.channels for part in parts))
-
-    def record(self, quantizer: nn.Module, codes: Codes) -> Codes:
-        """Keep the feature that a quantizer makes: `quant.verify` looks at it. Returns it."""
-        self.recorded[self._places[quantizer]] = codes
-        return codes
-
     def int64(self, *values: int) -> str:
         """A constant int64 vector: shapes, axes, positions."""
         return self.constant(values, np.int64)
@@ -145,26 +125,6 @@ class Graph:
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [new if old == name else old for old in names]
-
-    def grid_of(self, quantizer: DualBoundQuantizer, pooled: Any = None, *, after_relu: bool = False) -> AnyGrid:
-        """A quantizer's grid; pooled() makes the float [N, C, 1, 1] means of its input, called only for a gate.
-
-        after_relu: no input is negative.
-        """
-        if not quantizer.gated:
-            with self.within(quantizer):
-                grid = static_grid(self.scope, quantizer, after_relu=after_relu)
-                self.check(self.scope, grid)
-                return grid
-        with self.within(quantizer.gate):
-            return self.runtime_grid(quantizer, pooled())
-
-    def check(self, name: str, grid: Grid) -> None:
-        """Raise UserError where the format does not hold a quantizer's grid; uint8 codes, as in QLinear, hold any."""
-
-    def integers_of(self, conv: QuantConv2d, norm: nn.BatchNorm2d | None = None) -> tuple[IntegerWeight, np.ndarray]:
-        """(IntegerWeight, bias float64 [O]) of a QuantConv2d, the batch norm behind it folded in."""
-        return with_norm(quantized_weight(self._places[conv], conv), bias_of(conv), norm)
 
     def conv(self, x: str, module: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> str:
         """A torch convolution, the batch norm behind it, if any, folded in."""
@@ -189,41 +149,6 @@ class Graph:
                 x = self.prelu(x, module) if name == "PReLU" else self.conv(x, module)
         return x
 
-    def activate(self, quantizer: DualBoundQuantizer, x: str) -> Codes:
-        """A float feature to the codes of its quantizer."""
-        grid = self.grid_of(quantizer, lambda: self.float_mean(x))
-        with self.within(quantizer):
-            return self.record(quantizer, self.quantize(x, grid, quantizer.gate.reduce.in_channels))
-
-    def on_float(self, conv: QuantConv2d, x: str) -> str:
-        """A QuantConv2d that reads an unquantized feature: a float convolution with the quantized weight."""
-        with self.within(conv):
-            levels, scale = (array(value) for value in conv.integer_weight())
-            if self._packed and np.abs(levels).max() <= INT8_MAX:
-                whole = self.op("Cast", self.weight(levels.astype(np.int64)), to=TensorProto.FLOAT)
-                weight = self.op("Div", whole, self.constant(scale, np.float32))
-            else:
-                weight = self.constant(levels / scale, np.float32)
-            return self.float_conv(x, weight, levels.shape[-1], array(conv.bias))
-
-    def on_codes(self, conv: QuantConv2d, codes: Codes, norm: nn.BatchNorm2d | None = None) -> str:
-        """A QuantConv2d on codes, to a float feature; norm: the batch norm behind it."""
-        weight, bias = self.integers_of(conv, norm)
-        with self.within(conv):
-            return self.conv_to_float(codes, weight, bias)
-
-    def exact(self, quantizer: DualBoundQuantizer, conv: QuantConv2d, codes: Codes,
-              norm: nn.BatchNorm2d | None = None, *, factor: float = 1.0, slope: float | None = None) -> Codes | None:
-        """quantizer(factor * conv), a PReLU of one slope between if given, from codes; None where it can't be exact."""
-        if quantizer.gated:
-            return None
-        grid = self.grid_of(quantizer)
-        weight, bias = self.integers_of(conv, norm)
-        exactly = (codes, replace(weight, step=weight.step * factor), bias * factor)
-        with self.within(conv):
-            made = self.exact_code_conv(*exactly, grid) if slope is None else \
-                self.exact_conv_prelu(*exactly, slope, grid)
-        return None if made is None else self.record(quantizer, made)
 
 
 def array(tensor: Tensor) -> np.ndarray:

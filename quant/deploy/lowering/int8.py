@@ -12,24 +12,22 @@ import numpy as np
 from torch import nn
 
 from quant.deploy.lowering.calibration import Calibration
+from quant.deploy.lowering.code_graph import CodeGraph
 from quant.deploy.lowering.graph import array, bias_of, with_norm
 from quant.deploy.lowering.layout import Layout, compensated_weight, fold_shuffle
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
-from quant.deploy.lowering.qdq import Qdq
-from quant.deploy.lowering.qlinear import QLinear
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
 BETA_STEPS = 4096
 # how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
 HEAD_COPIES = 8
-AnyGraph = QLinear | Qdq
 
 
 class Int8:
-    """Adds operators on codes to `graph`, a QLinear or a Qdq; calibration: the network's."""
+    """Adds operators on codes to `graph`; calibration: the network's."""
 
-    def __init__(self, graph: AnyGraph, calibration: Calibration, *, rgb_range: float) -> None:
+    def __init__(self, graph: CodeGraph, calibration: Calibration, *, rgb_range: float) -> None:
         self.graph = graph
         self.graph.beta_steps = BETA_STEPS
         self.calibration = calibration

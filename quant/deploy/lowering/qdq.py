@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from quant.deploy.lowering import levels
+from quant.deploy.lowering.code_graph import CodeGraph
 from quant.deploy.lowering.gate import on_levels, runtime_bounds
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
 from quant.methods.ddtb import DualBoundQuantizer
 from utility import UserError
@@ -21,10 +21,11 @@ from utility import UserError
 INT8_ZERO = INT8_MAX + 1
 
 
-class Qdq(Graph):
+class Qdq(CodeGraph):
     """A graph of float operators between pairs of QuantizeLinear and DequantizeLinear.
 
-    Its methods are QLinear's, on float values. `exact_...` find a form for every convolution, exact where that can be.
+    Codes are float values on their levels. CodeGraph says what each method gives; `exact_...` find a form for every
+    convolution, exact where that can be.
     """
 
     runtime_scales = False
@@ -34,7 +35,7 @@ class Qdq(Graph):
         self.symmetric = symmetric
 
     def affine_grid(self, low: float, high: float) -> Grid:
-        """The 8-bit grid that spans low..high and has an exact zero; symmetric: -127..127 times its step."""
+        """Symmetric: -127..127 times its step."""
         if not self.symmetric:
             return levels.affine_grid(low, high)
         return Grid((max(-low, high, 0.0) or 1.0) / INT8_MAX, INT8_ZERO, 1, UINT8_MAX)
@@ -50,11 +51,11 @@ class Qdq(Graph):
                             "int8 does not hold without a zero point; export without --symmetric")
 
     def runtime_grid(self, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
-        """The grid that a gate sets, for arithmetic in float, as scales are constants here."""
+        """For arithmetic in float, as scales are constants here."""
         return runtime_bounds(self, quantizer, pooled)
 
     def image(self, grid: Grid, channels: int) -> Codes:
-        """The input `lr` on its levels; symmetric: as it is, since int8 has no room for 256 levels from zero on."""
+        """Symmetric: `lr` as it is, since int8 has no room for 256 levels from zero on."""
         image = Codes("lr", grid, channels)
         return image if self.symmetric else self._pair(image.name, grid, channels)
 
@@ -107,7 +108,7 @@ class Qdq(Graph):
         return self.float_mean(codes.name)
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """A convolution to a float feature; where its grid is static, the bias is int32 in units of the sums."""
+        """Where the grid of the codes is static, the bias is int32 in units of the sums."""
         if not codes.grid.is_static:
             return self._conv(codes, weight.spread(UINT8_MAX), self.constant(bias, np.float32))
         weight = weight.spread(codes.grid.largest_code)
@@ -127,7 +128,6 @@ class Qdq(Graph):
                        self.constant(np.zeros(len(whole)), np.int32), axis=0)
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
-        """A convolution on a grid; exact where a bias and scales are found with which each sum lands on its level."""
         exact = levels.exact_conv(weight, bias, codes.grid, grid) if levels.has_few_codes(grid) else None
         if exact is None:
             return self.quantize(self.conv_to_float(codes, weight, bias), grid, len(bias))

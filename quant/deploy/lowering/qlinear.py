@@ -1,7 +1,7 @@
 """Integer operators, `--format qlinear`: features are uint8 codes, convolutions QLinearConv and MatMulInteger.
 
 Everything is made of standard operators in the form that ONNX Runtime's CPU provider turns into one fast kernel; where
-that is not obvious the docstring says which one. All features are [N, C, h, w], all convolutions have `same` padding.
+that is not obvious the docstring says which one.
 """
 
 from collections.abc import Sequence
@@ -11,35 +11,31 @@ import numpy as np
 from onnx import TensorProto
 
 from quant.deploy.lowering import levels
+from quant.deploy.lowering.code_graph import CodeGraph
 from quant.deploy.lowering.gate import runtime_bounds, runtime_codes
-from quant.deploy.lowering.graph import Graph
 from quant.deploy.lowering.layout import MAX_WEIGHT_LEVEL
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
 
 
-class QLinear(Graph):
-    """A graph of integer operators. weight: an IntegerWeight whose step includes whatever the output is multiplied by;
-    bias: real [O], likewise; ranges: (low, high) of each term of a sum."""
+class QLinear(CodeGraph):
+    """A graph of integer operators. CodeGraph says what each method gives, docstrings here how and why."""
 
-    # scales and zero points may be computed while the graph runs
     runtime_scales = True
     # kernels for fewer output channels are up to ten times slower than those for 16
     least_channels = 16
 
-    affine_grid = staticmethod(levels.affine_grid)
+    def affine_grid(self, low: float, high: float) -> Grid:
+        return levels.affine_grid(low, high)
 
     def runtime_grid(self, quantizer: DualBoundQuantizer, pooled: str) -> Grid:
-        """The grid that a gate sets for one image; pooled: as for gate.runtime_bounds."""
         return runtime_codes(self, quantizer, runtime_bounds(self, quantizer, pooled))
 
     def image(self, grid: Grid, channels: int) -> Codes:
-        """The input `lr` as codes."""
         return self.quantize("lr", grid, channels)
 
     def image_with_ones(self, grid: Grid, channels: int, copies: int) -> Codes:
-        """The image and a channel with its largest value, `copies` times."""
         image = self.image(grid, channels)
         ones = self.op("Pad", image.name, self.int64(0, 0, 0, 0, 0, 1, 0, 0), self.uint8(image.grid.high))
         return self.concat([replace(image, name=ones, channels=image.channels + 1)] * copies)
@@ -56,13 +52,10 @@ class QLinear(Graph):
         return Codes(codes if held else self._limit(codes, grid), grid, channels)
 
     def dequantize(self, codes: Codes) -> str:
-        """Codes to the float feature."""
         return self.op("DequantizeLinear", codes.name, self.float32(codes.grid.step), self.uint8(codes.grid.zero))
 
     def requantize(self, codes: Codes, grid: AnyGrid, *, slope: float = 1.0) -> Codes:
-        """Codes of another grid for the same values, or for prelu(values) with one slope.
-
-        A LeakyRelu between DequantizeLinear and QuantizeLinear is one table look-up a value in ONNX Runtime
+        """A LeakyRelu between DequantizeLinear and QuantizeLinear is one table look-up a value in ONNX Runtime
         (QLinearLeakyRelu), also with runtime scales; without it both conversions would pass through float tensors.
         """
         if codes.grid == grid and slope == 1:
@@ -71,15 +64,13 @@ class QLinear(Graph):
         return self.quantize(changed, grid, codes.channels, held=levels.stays_within(codes.grid, grid, slope))
 
     def requantized_concat(self, parts: Sequence[Codes], grid: AnyGrid) -> Codes:
-        """Codes on any grids, joined on one: QLinearConcat in ONNX Runtime, one table look-up a value."""
+        """QLinearConcat in ONNX Runtime, one table look-up a value."""
         joined = self.op("Concat", *(self.dequantize(part) for part in parts), axis=1)
         return self.quantize(joined, grid, sum(part.channels for part in parts),
                              held=all(levels.stays_within(part.grid, grid, 1.0) for part in parts))
 
     def mean_of(self, codes: Codes) -> str:
-        """The mean over height and width of one image's codes, in real values: float [1, C, 1, 1].
-
-        Products with a row of ones sum each row in integers, without a float copy of the feature. Rows are added in
+        """Products with a row of ones sum each row in integers, without a float copy of the feature. Rows are added in
         float64, exact like integers: an int32 holds 8 million pixels.
         """
         pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
@@ -94,16 +85,13 @@ class QLinear(Graph):
         return self.op("Reshape", values, self.int64(1, codes.channels, 1, 1))
 
     def exact_code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes | None:
-        """Codes to codes on `grid`, each exactly the level that real arithmetic gives, or None where none can be."""
+        """Each code exactly the level, or None where that can't be had."""
         exact = levels.exact_conv(weight, bias, codes.grid, grid)
         return None if exact is None else self._qlinear_conv(codes, *exact, grid)
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float,
                          grid: AnyGrid) -> Codes | None:
-        """prelu(conv), each exactly on its level of `grid`, or None where that can't be had.
-
-        Two convolutions to codes and their sum cost half of one convolution to a float feature.
-        """
+        """Two convolutions to codes and their sum cost half of one convolution to a float feature."""
         if slope <= 0 or not grid.low <= grid.zero <= grid.high:
             return None
         exact = [(found, half) for weight, bias, half in _in_two(weight, bias, slope, grid)
@@ -118,7 +106,7 @@ class QLinear(Graph):
         return Codes(self.op("Sub", both, self.uint8(grid.zero)), grid, parts[0].channels)
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
-        """Codes to codes, of constant or runtime steps, exact where possible, else with a bias in units of the sums."""
+        """Of constant or runtime steps; where not exact, the bias is in units of the sums."""
         exact = self.exact_code_conv(codes, weight, bias, grid) if levels.has_few_codes(grid) else None
         if exact is not None:
             return exact
@@ -132,9 +120,7 @@ class QLinear(Graph):
 
     def conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                    before: Grid) -> Codes:
-        """prelu(conv) on `grid`, an 8-bit grid; before: the grid of conv.
-
-        Rounding before PReLU would cost more than the second convolution: negative values would widen the grid, and
+        """Rounding before PReLU would cost more than the second convolution: negative values would widen the grid, and
         PReLU then scales most of that width away.
         """
         if slope <= 0:
@@ -143,7 +129,7 @@ class QLinear(Graph):
 
     def conv_prelu_levels(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float, grid: AnyGrid, *,
                           before: Grid) -> Codes:
-        """prelu(conv) on `grid`, a quantizer's: conv on an 8-bit grid, then one table look-up a value."""
+        """conv on an 8-bit grid, then one table look-up a value."""
         return self.requantize(self.code_conv(codes, weight, bias, before), grid, slope=slope)
 
     def _qlinear_conv(self, codes, weight, bias, grid):
@@ -160,7 +146,7 @@ class QLinear(Graph):
         return Codes(self._limit(result, grid), grid, len(weight.levels))
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """Codes to a float feature, the sums exact integers."""
+        """The sums are exact integers."""
         return window_conv(self, codes, weight, bias)
 
     def add(self, first: Codes, second: Codes) -> Codes:
@@ -169,13 +155,12 @@ class QLinear(Graph):
         return Codes(self.op("Add", first.name, second.name), grid, first.channels)
 
     def sum_of(self, first: Codes, second: Codes, ranges: Sequence[Range], grid: AnyGrid | None = None) -> Codes:
-        """The sum of codes on any two grids, on `grid` if one is given."""
         grids = levels.term_grids(*ranges)
         total = self.add(*(self.requantize(term, one) for term, one in zip((first, second), grids, strict=True)))
         return total if grid is None else self.requantize(total, grid)
 
     def sum_grids(self, *terms: Range) -> list[Grid]:
-        """The grids of the two terms of a `conv_sum`: 8-bit ones, their steps whole multiples of one unit."""
+        """Steps that are whole multiples of one unit."""
         grids = [levels.affine_grid(*term) for term in terms]
         unit = _unit(grids)
         steps = [unit * np.ceil(grid.step / unit) for grid in grids]
@@ -184,9 +169,7 @@ class QLinear(Graph):
 
     def conv_sum(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes, grids: Sequence[Grid],
                  offset: np.ndarray) -> Codes:
-        """conv + other + offset; grids: of conv, of other (`sum_grids`) and of the sum. offset: real [O].
-
-        A 1x1 convolution adds codes of unlike steps exactly and rounds once.
+        """A 1x1 convolution adds codes of unlike steps exactly and rounds once.
         """
         terms = [self.code_conv(codes, weight, bias, grids[0]), other]
         unit, ones = _unit(grids[:2]), np.eye(len(bias), dtype=np.int64)
@@ -197,25 +180,22 @@ class QLinear(Graph):
 
     def conv_add(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, other: Codes,
                  ranges: Sequence[Range]) -> Codes:
-        """conv + other as a sum of codes, both of one step."""
         grids = levels.term_grids(*ranges)
         return self.add(self.code_conv(codes, weight, bias, grids[0]), self.requantize(other, grids[1]))
 
     def accumulator_grids(self, whole: Range, part: Range) -> tuple[Grid, Grid]:
-        """(grid of a sum of many terms, grid of one), from their ranges: of one step, no code of both overflows."""
+        """Of one step; no code of both overflows."""
         total, one = levels.term_grids(whole, part)
         return replace(total, zero=total.zero + one.zero, low=one.zero, high=total.high + one.zero), one
 
     def conv_accumulate(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, part: Grid,
                         gathered: Codes) -> Codes:
-        """gathered + conv, on the grid of `gathered`; both grids are `accumulator_grids`."""
         term = self.code_conv(codes, weight, bias, part)
         total = self.op("Sub", self.op("Add", gathered.name, term.name), self.uint8(part.zero))
         return replace(gathered, name=self._limit(total, gathered.grid))
 
     def conv_to_image(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid, factor: int,
                       channels: int) -> str:
-        """The image, float, of a convolution to [N, factor*factor*channels, h, w] and a pixel shuffle; `grid`: its."""
         unused = max(self.least_channels - len(weight.levels), 0)
         padded = IntegerWeight(np.pad(weight.levels, ((0, unused), (0, 0), (0, 0), (0, 0))),
                                np.pad(weight.step, (0, unused), constant_values=1.0))
@@ -226,9 +206,7 @@ class QLinear(Graph):
         return self.dequantize(self.pixel_shuffle(image, factor, channels))
 
     def pixel_shuffle(self, codes: Codes, factor: int, channels: int) -> Codes:
-        """[N, factor*factor*channels, h, w], channels last in that order, to [N, channels, factor*h, factor*w].
-
-        In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
+        """In the layout of the integer kernels, channels innermost, this moves whole runs of channels.
         """
         pixels = self.op("Transpose", codes.name, perm=levels.TO_LAST)
         size = self.op("Mul", self.op("Slice", self.op("Shape", pixels), self.int64(0), self.int64(3)),

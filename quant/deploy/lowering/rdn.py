@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from model.rdn import RDN, DenseBlock, GlobalFusion
 from quant.blocks import QuantDenseBlock, QuantGlobalFusion
-from quant.deploy.lowering.int8 import AnyGraph, Int8
+from quant.deploy.lowering.code_graph import CodeGraph
+from quant.deploy.lowering.graph import Graph
+from quant.deploy.lowering.int8 import Int8
 from quant.deploy.lowering.levels import Codes
 
 
-def lower_exact(graph: AnyGraph, network: RDN) -> str:
+def lower_exact(graph: CodeGraph, network: RDN) -> str:
     """RDN from `lr` to sr, its blocks in float or with exact levels."""
     shallow = graph.conv("lr", network.SFENet1)
     x = graph.conv(shallow, network.SFENet2)
@@ -23,7 +25,7 @@ def lower_exact(graph: AnyGraph, network: RDN) -> str:
     return graph.upsample(graph.op("Add", fused, shallow), network.UPNet)
 
 
-def float_block(graph: AnyGraph, block: DenseBlock, x: str) -> str:
+def float_block(graph: Graph, block: DenseBlock, x: str) -> str:
     """The dense block in full precision."""
     dense = x
     for part in block.convs:
@@ -31,7 +33,7 @@ def float_block(graph: AnyGraph, block: DenseBlock, x: str) -> str:
     return graph.op("Add", graph.conv(dense, block.LFF), x)
 
 
-def float_fusion(graph: AnyGraph, block: GlobalFusion, features: Sequence[str]) -> str:
+def float_fusion(graph: Graph, block: GlobalFusion, features: Sequence[str]) -> str:
     """The fusion of all block outputs in full precision."""
     return graph.conv(graph.conv(graph.op("Concat", *features, axis=1), block[0]), block[1])
 
@@ -42,7 +44,7 @@ def _growing(block):
     return [(part.conv[0], quantizer) for part, quantizer in zip(block.convs, quantizers, strict=True)]
 
 
-def exact_block(graph: AnyGraph, block: QuantDenseBlock, x: str) -> str:
+def exact_block(graph: CodeGraph, block: QuantDenseBlock, x: str) -> str:
     """The quantized dense block: what was concatenated before is brought from level to level."""
     first = dense = graph.activate(block.act1, x)
     for module, quantizer in _growing(block):
@@ -70,7 +72,7 @@ def _exact_growth(graph, conv, quantizer, dense):
         return graph.record(quantizer, graph.concat([graph.requantize(dense, grid), grown]))
 
 
-def exact_fusion(graph: AnyGraph, block: QuantGlobalFusion, features: Sequence[str]) -> str:
+def exact_fusion(graph: CodeGraph, block: QuantGlobalFusion, features: Sequence[str]) -> str:
     """The quantized fusion: the 1x1 convolution in integers, the 3x3 one reads a float feature by the method."""
     channels = block[0].in_channels // len(features)
     grid = graph.grid_of(block.act, lambda: graph.op("Concat", *(graph.float_mean(x) for x in features), axis=1))

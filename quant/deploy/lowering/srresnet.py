@@ -2,11 +2,13 @@
 
 from model.srresnet import BNResBlock, SRResNet
 from quant.blocks import QuantBNResBlock
-from quant.deploy.lowering.int8 import HEAD_COPIES, AnyGraph, Int8
+from quant.deploy.lowering.code_graph import CodeGraph
+from quant.deploy.lowering.graph import Graph
+from quant.deploy.lowering.int8 import HEAD_COPIES, Int8
 from quant.deploy.lowering.layout import Layout
 
 
-def lower_exact(graph: AnyGraph, network: SRResNet) -> str:
+def lower_exact(graph: CodeGraph, network: SRResNet) -> str:
     """SRResNet from `lr` to sr, its blocks in float or with exact levels."""
     head = graph.prelu(graph.conv("lr", network.conv_input), network.relu)
     x = head
@@ -17,13 +19,13 @@ def lower_exact(graph: AnyGraph, network: SRResNet) -> str:
     return graph.upsample(feature, [*network.upscale, network.conv_output])
 
 
-def float_block(graph: AnyGraph, block: BNResBlock, x: str) -> str:
+def float_block(graph: Graph, block: BNResBlock, x: str) -> str:
     """The block in full precision."""
     hidden = graph.prelu(graph.conv(x, block.conv1, block.in1), block.relu)
     return graph.op("Add", graph.conv(hidden, block.conv2, block.in2), x)
 
 
-def exact_block(graph: AnyGraph, block: QuantBNResBlock, x: str) -> str:
+def exact_block(graph: CodeGraph, block: QuantBNResBlock, x: str) -> str:
     """The quantized block."""
     codes = graph.activate(block.act1, x)
     inner = graph.exact(block.act2, block.conv1, codes, block.in1, slope=block.relu.weight.item()) or \
