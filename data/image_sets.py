@@ -1,13 +1,14 @@
 """A data set by its name: which files belong to it, and in what pairs."""
 
+import math
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import images_by_name
-from data.layout import BENCHMARKS, LAYOUTS, Layout, folders_in
+from data.images import image_shape, images_by_name
+from data.layout import BENCHMARKS, LAYOUTS, Layout, folders_in, images_in
 from utility import UserError
 
 DIV2K_EXTRA_BORDER = 6
@@ -135,7 +136,9 @@ def _ranged_set(flag, dir_data, name, scale, wanted):
     _check_name(flag, name)
     layouts = numbered_layouts(dir_data, name)
     if not layouts:
-        raise UserError(f"{flag} {name}: {_what_is_there(dir_data)}; expected {_expected(flag, name, scale)}; {SEE}")
+        remedy = _from_another_layout(dir_data, name) if flag == "--data_test" else ""
+        expected = f"{_what_is_there(dir_data)}; expected {_expected(flag, name, scale)}; {SEE}"
+        raise UserError(f"{flag} {name}: {remedy or expected}")
     root = Path(dir_data) / _base_and_quality(name)[0]
     layout = next((layout for layout in layouts if os.path.isdir(layout.lr_folder(root, scale))), layouts[0])
     images = _numbered_images(root, layout, to_train=flag == "--data_train")
@@ -195,6 +198,18 @@ def _what_is_there(dir_data):
     there += [f"benchmark/{folder.name}" for folder in folders_in(Path(dir_data) / "benchmark")
               if os.path.isdir(BENCHMARK.hr_folder(folder))]
     return f"--dir_data {dir_data} has {', '.join(there) or 'no data set'}"
+
+
+def _from_another_layout(dir_data, name):
+    """How to take a test set whose images lie in other folders, as in BasicSR's GTmod12; "" where there are none."""
+    for root in (Path(dir_data) / "benchmark" / name, Path(dir_data) / name):
+        images = [there[0] for folder in (*folders_in(root), root) if (there := images_in(folder))]
+        if images:
+            largest = max(images, key=lambda path: math.prod(image_shape(path))).parent
+            command = f"--hr {shlex.quote(str(largest))} --out {shlex.quote(str(Path(dir_data) / 'benchmark' / name))}"
+            return (f"{root} has another layout than {BENCHMARK.hr} and {BENCHMARK.lr}; make this one with: python -m "
+                    f"data.prepare {command} --layout {BENCHMARK.name}")
+    return ""
 
 
 def _expected(flag, name, scale):
