@@ -28,7 +28,8 @@ from quant.schedule import CHOICES, DYNAMIC_RATIO, FIRST_STAGE_EPOCH
 from utility import FULL_PRECISION, UserError, check_file, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}}
+TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
+             "GAN": {"epochs": 200, "lr": 5e-5, "decay": 150}}
 # what full precision has no use for, and what quantized training has none for
 QUANTIZED = {"dynamic_ratio", "dynamic_choice", "first_stage_epoch", "bound_lr", "w_l1", "w_at"}
 UNQUANTIZED = {"loss", "gan_k", "vgg_weights"}
@@ -101,7 +102,8 @@ def groups() -> dict[str, dict[str, Setting]]:
                 bool, False, "on CUDA: repeat runs bit for bit, slower; the CPU does so anyway"),
             "seed": Setting(int, 1, "seed of everything random", least=0),
             "template": Setting(
-                str, ".", "EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1, where these are not given"),
+                str, ".", "EDSR_paper: --n_resblocks 32 --n_feats 256 --res_scale 0.1, GAN: --epochs 200 --lr 5e-5 "
+                "--decay 150, where these are not given"),
         },
         "Data": {
             "dir_data": Setting(str, "dataset/sr_data", "folder that holds DIV2K/ and benchmark/"),
@@ -448,7 +450,7 @@ def check(options: Namespace, *, quantized: bool) -> None:
 
 def _rules(o, quantized):
     """(flag, whether it is wrong, what to do), in the order of reporting."""
-    yield "template", o.template not in TEMPLATES, "unknown; choose EDSR_paper, or give the flags it stands for"
+    yield "template", o.template not in TEMPLATES, "unknown; choose EDSR_paper or GAN, or give the flags it stands for"
     yield "epochs", o.epochs == 0, ("EDSR-PyTorch trains without end then; give a number, a stopped run is continued "
                                     "with --load NAME and more of them")
     for name, setting in _settings().items():

@@ -120,11 +120,13 @@ def test_a_whole_rgb_range_stays_whole():
     assert parse("--rgb_range 0.5").rgb_range == 0.5
 
 
-def test_the_template_of_edsr_pytorch_makes_the_large_network():
+def test_the_templates_of_edsr_pytorch():
     options = parse("--template EDSR_paper")
     assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 256, 0.1)
     options = parse("--template EDSR_paper --n_feats 64")  # what is given wins, a default too
     assert (options.model, options.n_resblocks, options.n_feats, options.res_scale) == ("edsr", 32, 64, 0.1)
+    options = parse("--template GAN --epochs 20")
+    assert (options.lr, options.decay, options.epochs) == (5e-5, 150, 20)
 
 
 @pytest.mark.parametrize("flags", ["--act prelu", "--dilation", "--shift_mean False", "--nesterov True", "--kl",
