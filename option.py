@@ -28,8 +28,9 @@ from quant.schedule import CHOICES, DYNAMIC_RATIO, FIRST_STAGE_EPOCH
 from utility import FULL_PRECISION, UserError, check_file, whole_number
 
 EXPERIMENT_ROOT = Path("..") / "experiment"
-TEMPLATES = {".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
-             "GAN": {"epochs": 200, "lr": 5e-5, "decay": 150}}
+TEMPLATES: dict[str, dict[str, Any]] = {
+    ".": {}, "EDSR_paper": {"model": "edsr", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
+    "GAN": {"epochs": 200, "lr": 5e-5, "decay": 150}}
 # what full precision has no use for, and what quantized training has none for
 QUANTIZED = {"dynamic_ratio", "dynamic_choice", "first_stage_epoch", "bound_lr", "w_l1", "w_at"}
 UNQUANTIZED = {"loss", "gan_k", "vgg_weights"}

@@ -59,7 +59,7 @@ class Trainer:
         self.device, self.epochs, self.gclip = device, epochs, gclip
         self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
         self.run_options = run_options or {}
-        self.autocast = torch.autocast(device.type, dtype=DTYPES.get(amp), enabled=amp != "off")
+        self.autocast = torch.autocast(device.type, dtype=None if amp == "off" else DTYPES[amp], enabled=amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.position, self.best, self.sums, self.counts = (1, 0), NONE_YET, {}, {}
         self.has_checkpoint = False

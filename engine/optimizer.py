@@ -17,12 +17,14 @@ MOMENTS = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.RMSp
 def build_optimizer(groups: Iterable[dict[str, Any]], *, name: str = "ADAM", lr: float = 1e-4,
                     weight_decay: float = 0.0, momentum: float = 0.9, betas: Sequence[float] = (0.9, 0.999),
                     epsilon: float = 1e-8) -> torch.optim.Optimizer:
-    """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups."""
+    """The optimizer of that name (ADAM, SGD, RMSprop) over torch's parameter groups. Raises ValueError for another."""
     common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     if name == "SGD":
         return torch.optim.SGD(groups, momentum=momentum, **common)
     if name == "RMSprop":
         return torch.optim.RMSprop(groups, eps=epsilon, **common)
+    if name != "ADAM":
+        raise ValueError(f"optimizer {name!r}: choose ADAM, SGD or RMSprop")
     return torch.optim.Adam(groups, betas=(betas[0], betas[1]), eps=epsilon, **common)
 
 

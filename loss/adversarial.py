@@ -24,11 +24,14 @@ class Adversarial(nn.Module):
     with lr 1e-4, for WGAN_GP lr 1e-5 and betas (0, 0.9). The rate stays constant; BatchNorm sees real and generated
     images apart. The discriminator is given images in 0..1, so that a penalty on its slope means the same at every
     rgb_range. The state dict holds its optimizer too: a resumed run is exact. Where several processes share a batch
-    the discriminator learns from all of it; its BatchNorm and RGAN's means see each process's own patches.
+    the discriminator learns from all of it; its BatchNorm and RGAN's means see each process's own patches. Raises
+    ValueError for another kind.
     """
 
     def __init__(self, kind: str, *, patch_size: int, rgb_range: float, gan_k: int = 1) -> None:
         super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}: choose {', '.join(KINDS)}")
         self.kind, self.gan_k, self.rgb_range = kind, gan_k, rgb_range
         self.discriminator = Discriminator(patch_size=patch_size)
         settings = {"lr": 1e-5, "betas": (0.0, 0.9)} if kind == "WGAN_GP" else {"lr": 1e-4}

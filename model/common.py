@@ -96,6 +96,8 @@ class SuperResolver(nn.Module):
     ValueError is raised for one that can't work. All tensors that it keeps are in its state dict: quant.open makes it
     without memory, and fills it from a file.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of, without which no image is tested in tiles.
+    A subclass defines `body_feature` and `upsample`; training and tiles call these, so TypeError for one that defines
+    `forward` or `forward_features`.
     """
 
     UPSAMPLER: tuple[str, ...] = ()
@@ -114,6 +116,12 @@ class SuperResolver(nn.Module):
         self.scale = settings["scale"]
         self.n_colors = settings.get("n_colors", 3)
         self.rgb_range = settings.get("rgb_range", 255)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if own := [name for name in ("forward", "forward_features") if name in vars(cls)]:
+            raise TypeError(f"{cls.__name__}: defines {own[0]}, which training and tiles do not call; define "
+                            "body_feature and upsample")
 
     def train(self, mode: bool = True) -> "SuperResolver":
         """As torch's; where a module refuses, as those of packed files do, all of them stay as they were."""

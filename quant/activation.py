@@ -86,6 +86,11 @@ class ActivationQuantizer(nn.Module, Phased):
         """The feature on its levels, float32 [N, channels, h, w]."""
         raise NotImplementedError
 
+    def has_collapsed(self) -> bool:
+        """Whether the bounds have crossed or nearly met, so that a minimal width replaces theirs."""
+        lower, upper = self.static_bounds()
+        return not torch.equal(raised_upper(lower, upper), upper)
+
     def set_bounds(self, x: Tensor) -> None:
         """Set the bounds from x, a training batch [N, channels, h, w]."""
         raise NotImplementedError
@@ -174,9 +179,5 @@ def check_finished(network: nn.Module) -> None:
 
 
 def collapsed(network: nn.Module) -> list[str]:
-    """Names of the quantizers whose bounds have crossed or nearly met, so that a minimal width replaces theirs.
-
-    Waits for the device once per quantizer: for logs, not for steps.
-    """
-    bounds = {name: quantizer.static_bounds() for name, quantizer in quantizers(network).items()}
-    return [name for name, (lower, upper) in bounds.items() if not torch.equal(raised_upper(lower, upper), upper)]
+    """Names of the quantizers that have collapsed. Waits for the device once per quantizer: for logs, not for steps."""
+    return [name for name, quantizer in quantizers(network).items() if quantizer.has_collapsed()]

@@ -19,7 +19,8 @@ class Distillation:
     """The quantized trainer's objective: w_l1 * L1 + w_at * AT, and the gates' regulariser while they run beside.
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
-    compiler: model.common.compiled's, for the forward passes of both. Raises ValueError where both share Parameters.
+    compiler: model.common.compiled's, for the forward passes of both. Raises ValueError where both share Parameters;
+    so do `start_epoch` and `losses` for another network than the schedule's.
     """
 
     def __init__(self, teacher: SuperResolver, schedule: Schedule, *, w_l1: float = 1.0, w_at: float = 1000.0,
@@ -35,6 +36,7 @@ class Distillation:
 
     def start_epoch(self, network: SuperResolver, epoch: int) -> None:
         """Enter the epoch's phase; calibration runs in evaluation mode."""
+        self._check(network)
         self.schedule.start_epoch(epoch)
         network.train(self.schedule.phase is not Phase.CALIBRATE)
 
@@ -48,6 +50,7 @@ class Distillation:
 
         Returns (loss to minimise, or None while calibrating; {name: weighted part, a detached 0-d tensor}).
         """
+        self._check(network)
         if self.schedule.phase is Phase.CALIBRATE:
             with torch.no_grad():  # each quantizer records its input's extremes
                 return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
@@ -59,6 +62,10 @@ class Distillation:
         if self.schedule.phase is Phase.STATIC and (regulariser := self.schedule.gate_regulariser()) is not None:
             parts["GATE"] = regulariser
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
+
+    def _check(self, network):
+        if getattr(network, "_orig_mod", network) is not self.schedule.network:  # torch.compile's wrapper is it, too
+            raise ValueError("the network is another one than that of the schedule; make a schedule for it")
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state, and the teacher: a run continues from its checkpoint alone."""

@@ -22,7 +22,11 @@ class Phased:
 
 
 def set_phase(network: nn.Module, phase: Phase | str) -> None:
-    """Tell every quantized module of the network. phase: also its value, as "static"; ValueError for another."""
+    """Tell every quantized module of the network. phase: also its value, as "static"; ValueError for another.
+
+    State dicts do not hold the phase. A copy or a moving average of a network that trains on keeps the phase in which
+    it was made: tell it with `set_phase(average, phase_of(network))`, or its gates are not applied.
+    """
     phase = Phase(phase)
     for module in network.modules():
         if isinstance(module, Phased):

@@ -20,7 +20,8 @@ class Schedule:
     """Which phase each epoch is in, what calibration saw, which quantizers became dynamic.
 
     Epoch 1 calibrates; when epoch 2 starts, the `dynamic_ratio` share of quantizers whose ranges varied most become
-    dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1.
+    dynamic; from `first_stage_epoch` on their gates are applied. Epochs count from 1. While it calibrates, every
+    forward counts as a training batch's: test nothing before epoch 2. Making a schedule changes nothing in the network.
 
     dynamic_choice: 'variance', the method's, or 'random', an ablation: as many quantizers drawn by `seed`.
     first_phase: the phase of a network that was trained before, which keeps its bounds and gates: earlier phases are
@@ -44,12 +45,11 @@ class Schedule:
         if not self._quantizers:
             raise ValueError("the network holds no quantizers; quantize it before its schedule is made")
         self._candidates = with_gates(network)
-        if not self.chosen:
-            for quantizer in self._candidates.values():
-                quantizer.set_dynamic(False)
 
     def phase_in(self, epoch: int) -> Phase:
-        """The phase that an epoch trains in."""
+        """The phase that an epoch trains in. Raises ValueError for one below 1."""
+        if epoch < 1:
+            raise ValueError(f"epoch {epoch}: epochs count from 1")
         if epoch >= self.first_stage_epoch or self.first_phase is Phase.DYNAMIC:
             return Phase.DYNAMIC
         return Phase.STATIC if epoch >= 2 else self.first_phase
@@ -57,6 +57,9 @@ class Schedule:
     def start_epoch(self, epoch: int) -> None:
         """Put the network into the epoch's phase; after calibration choose the dynamic quantizers, once."""
         self.phase = self.phase_in(epoch)
+        if self.phase is Phase.CALIBRATE and not self.chosen:
+            for quantizer in self._candidates.values():
+                quantizer.set_dynamic(False)
         if self.phase is not Phase.CALIBRATE and not self.chosen:
             self.choose_dynamic()
         set_phase(self.network, self.phase)

@@ -82,6 +82,10 @@ class ScaleQuantizer(CalibratedQuantizer):
         alpha = self.alpha.clamp(min=ABSOLUTE_WIDTH_FLOOR)
         return -alpha * self.signed, alpha
 
+    def has_collapsed(self) -> bool:
+        """Whether alpha has fallen to 0 or below: the feature is lost, and no gradient brings it back."""
+        return bool((self.alpha <= ABSOLUTE_WIDTH_FLOOR).item())
+
     def quantized(self, *parts: Tensor) -> Tensor:
         signed, unsigned = 2 ** (self.k_bits - 1) - 1, 2**self.k_bits - 1
         levels = unsigned + self.signed * (signed - unsigned)

@@ -185,3 +185,8 @@ def test_state_of_another_loss_is_refused():
         plain.load_state_dict(state)
     with pytest.raises(UserError, match="the checkpoint without a discriminator"):
         build("GAN").load_state_dict(plain.state_dict())
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind 'wgan': choose GAN, WGAN, WGAN_GP, RGAN"):
+        adversarial.Adversarial("wgan", patch_size=24, rgb_range=255)

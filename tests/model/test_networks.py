@@ -166,3 +166,9 @@ def test_srresnet_starts_from_its_own_distribution():
 
 def test_networks_know_nothing_of_quantization():
     assert not any("quant" in type(module).__module__ for kind in SMALL for module in build(kind).modules())
+
+
+@pytest.mark.parametrize("name", ["forward", "forward_features"])
+def test_a_subclass_defines_the_parts_that_training_and_tiles_call(name):
+    with pytest.raises(TypeError, match=f"defines {name}, .*; define body_feature and upsample"):
+        type("Other", (EDSR,), {name: lambda self, lr: lr})

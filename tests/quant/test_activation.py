@@ -7,7 +7,7 @@ import torch
 from percentiles import numpy_percentile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quant import Phase, set_phase
+from quant import Phase, QuantConfig, quantize, set_phase
 from quant.activation import collapsed, quantizers
 from quant.functional import fake_quantize
 from quant.methods.ddtb import DualBoundQuantizer
@@ -223,6 +223,16 @@ def test_collapsed_names_the_quantizers_whose_bounds_met(small_network):
     with torch.no_grad():
         members["body.1.act2"].alpha_upper.copy_(members["body.1.act2"].alpha_lower - 1)
     assert collapsed(network) == ["body.1.act2"]
+
+
+@pytest.mark.parametrize("kind", ["pams", "pact"])
+def test_a_scale_below_zero_has_collapsed(small_network, kind):
+    network = quantize(small_network("edsr", k_bits=32), QuantConfig(2, quantizer=kind)).train()
+    network(torch.rand(2, 3, 8, 8) * 255)
+    assert collapsed(network) == []
+    with torch.no_grad():
+        quantizers(network)["body.1.act3"].alpha.fill_(-0.1)
+    assert collapsed(network) == ["body.1.act3"]
 
 
 def test_copies_are_apart():

@@ -26,6 +26,18 @@ def calibrate(student, distillation):
     distillation.losses(student, *batch())
 
 
+def test_another_network_than_the_schedules_is_refused(pair):
+    student, distillation = pair
+    other = copy.deepcopy(student)
+    with pytest.raises(ValueError, match="another one than that of the schedule"):
+        distillation.start_epoch(other, 1)
+    calibrate(student, distillation)
+    with pytest.raises(ValueError, match="another one than that of the schedule"):
+        distillation.losses(other, *batch())
+    compiled = torch.compile(student, backend="eager")
+    assert distillation.losses(compiled, *batch())[1]["L1"] == distillation.losses(student, *batch())[1]["L1"]
+
+
 def test_calibration_has_nothing_to_minimise(pair):
     student, distillation = pair
     before = copy.deepcopy(student.state_dict())

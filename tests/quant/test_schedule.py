@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from quant import Phase, QuantConfig, Schedule, quantize
-from quant.activation import quantizers
+from quant.activation import gates_in_use, quantizers
 from quant.phase import Phased
 
 EPOCHS = {1: Phase.CALIBRATE, 2: Phase.STATIC, 5: Phase.STATIC, 6: Phase.DYNAMIC, 60: Phase.DYNAMIC}
@@ -62,10 +63,36 @@ def test_the_log_says_how_many_gates_there_are(network, ratio, told, caplog):
     assert caplog.messages == [told]
 
 
-def test_a_new_schedule_begins_without_dynamic_quantizers(small_network):
+def test_a_new_schedule_begins_without_dynamic_quantizers_and_changes_none_before(small_network):
     network = small_network("edsr", dynamic=1)
-    Schedule(network, dynamic_ratio=0.5)
+    state = copy.deepcopy(network.state_dict())
+    schedule = Schedule(network, dynamic_ratio=0.5)
+    assert state.keys() == network.state_dict().keys() and gates_in_use(network)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    schedule.start_epoch(1)
     assert not any(quantizer.dynamic or quantizer.is_dynamic for quantizer in quantizers(network).values())
+
+
+def test_network_and_schedule_are_continued_in_either_order(calibrated, small_network):
+    network, schedule = calibrated
+    schedule.start_epoch(2)
+    chosen = [name for name, quantizer in quantizers(network).items() if quantizer.dynamic]
+    for network_first in (True, False):
+        other = small_network("edsr")
+        if network_first:
+            other.load_state_dict(network.state_dict())
+        again = Schedule(other, dynamic_ratio=schedule.dynamic_ratio)
+        again.load_state_dict(schedule.state_dict())
+        if not network_first:
+            other.load_state_dict(network.state_dict())
+        again.start_epoch(7)
+        assert list(gates_in_use(other)) == chosen != []
+
+
+@pytest.mark.parametrize("epoch", [0, -1])
+def test_epochs_count_from_one(small_network, epoch):
+    with pytest.raises(ValueError, match=f"epoch {epoch}: epochs count from 1"):
+        Schedule(small_network("edsr"), dynamic_ratio=0.5).start_epoch(epoch)
 
 
 def test_scores_are_population_variances_of_maxima_and_minima(calibrated):
