@@ -131,10 +131,13 @@ def _check(options, k_bits):
 def calibration_images(folder: str | Path, network: SuperResolver) -> tuple[list[Tensor], int]:
     """Float32 [1, n_colors, h, w] of up to CALIBRATION_IMAGES images spread over the folder, each cut to its middle.
 
-    network: whose range and colours they have. Returns them, and how many can't be read, which stderr tells.
+    network: whose range and colours they have. Returns them, and how many can't be read, which stderr tells. Raises
+    UserError where all are black.
     """
     images, left_out = read_folder(folder, "--calib", lambda pixels: middle(pixels, network, CALIBRATION_SIDE),
                                    at_most=CALIBRATION_IMAGES)
+    if all(image.max() <= network.rgb_range / 255 for image in images):
+        raise UserError(f"--calib {folder}: its images are black; give images like those to be upscaled")
     log.info("calibrating on %d images of %s", len(images), folder)
     return images, left_out
 
@@ -207,7 +210,8 @@ def export(network: SuperResolver, *, rest: str = "fp32", images: Sequence[Tenso
                 "quant": network.quant_config.trained() if is_quantized(network) else {},
                 "rest": rest, "source": source, "operators": format, "symmetric": symmetric,
                 "gates": "fold" if folded else "run" if gated else "none",
-                "folded": folded, "levels": _levels(graph), "convolutions": graph.convolutions,
+                "folded": folded, "levels": {name: graph.described(codes) for name, codes in graph.recorded.items()},
+                "convolutions": graph.convolutions,
                 "least_db": LEAST_PSNR[rest]}
     return image_model(graph, sr, channels=network.n_colors, scale=network.scale, opset=opset,
                        per_image=graph.runtime_scales and bool(gated),
@@ -223,13 +227,6 @@ def lowering_of(network: SuperResolver) -> ModuleType:
         raise UserError(f"--quantizer {network.quant_config.quantizer}: can be trained and tested, not exported; "
                         "ddtb can")
     return LOWERINGS[type(network)]
-
-
-def _levels(graph):
-    """{quantizer: [tensor of its levels, their step, zero point]}; a step may be a tensor's name, None: real values."""
-    whole = isinstance(graph, QLinear)
-    return {name: [codes.name, codes.grid.step if whole else None, codes.grid.zero if whole else 0]
-            for name, codes in graph.recorded.items()}
 
 
 def _graph(network, format, symmetric, weights, opset):

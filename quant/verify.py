@@ -90,8 +90,7 @@ class Layers:
     def __init__(self, exported: OnnxNetwork) -> None:
         self.path, self.levels = exported.path, exported.metadata.levels
         graph = of_one_image(read_model(exported.content, exported.path))
-        wanted = dict.fromkeys(name for tensor, step, _ in self.levels.values() for name in (tensor, step)
-                               if isinstance(name, str))
+        wanted = dict.fromkeys(name for entry in self.levels.values() for name in entry if isinstance(name, str))
         known = {output.name for output in graph.graph.output}
         for name in [name for name in wanted if name not in known]:
             graph.graph.output.add(name=name)
@@ -114,16 +113,19 @@ class Layers:
         return differences, expected, torch.from_numpy(sr).view(expected.shape)
 
     def _difference(self, found, name, expected, scale):
-        tensor, step, zero = self.levels[name]
+        tensor, step, zero, *own_scale = self.levels[name]
         values = found[tensor].astype(np.float64)
         if values.size != expected.size:
             raise UserError(f"{self.path}: its {tensor} does not hold the levels of {name}; export it again")
-        computed = isinstance(step, str)
+        ratio = 1.0
         if step is not None:
-            step = float(found[step]) if computed else step
-            values = (values - zero) * step
+            number = found[step].item() if isinstance(step, str) else step
+            values = (values - zero) * number
+            ratio = number * scale if isinstance(step, str) else 1.0
+        elif own_scale:
+            ratio = scale / found[own_scale[0]].item()
         differences = np.abs(np.rint(values.reshape(expected.shape) * scale) - np.rint(expected * scale))
-        return int(differences.max()), float((differences > 0).mean()), step * scale if computed else 1.0
+        return int(differences.max()), float((differences > 0).mean()), ratio
 
 
 @torch.no_grad()

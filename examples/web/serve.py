@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -147,6 +148,13 @@ class Handler(SimpleHTTPRequestHandler):
     def handle(self):
         with contextlib.suppress(ConnectionError):  # a browser that goes away before it has all is no problem
             super().handle()
+
+    def send_head(self):
+        try:
+            return super().send_head()
+        except ValueError:  # a name that no file can have
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
 
     def end_headers(self):
         for name, value in HEADERS.items():

@@ -34,7 +34,8 @@ class Metadata:
     quant: what QuantConfig says of a trained network; empty in full precision and older files. source: {"file",
     "sha256"} of what it was made of. least_db: how near its images are to PyTorch's, as quant.verify takes it; 0:
     unknown. folded: {quantizer: [lower, upper]} of those whose gate was folded. levels: {quantizer: [tensor, step, zero
-    point]}, a step that the graph computes by its name, None for real values.
+    point]}, a step that the graph computes by its name, None for real values; behind a gate these have a fourth entry,
+    the name of their levels a unit.
     """
 
     network: dict
@@ -56,9 +57,9 @@ class Metadata:
             if not (isinstance(bounds, list) and len(bounds) == 2 and all(is_of(bound, float) for bound in bounds)):
                 raise ValueError(f"folded {name}: two numbers are needed")
         for name, entry in self.levels.items():
-            tensor, step, zero = entry if isinstance(entry, list) and len(entry) == 3 else (None, None, None)
+            tensor, step, zero, *scale = entry if isinstance(entry, list) and len(entry) in (3, 4) else (None,) * 3
             if not (isinstance(tensor, str) and (step is None or isinstance(step, str) or is_of(step, float))
-                    and is_of(zero, int)):
+                    and is_of(zero, int) and all(isinstance(name, str) for name in scale)):
                 raise ValueError(f"levels {name}: a tensor, a step and a zero point are needed")
 
 

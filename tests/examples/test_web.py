@@ -3,6 +3,8 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -86,6 +88,14 @@ def test_without_npm_one_line_says_so(tmp_path, monkeypatch):
 def test_a_port_that_is_taken_is_told(tmp_path):
     with serve.server(tmp_path, "127.0.0.1", 0) as first, pytest.raises(UserError, match="--port"):
         serve.server(tmp_path, "127.0.0.1", first.server_port)
+
+
+def test_a_name_that_no_file_can_have_is_not_found(tmp_path):
+    with serve.server(tmp_path, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://127.0.0.1:{server.server_port}/%00")
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")

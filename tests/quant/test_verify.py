@@ -48,9 +48,10 @@ def test_a_sound_file(pair, capsys, name, settings):
         assert "features between the quantizers are 8-bit here" in out
 
 
-def test_a_gate_that_gives_other_bounds_is_told(pair, tmp_path, capsys):
+@pytest.mark.parametrize("format", ["qlinear", "qdq"])
+def test_a_gate_that_gives_other_bounds_is_told(pair, tmp_path, capsys, format):
     """Bounds of the packed network 1.5 times as wide: the gates' steps in the file are 2/3 of PyTorch's."""
-    file, against = pair("edsr", dynamic=1.0, source={"file": "a.pth.tar", "sha256": "0" * 64})
+    file, against = pair("edsr", dynamic=1.0, format=format, source={"file": "a.pth.tar", "sha256": "0" * 64})
     run((file, against))
     out = capsys.readouterr().out
     assert "its gate's bounds" not in out and "another network" not in out

@@ -41,8 +41,8 @@ class CodeGraph(Graph, ABC):
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None) -> None:
         super().__init__(network, packed=packed)
         self.recorded: dict[str, Codes] = {}
-        # gates' factors are rounded to 1 / beta_steps where set: no runtime's sigmoid or order of summing shows
-        self.beta_steps: int | None = None
+        # whether every value is to be PyTorch's, `--rest fp32`; int8.Int8 rounds what it makes
+        self.exact_floats = True
 
     def record(self, quantizer: nn.Module, codes: Codes) -> Codes:
         """Keep the feature that a quantizer makes: `quant.verify` looks at it. Returns it."""
@@ -110,6 +110,10 @@ class CodeGraph(Graph, ABC):
 
     def check(self, name: str, grid: Grid) -> None:
         """Raise UserError where the codes do not hold the grid of quantizer `name`; uint8 codes hold any."""
+
+    @abstractmethod
+    def described(self, codes: Codes) -> list:
+        """Where a file's reader finds a quantizer's levels: an entry of onnx_backend.Metadata's `levels`."""
 
     @abstractmethod
     def affine_grid(self, low: float, high: float) -> Grid:

@@ -14,6 +14,7 @@ from quant.weight import quantize_symmetric
 from utility import UserError
 
 MOST_GATED_BITS = 7
+BETA_STEPS = 4096  # to these gates' factors are rounded in int8: no runtime's sigmoid or order of summing shows
 
 
 def runtime_bounds(graph: CodeGraph, quantizer: DualBoundQuantizer, pooled: str) -> RuntimeGrid:
@@ -32,8 +33,8 @@ def runtime_bounds(graph: CodeGraph, quantizer: DualBoundQuantizer, pooled: str)
     lower, upper = (bound.item() for bound in quantizer.static_bounds())
     alpha = np.array([upper, lower], np.float32).reshape(1, 2, 1, 1)
     beta = graph.op("Mul", graph.float32(2), graph.op("Sigmoid", logits))
-    if graph.beta_steps:
-        steps = graph.float32(graph.beta_steps)
+    if not graph.exact_floats:
+        steps = graph.float32(BETA_STEPS)
         beta = graph.op("Div", graph.op("Round", graph.op("Mul", beta, steps)), steps)
     both = graph.op("Mul", beta, graph.constant(alpha))
     high, low = graph.op("Split", both, graph.int64(1, 1), outputs=2, axis=1)

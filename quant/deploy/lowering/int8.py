@@ -19,7 +19,6 @@ from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, Intege
 from quant.methods.ddtb import DualBoundQuantizer
 from quant.weight import QuantConv2d
 
-BETA_STEPS = 4096
 # how often the first convolution reads the image: all that follows hangs on its output, and a finer weight costs little
 HEAD_COPIES = 8
 
@@ -29,7 +28,7 @@ class Int8:
 
     def __init__(self, graph: CodeGraph, calibration: Calibration, *, rgb_range: float) -> None:
         self.graph = graph
-        self.graph.beta_steps = BETA_STEPS
+        self.graph.exact_floats = False
         self.calibration = calibration
         # the 256 levels of an 8-bit image, which represent its RGB exactly (a network of one colour: luma, rounded)
         self.image_grid = Grid(rgb_range / UINT8_MAX, 0, 0, UINT8_MAX)

@@ -108,7 +108,8 @@ def compensated_weight(weight: np.ndarray, covariance: Tensor, reads: Layout | N
     rest = torch.from_numpy(weight.astype(np.float64)).flatten(1)
     order = covariance.diagonal().argsort(descending=True)
     rest, covariance, most = rest[:, order].clone(), covariance[order][:, order], most[:, order]
-    damped = covariance + DAMPING * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    level = covariance.diagonal().mean().item() or 1.0  # what reads nothing but zeros may round in any way
+    damped = covariance + DAMPING * level * torch.eye(len(covariance), dtype=torch.float64)
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
     levels = torch.zeros_like(rest)
     for i in range(rest.shape[1]):

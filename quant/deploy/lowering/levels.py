@@ -15,18 +15,14 @@ from quant.weight import QuantConv2d
 from utility import UserError
 
 UINT8_MAX = 255
-INT32_MAX = 2**31 - 1
+LARGEST_BIAS = 2**30  # in an int32 beside the largest sum
 INT8_MAX = 127
 # without VNNI, x86 adds two products of a uint8 and an int8 in 16 bits, saturating
 PAIR_SAFE_PRODUCT = (2**15 - 1) // 2
 # the levels of 6 bits; grids with more, 8-bit features', are not worth an exact place for each
 MOST_EXACT_LEVELS = 64
-# offsets of the integer bias that are tried before a requantization counts as impossible
-BIAS_OFFSETS = sorted(range(-64, 65), key=abs)
 # orders of axes: channels last as integer kernels want them, and back
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-# how far apart, relatively, the limits of a requantization factor must be for float32 to meet it
-FACTOR_MARGIN = 2e-6
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ def static_grid(name: str, quantizer: ActivationQuantizer, *, after_relu: bool =
     bounds = torch.cat((lower, upper))
     levels, scale = integer_levels(bounds, lower, upper, quantizer.k_bits)
     low, high = (int(level) for level in levels)
-    if after_relu:
-        low, high = max(low, 0), max(high, 0)
+    if after_relu:  # bounds below zero give their upper one for all inputs
+        low = min(max(low, 0), high)
     zero = max(-low, 0)
     if zero > UINT8_MAX or high + zero > UINT8_MAX:
         raise UserError(f"{name}: its bounds {bounds.tolist()} are so far from zero that no 8-bit integer holds the "
@@ -139,6 +135,18 @@ class IntegerWeight:
         factor = max(min(INT8_MAX, PAIR_SAFE_PRODUCT // max(largest_code, 1)) // largest, 1)
         return IntegerWeight(self.levels * factor, self.step / factor)
 
+    def holding(self, bias: np.ndarray, step: float) -> "IntegerWeight":
+        """The same weight, coarser where its bias is so much larger that int32 would not hold it in units of the sums.
+
+        bias: real [O]; step: of the codes that are read. What is lost is less than 1/10,000 of the bias.
+        """
+        least = np.abs(bias) / (step * LARGEST_BIAS)
+        if np.all(self.step >= least):
+            return self
+        steps = np.maximum(self.step, least)
+        ratio = np.broadcast_to(self.step / steps, bias.shape)
+        return IntegerWeight(np.rint(self.levels * ratio[:, None, None, None]).astype(np.int64), steps)
+
     def finer(self, factors: np.ndarray) -> "IntegerWeight":
         """The same weight, each output channel on a grid finer by a whole factor."""
         return IntegerWeight(self.levels * factors[:, None, None, None], self.step / factors)
@@ -164,8 +172,8 @@ def quantized_weight(name: str, conv: QuantConv2d) -> IntegerWeight:
 
 
 def rounded_bias(bias: np.ndarray, unit: float | np.ndarray) -> np.ndarray:
-    """The bias in units of the accumulator, int32."""
-    return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int32)
+    """The bias in units of the accumulator, int32; `IntegerWeight.holding` makes units that allow it."""
+    return np.rint(bias / unit).astype(np.int32)
 
 
 def has_few_codes(grid: AnyGrid) -> bool:
@@ -181,63 +189,3 @@ def stays_within(source: AnyGrid, grid: AnyGrid, slope: float) -> bool:
     low = low * slope if low < 0 else low
     return all(grid.low <= round(value / grid.step) + grid.zero <= grid.high or edge
                for value, edge in ((low, grid.low == 0 and low < 0), (high, grid.high == UINT8_MAX)))
-
-
-def exact_conv(weight: IntegerWeight, bias: np.ndarray, grid_in: AnyGrid,
-               grid_out: AnyGrid) -> tuple[IntegerWeight, np.ndarray] | None:
-    """(IntegerWeight, int32 bias [O]) of a convolution whose sums land on their true levels, or None.
-
-    A kernel computes round((a + b) * f) of the accumulator a, for integer b; the network means round(a * f' + b') with
-    a real b'. Only the accumulators at which the level changes matter: b and f are chosen so that each of these stays
-    the same whole number; None where a channel has no such pair, or a grid is not static. weight: its step including
-    all factors up to the output; bias: real [O], likewise.
-    """
-    if not (grid_in.is_static and grid_out.is_static):
-        return None
-    weight = weight.spread(grid_in.largest_code)
-    units = np.broadcast_to(grid_in.step * weight.step, bias.shape).astype(np.float64)
-    stride = int(np.gcd.reduce(np.abs(weight.levels), axis=None)) or 1
-    least, most = _reach(weight.levels // stride, grid_in)
-    levels = np.arange(grid_out.low + 1, grid_out.high + 1) - grid_out.zero - 0.5
-    biases, factors = [], []
-    for channel, unit in enumerate(units * stride):
-        changes = np.ceil((levels * grid_out.step - bias[channel]) / unit)
-        for offset in BIAS_OFFSETS:
-            b = round(bias[channel] / unit * stride) + offset
-            factor = _factor(changes, levels, least[channel], most[channel], stride, b)
-            if factor is not None and abs(b) <= INT32_MAX:
-                break
-        else:
-            return None
-        biases.append(b)
-        factors.append(factor)
-    step = np.array(factors) * grid_out.step / grid_in.step
-    return IntegerWeight(weight.levels, step), np.array(biases, np.int32)
-
-
-def _reach(levels, grid):
-    """The least and the largest accumulator of each channel."""
-    low, high = grid.low - grid.zero, grid.high - grid.zero
-    ends = np.stack((levels * low, levels * high))
-    return ends.min(0).sum((1, 2, 3)), ends.max(0).sum((1, 2, 3))
-
-
-def _factor(changes, levels, least, most, stride, bias):
-    """The middle of all f with (a * stride + bias) * f < level below each change, and >= level from there on."""
-    above = np.maximum(changes, least) * stride + bias
-    below = np.minimum(changes - 1, most) * stride + bias
-    reached, left = changes <= most, changes > least
-    low, high = 0.0, np.inf
-    for value, applies, is_above in ((above, reached, True), (below, left, False)):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            limit = levels / value
-        # f * value >= level where above: a lower limit if value > 0, an upper one if value < 0; below: the reverse
-        if np.any(applies & (value * np.sign(levels) <= 0) & ((levels > 0) == is_above)):
-            return None
-        bounded = applies & (value * np.sign(levels) > 0)
-        from_below = bounded & ((value > 0) == is_above)
-        low = max(low, limit[from_below].max(initial=0.0))
-        high = min(high, limit[bounded & ~from_below].min(initial=np.inf))
-    if not np.isfinite(high):
-        high = max(2 * low, 1e-30)
-    return (low + high) / 2 if high - low > FACTOR_MARGIN * high else None

@@ -13,6 +13,7 @@ from torch import nn
 
 from quant.deploy.lowering import levels
 from quant.deploy.lowering.code_graph import CodeGraph
+from quant.deploy.lowering.exact import exact_conv
 from quant.deploy.lowering.gate import on_levels, runtime_bounds
 from quant.deploy.lowering.levels import INT8_MAX, UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range, RuntimeGrid
 from quant.methods.ddtb import DualBoundQuantizer
@@ -33,6 +34,9 @@ class Qdq(CodeGraph):
     def __init__(self, network: nn.Module, *, packed: dict[int, int] | None = None, symmetric: bool = False) -> None:
         super().__init__(network, packed=packed)
         self.symmetric = symmetric
+
+    def described(self, codes: Codes) -> list:
+        return [codes.name, None, 0] + ([] if isinstance(codes.grid, Grid) else [codes.grid.scale])
 
     def affine_grid(self, low: float, high: float) -> Grid:
         """Symmetric: -127..127 times its step."""
@@ -108,10 +112,11 @@ class Qdq(CodeGraph):
         return self.float_mean(codes.name)
 
     def conv_to_float(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray) -> str:
-        """Where the grid of the codes is static, the bias is int32 in units of the sums."""
-        if not codes.grid.is_static:
-            return self._conv(codes, weight.spread(UINT8_MAX), self.constant(bias, np.float32))
-        weight = weight.spread(codes.grid.largest_code)
+        """In int8, where the grid of the codes is static, the bias is int32 in units of the sums."""
+        weight = weight.spread(codes.grid.largest_code if codes.grid.is_static else UINT8_MAX)
+        if self.exact_floats or not codes.grid.is_static:
+            return self._conv(codes, weight, self.constant(bias, np.float32))
+        weight = weight.holding(bias, codes.grid.step)
         unit = codes.grid.step * np.broadcast_to(weight.step, bias.shape)
         return self._conv(codes, weight, self._bias(levels.rounded_bias(bias, unit), unit))
 
@@ -128,7 +133,7 @@ class Qdq(CodeGraph):
                        self.constant(np.zeros(len(whole)), np.int32), axis=0)
 
     def code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes:
-        exact = levels.exact_conv(weight, bias, codes.grid, grid) if levels.has_few_codes(grid) else None
+        exact = exact_conv(weight, bias, codes.grid, grid) if levels.has_few_codes(grid) else None
         if exact is None:
             return self.quantize(self.conv_to_float(codes, weight, bias), grid, len(bias))
         weight, whole = exact

@@ -12,11 +12,14 @@ from onnx import TensorProto
 
 from quant.deploy.lowering import levels
 from quant.deploy.lowering.code_graph import CodeGraph
+from quant.deploy.lowering.exact import exact_conv
 from quant.deploy.lowering.gate import runtime_bounds, runtime_codes
 from quant.deploy.lowering.layout import MAX_WEIGHT_LEVEL
 from quant.deploy.lowering.levels import UINT8_MAX, AnyGrid, Codes, Grid, IntegerWeight, Range
 from quant.deploy.lowering.windows import window_conv
 from quant.methods.ddtb import DualBoundQuantizer
+
+LEAST_RUNTIME_STEP = 1e-3  # of a gate's grid, for the room that biases need; half of it will do, too
 
 
 class QLinear(CodeGraph):
@@ -25,6 +28,9 @@ class QLinear(CodeGraph):
     runtime_scales = True
     # kernels for fewer output channels are up to ten times slower than those for 16
     least_channels = 16
+
+    def described(self, codes: Codes) -> list:
+        return [codes.name, codes.grid.step, codes.grid.zero]
 
     def affine_grid(self, low: float, high: float) -> Grid:
         return levels.affine_grid(low, high)
@@ -86,7 +92,7 @@ class QLinear(CodeGraph):
 
     def exact_code_conv(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, grid: AnyGrid) -> Codes | None:
         """Each code exactly the level, or None where that can't be had."""
-        exact = levels.exact_conv(weight, bias, codes.grid, grid)
+        exact = exact_conv(weight, bias, codes.grid, grid)
         return None if exact is None else self._qlinear_conv(codes, *exact, grid)
 
     def exact_conv_prelu(self, codes: Codes, weight: IntegerWeight, bias: np.ndarray, slope: float,
@@ -95,7 +101,7 @@ class QLinear(CodeGraph):
         if slope <= 0 or not grid.low <= grid.zero <= grid.high:
             return None
         exact = [(found, half) for weight, bias, half in _in_two(weight, bias, slope, grid)
-                 if (found := levels.exact_conv(weight, bias, codes.grid, half)) is not None]
+                 if (found := exact_conv(weight, bias, codes.grid, half)) is not None]
         if len(exact) < 2:
             return None
         return self._joined([self._qlinear_conv(codes, *found, half) for found, half in exact], grid)
@@ -110,7 +116,8 @@ class QLinear(CodeGraph):
         exact = self.exact_code_conv(codes, weight, bias, grid) if levels.has_few_codes(grid) else None
         if exact is not None:
             return exact
-        weight = weight.spread(codes.grid.largest_code)
+        step = codes.grid.step if codes.grid.is_static else LEAST_RUNTIME_STEP
+        weight = weight.spread(codes.grid.largest_code).holding(bias, step)
         if codes.grid.is_static:
             whole = levels.rounded_bias(bias, codes.grid.step * weight.step)
         else:

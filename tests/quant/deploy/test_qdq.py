@@ -240,3 +240,60 @@ def test_the_oldest_operator_set_that_has_the_types(small_network):
     for opset in (18, 21):
         assert export.export(network, opset=opset).opset_import[0].version == opset
     assert export.export(network, weights="plain").opset_import[0].version == 18
+
+
+@torch.no_grad()
+def widened(network):
+    """The network, its norms and biases as training makes them: no bias is a whole number of the sums' units."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            module.bias += 0.3 * torch.randn(module.bias.shape, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize(("name", "k_bits"), [("edsr", 4), ("srresnet", 2), ("srresnet", 4), ("rdn", 4)])
+def test_without_int8_biases_are_not_rounded(small_network, smooth_image, name, k_bits):
+    network, lr = widened(small_network(name, 4, k_bits, dynamic=0)), smooth_image(20, 24)
+    made = export.export(network, format="qdq")
+    biases = {one.name: one for one in made.graph.initializer if one.data_type == TensorProto.INT32}
+    exact = {node.input[0] for node in made.graph.node if node.op_type == "DequantizeLinear"} & biases.keys()
+    units = export.export(network, format="qdq", rest="int8", images=[lr])
+    assert len(exact) < sum(one.data_type == TensorProto.INT32 for one in units.graph.initializer)
+    torch.testing.assert_close(run_onnx(made, lr), expected(network, lr), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("format", ["qlinear", "qdq"])
+@pytest.mark.parametrize("size", [0, 1e-9, 1e-7])
+def test_channels_that_are_nearly_their_bias_alone(small_network, smooth_image, format, size):
+    """As pruned channels and decayed norms are."""
+    network, lr = small_network("edsr", 2, 4, dynamic=0), smooth_image(20, 24)
+    with torch.no_grad():
+        conv = network.tail[0][0]
+        conv.weight[:4] *= size
+        conv.bias[:4] = 90
+        wanted = network(lr).clamp(0, 255)
+    made = export.export(network, rest="int8", images=[lr], format=format)
+    assert error(run_onnx(made, lr), wanted) < 0.2
+
+
+def test_a_norm_that_has_decayed_to_its_bias(small_network, smooth_image):
+    network, lr = small_network("srresnet", 2, 4, dynamic=0), smooth_image(20, 24)
+    with torch.no_grad():
+        norm = network.residual[0].in2
+        norm.weight[4], norm.bias[4] = 1e-9, 40
+    for format in ("qlinear", "qdq"):
+        made = export.export(network, format=format)
+        torch.testing.assert_close(run_onnx(made, lr), expected(network, lr), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("format", ["qlinear", "qdq"])
+def test_a_body_that_makes_zeros(small_network, smooth_image, format):
+    network, lr = small_network("edsr", 2, 4, dynamic=0), smooth_image(20, 24)
+    with torch.no_grad():
+        for quantizer in (network.body[-2].act1, network.body[-2].act3):
+            quantizer.alpha_upper.fill_(1e6)
+            quantizer.alpha_lower.fill_(-0.9e6)
+        wanted = network(lr).clamp(0, 255)
+    made = export.export(network, rest="int8", images=[lr], format=format)
+    assert error(run_onnx(made, lr), wanted) < 0.2

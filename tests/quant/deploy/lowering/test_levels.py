@@ -5,14 +5,15 @@ import torch
 from onnx import TensorProto, helper
 from plain_rounding import rounded_weight
 
+from quant.deploy.lowering.exact import exact_conv
 from quant.deploy.lowering.image_model import DEFAULT_OPSET
 from quant.deploy.lowering.levels import (
     Codes,
     Grid,
     IntegerWeight,
     affine_grid,
-    exact_conv,
     quantized_weight,
+    rounded_bias,
     static_grid,
 )
 from quant.deploy.lowering.qlinear import QLinear
@@ -45,6 +46,26 @@ def test_static_grid_has_the_quantizers_levels(k_bits, lower, upper):
 def test_static_grid_after_relu_has_no_negative_codes():
     grid = static_grid("act", quantizer(-1.0, 2.0, 4), after_relu=True)
     assert (grid.zero, grid.low) == (0, 0) and grid.high == 10
+
+
+def test_bounds_below_zero_give_their_upper_one_after_relu():
+    made = quantizer(-20.0, -5.0, 4)
+    grid = static_grid("act", made, after_relu=True)
+    expected = made.eval()(torch.linspace(0, 30, 20).view(1, 1, 1, -1)).detach()
+    assert grid.low == grid.high and torch.allclose(expected, torch.tensor(grid.bounds[1]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 1e-12, 1e-9, 1e-5])
+def test_a_bias_far_above_its_weight_fits_int32(size):
+    levels = np.random.default_rng(0).integers(-127, 128, (3, 4, 3, 3))
+    weight, bias = IntegerWeight(levels, np.array([0.01, size or 1e-14, 0.02])), np.array([3.0, -90.0, 0.0])
+    held = weight.holding(bias, 0.5)
+    assert np.array_equal(held.levels[::2], levels[::2]) and np.array_equal(held.step[::2], weight.step[::2])
+    unit = 0.5 * held.step
+    assert np.allclose(rounded_bias(bias, unit) * unit, bias, rtol=1e-6)
+    worst = 0.5 * 255 * np.abs(held.levels[1] * held.step[1] - levels[1] * weight.step[1]).sum()
+    assert worst < 1e-4 * 90
+    assert IntegerWeight(levels, 0.01).holding(bias, 0.5).step == 0.01
 
 
 def test_bounds_far_from_zero_are_refused():
