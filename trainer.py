@@ -16,12 +16,13 @@ import model
 from data.loader import TrainLoader
 from engine import checkpoint
 from engine.evaluator import Evaluator
-from engine.optimizer import load_optimizer, step_scheduler
+from engine.optimizer import step_scheduler
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder
 from loss.supervised import Supervised
 from model import parallel
 from model.common import SuperResolver
+from model.optimizer_state import load_optimizer
 from model.torch_file import save_torch_file
 from model.weights import FORMAT, load_strictly
 from quant.activation import collapsed
@@ -206,8 +207,7 @@ class Trainer:
             "format": FORMAT, "options": self.run_options, "epoch": epoch - 1, "batch": batch,
             "network": {"name": model.name_of(self.network), **self.network.settings},
             "quant": None if phase is None else self.network.quant_config.to_dict(),
-            "phase": None if phase is None else phase.value,
-            "state_dict": self.network.state_dict(),
+            "phase": None if phase is None else phase.value, "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(),
             "precision": self.scaler.state_dict(), "objective": self.objective.state_dict(),
             "best": self.best, "judged_by": self.evaluator.judged_by, "history": self.recorder.history,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from model import parallel
+from model.optimizer_state import demand, is_number
 from model.torch_file import read_torch_file
 from model.weights import FAMILY, read_weights
 from utility import UserError
@@ -131,7 +132,7 @@ def check_training_state(state: dict, path: str | Path, *, batches: int) -> None
     demand(_whole(batch), f"batch {batch}")
     demand(is_number(best["psnr"]) and not math.isnan(best["psnr"]) and _whole(best["epoch"]), f"best {best}")
     demand(state["scheduler"]["last_epoch"] == epoch, f"a scheduler at {state['scheduler']['last_epoch']}")
-    demand(_named(state["sums"], lambda value: torch.is_tensor(value) and value.ndim == 0), "sums of losses")
+    demand(_named(state["sums"], lambda value: value.ndim == 0 and value.is_floating_point()), "sums of losses")
     counts = loss_counts(state)
     demand(counts.keys() == state["sums"].keys() and all(_whole(count) and count for count in counts.values()),
            "counts of losses")
@@ -150,19 +151,8 @@ def loss_counts(state: dict[str, Any]) -> dict[str, int]:
     return state.get("counts") or dict.fromkeys(state["sums"], state["batch"])
 
 
-def demand(right: Any, what: str) -> None:
-    """Raise ValueError unless `what` is right."""
-    if not right:
-        raise ValueError(f"{what} can't be used")
-
-
 def _whole(value):
     return type(value) is int and value >= 0
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _named(values, fits):

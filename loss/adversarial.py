@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import parallel
+from model.optimizer_state import load_optimizer
 
 KINDS = ("GAN", "WGAN", "WGAN_GP", "RGAN")
 CLIP = 1.0
@@ -89,8 +90,8 @@ class Adversarial(nn.Module):
         return self.optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Continue the discriminator's optimizer."""
-        self.optimizer.load_state_dict(state)
+        """Continue the discriminator's optimizer. Raises ValueError for a state of another one."""
+        load_optimizer(self.optimizer, state)
 
 
 def taken_for_real(logits: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def markdown_table(results: Iterable[Result]) -> str:
     header = ["Model", "Dataset", "Bit", "PSNR/SSIM", "Published", "Difference"] + ["Run"] * tell_runs
     rows = [_markdown_cells(result) + [result.tested + (
         f", {result.images} images" if alike[result.row, result.tested] > 1 else "")] * tell_runs for result in results]
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
     lines.insert(1, ["-" * width for width in widths])

@@ -15,7 +15,7 @@ from typing import Any
 
 from data.layout import BENCHMARKS
 from model.saved import BEST, best_of
-from utility import UserError, check_file
+from utility import UserError, check_file, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,29 @@ def run_folder(run: str | Path) -> Path:
 
 
 def _result(values, run=""):
-    if not isinstance(values["set"], str):
-        raise TypeError(f"{values['set']!r} is no name")
+    """The Result of one line. Raises ValueError and the like for values that no test writes."""
+    for name in ("set", "model"):
+        if not isinstance(values[name], str):
+            raise TypeError(f"{values[name]!r} is no name")
     model = str(values["model"]).lower() + ("+" if values.get("self_ensemble") else "")
-    file, epoch = str(values.get("file", "")), int(values.get("epoch") or 0)
+    file, epoch = str(values.get("file", "")), _whole(values.get("epoch") or 0)
     backend = ", ".join(str(values[name]) for name in ("backend", "precision") if name in values)
     variant = ", ".join(f"{name} {value}" for name, value in values.get("variant", {}).items())
-    return Result(model, int(values["scale"]), values["set"], int(values["k_bits"]),
-                  float(values["psnr"]), float(values["ssim"]), values.get("images"), epoch, run,
+    images = None if values.get("images") is None else _whole(values["images"])
+    return Result(model, _whole(values["scale"]), values["set"], _whole(values["k_bits"]),
+                  _number(values["psnr"]), _number(values["ssim"]), images, epoch, run,
                   "" if file == BEST else file, backend, variant, " to ".join(map(str, values.get("range", ()))))
+
+
+def _whole(value):
+    """A whole number from 0 on; of published.csv, its digits."""
+    number = whole_number(value) if isinstance(value, str) else value
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{value!r} is no whole number")
+    return number
+
+
+def _number(value):
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

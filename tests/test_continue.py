@@ -183,6 +183,21 @@ def test_stored_options_that_no_flag_could_give_are_told(options, launch, experi
     assert re.fullmatch(r"error: \S*checkpoint.pth.tar: its options can't be used .*\n", capfd.readouterr().err)
 
 
+def discriminators(state):
+    """The state of the optimizer of a GAN loss in a checkpoint."""
+    return state["objective"]["loss"]["terms.GAN._extra_state"]
+
+
+BROKEN_GAN = {
+    "shape": lambda s: discriminators(s)["state"][0].update(exp_avg=torch.zeros(7)),
+    "negative": lambda s: discriminators(s)["state"][0]["exp_avg_sq"].fill_(-1),
+    "lacks": lambda s: discriminators(s)["state"][0].pop("exp_avg_sq"),
+    "groups": lambda s: discriminators(s).update(param_groups=[]),
+    "no groups": lambda s: discriminators(s).pop("param_groups"),
+    "text": lambda s: s["objective"]["loss"].update({"terms.GAN._extra_state": "x"}),
+}
+
+
 BROKEN = {
     "batch": lambda s: s.update(batch=-3), "epoch": lambda s: s.update(epoch=10**12),
     "bool": lambda s: s.update(epoch=True),
@@ -191,6 +206,8 @@ BROKEN = {
     "history path": lambda s: s["history"][0].update(psnr={"../../x": 1.0}),
     "scheduler": lambda s: s.update(scheduler={"last_epoch": "x"}), "no scheduler": lambda s: s.pop("scheduler"),
     "behind": lambda s: s["scheduler"].update(last_epoch=0), "sums": lambda s: s.update(sums={"L1": torch.zeros(3)}),
+    "history huge": lambda s: s["history"][0].update(psnr={"T": 10**400}),
+    "sums complex": lambda s: s.update(sums={"L1": torch.tensor(1 + 2j)}, counts={"L1": 1}, batch=1),
     "sums nan": lambda s: s.update(sums={"L1": torch.tensor(float("nan"))}), "sums list": lambda s: s.update(sums=[1]),
     "shape": lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
     "text": lambda s: s["optimizer"]["state"][0].update(exp_avg="x"),
@@ -222,6 +239,17 @@ def finished_low(tmp_path_factory, launch_anywhere):
     return root / "experiment" / "low" / "model" / "checkpoint.pth.tar"
 
 
+@pytest.fixture(scope="module")
+def gan_run(tmp_path_factory, launch_anywhere):
+    """The checkpoint of an epoch with a GAN loss."""
+    root = tmp_path_factory.mktemp("gan")
+    (root / "work").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "work")
+        assert launch_anywhere("--save gan --epochs 1 --loss 1*L1+0.1*GAN --patch_size 32") == 0
+    return root / "experiment" / "gan" / "model" / "checkpoint.pth.tar"
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_training_state_that_cannot_be_used_is_told_before_training(name, finished_low, launch, experiments, tmp_path,
                                                                       capfd):
@@ -231,6 +259,26 @@ def test_a_training_state_that_cannot_be_used_is_told_before_training(name, fini
     assert launch(f"--save run --resume {tmp_path / 'broken.pt'} --epochs 3", quantized=True) == 2
     assert re.fullmatch(r"error: \S*broken.pt: .+\n", capfd.readouterr().err)
     assert not (experiments / "run").exists()
+
+
+@pytest.mark.parametrize("name", BROKEN_GAN)
+def test_a_discriminators_state_that_cannot_be_used_is_told(name, gan_run, launch, experiments, tmp_path, capfd):
+    state = torch.load(gan_run, weights_only=True)
+    BROKEN_GAN[name](state)
+    torch.save(state, tmp_path / "broken.pt")
+    assert launch(f"--save run --resume {tmp_path / 'broken.pt'} --epochs 2 --loss 1*L1+0.1*GAN --patch_size 32") == 2
+    assert re.fullmatch(r"error: \S*broken.pt: holds no complete training state.+\n", capfd.readouterr().err)
+    assert not (experiments / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{}, {"lr": "x"}, {"betas": (2.0, -5)}])
+def test_a_discriminator_goes_on_with_its_own_rates(change, gan_run, launch, experiments, tmp_path):
+    state = torch.load(gan_run, weights_only=True)
+    discriminators(state)["param_groups"][0].update(change)
+    torch.save(state, tmp_path / "changed.pt")
+    assert launch(f"--save run --resume {tmp_path / 'changed.pt'} --epochs 2 --loss 1*L1+0.1*GAN --patch_size 32") == 0
+    group = discriminators(state_of(experiments, "run"))["param_groups"][0]
+    assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.9, 0.999))
 
 
 def test_resume_with_a_number_goes_on_after_that_epoch_and_keeps_the_rest(launch, bare, experiments, capfd):

@@ -155,11 +155,19 @@ def test_a_line_that_a_killed_run_wrote_half_is_left_out(tmp_path, caplog):
     assert "eval.txt, line 2: cut short, left out" in caplog.text
 
 
-@pytest.mark.parametrize("bad", ['{"set": "Set5"}\n', "[1, 2]\n"])
+@pytest.mark.parametrize("bad", ['{"set": "Set5"}\n', "[1, 2]\n", *(line(**wrong) for wrong in (
+    {"images": [1]}, {"images": "many"}, {"images": 4.5}, {"k_bits": 2.7}, {"k_bits": True}, {"scale": -3},
+    {"epoch": -5}, {"psnr": True}, {"ssim": "x"}, {"model": 3}, {"set": None}))])
 def test_a_bad_line_is_named(tmp_path, bad):
     run = write_run(tmp_path / "run", line(), bad)
     with pytest.raises(UserError, match=r"eval\.txt, line 2"):
         report.read_run(run)
+
+
+def test_odd_names_keep_the_table_whole(tmp_path, capsys):
+    report.main([write_run(tmp_path / "run", line("a\nb"), line(model="a|b"))])
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 4 and any("| a b " in row for row in rows) and any("a\\|bx4" in row.lower() for row in rows)
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys):
