@@ -144,6 +144,10 @@ def full_precision_name(network):
 def recipe(stage):
     """The numbers that make a stage, as models.json keeps them; made_of: a hash of those of what it starts from."""
     numbers = {name: value for name, value in asdict(stage).items() if name != "seconds"}
+    numbers |= {"decay": "-".join(map(str, DECAY)), "validated": VALIDATED[stage.network],
+                "held_out": ", ".join(f"{name} {count}" for name, count in HELD_OUT.items())}
+    if isinstance(stage, Quantized):
+        numbers |= {"epoch": LOW_EPOCH, "gamma": GAMMA, "ratio": RATIOS[stage.model]}
     start = next((other for other in SHORT if isinstance(other, FullPrecision) and other.network == stage.starts_from),
                  None)
     made_of = hashlib.sha256(json.dumps(recipe(start)).encode()).hexdigest()[:16] if start else ""

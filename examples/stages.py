@@ -22,7 +22,7 @@ from examples.listing import ListedNetwork, read_listed, test_command, test_run,
 from examples.page import write_page
 from examples.results import SETS, available, scores
 from examples.runs import continued, folder_of, mark_finished
-from model.saved import file_hash
+from model.saved import best_or_last, file_hash
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.open import open_network
@@ -58,8 +58,9 @@ def commands(stage, data, device, *, again=False):
     """The command lines of a stage, made one by one: each looks at what is there when its turn comes.
 
     After the last one the stage is listed. again: it is trained anew, though it is finished. Raises UserError where the
-    network that it starts from is not there.
+    network that it starts from, or every benchmark set, is not there.
     """
+    data.sets(stage.scale)  # before hours of training
     coarse = coarse_start(stage)
     start = stage.starts_from
     if start and not coarse and not (file := full_precision_file(start)).is_file():
@@ -84,7 +85,8 @@ def full_commands(stage, data, again):
         keep_levels(coarse, start)
     parts = made_here(stage).parts
     for number, (run, phase) in enumerate(zip(runs_of(stage), parts, strict=True), 1):
-        began_by = {"recipe": recipe(replace(stage, parts=parts[:number])), "start": made_of and file_hash(made_of)}
+        began_by = {"recipe": recipe(replace(stage, parts=parts[:number])), "start": made_of and file_hash(made_of),
+                    "images": data.train}
         yield ["main_ori.py", "--model", stage.model, "--scale", stage.scale, *training_flags(run, stage, data),
                *continued(run, began_by, again=again), "--patch_size", phase.patch * stage.scale,
                "--test_every", phase.epoch, *schedule(phase.steps // phase.epoch, phase.lr, phase.gamma),
@@ -132,7 +134,7 @@ def low_commands(stage, data, again):
     [run] = runs_of(stage)
     start = full_precision_file(stage.network)
     epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
-    began_by = {"recipe": recipe(stage), "start": file_hash(start)}
+    began_by = {"recipe": recipe(stage), "start": file_hash(start), "images": data.train}
     yield ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits", stage.k_bits,
            "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits, *training_flags(run, stage, data),
            *continued(run, began_by, again=again), "--pre_train", start,
@@ -142,7 +144,7 @@ def low_commands(stage, data, again):
     if stage.shipped:
         yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", output_file(stage)]
     else:
-        shutil.copy(folder_of(run).best, output_file(stage))
+        shutil.copy(best_or_last(folder_of(run).path), output_file(stage))
 
 
 def training_flags(run, stage, data):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from data.images import write_png
 from examples import budgets, environment, networks, results, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from examples.listing import ListedNetwork, read_listed, write_listed
@@ -400,3 +403,62 @@ def test_flags_parse(workplace):
         _, program, *flags = next(stages.commands(stage, data, "cpu"))
         parsed = parse_options(flags, quantized="limitrange" in program)
         assert (parsed.model, parsed.scale, parsed.batch_size) == ("edsr", 2, 2), shlex.join(flags)
+
+
+def smooth_picture():
+    rows, columns = np.mgrid[:96, :96]
+    values = [127 + 60 * np.sin(rows / a) + 60 * np.cos(columns / b) for a, b in ((5, 9), (11, 4), (7, 6))]
+    return np.rint(np.stack(values, 2)).astype(np.uint8)
+
+
+def test_a_test_picture_among_the_photographs_ends_the_work_before_any_training(workplace, tiny_data, capfd):
+    data = workplace / "own"
+    shutil.copytree(tiny_data, data)
+    write_png(data / "benchmark" / "Tiny" / "HR" / "one.png", smooth_picture())
+    write_png(data / "DIV2K" / "DIV2K_train_HR" / "0003.png", smooth_picture())
+    assert run_main(lambda: networks.main(["--dir_data", str(data)])) == 2
+    told = capfd.readouterr()
+    assert re.match(r"error: \S*DIV2K_train_HR/0003.png: is a test picture, \S*Tiny/HR/one.png; take ", told.err)
+    assert "begun" not in told.out
+
+
+def test_missing_benchmark_sets_are_told_before_training(workplace, capfd):
+    (workplace / "data" / "benchmark" / "Set5").unlink()
+    assert networks.main(["--dir_data", str(workplace / "data")]) == 1
+    assert "edsr_baseline_x2: failed (--dir_data" in capfd.readouterr().out
+    assert not (stages.EXPERIMENT_ROOT / "networks" / "edsr_baseline_x2.1").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("LOW_EPOCH", 2), ("DECAY", (0.5,)), ("GAMMA", 0.5),
+                                             ("HELD_OUT", {"x": 2}), ("RATIOS", {"edsr": 0.9}),
+                                             ("VALIDATED", {"edsr_x2": 2})])
+def test_every_number_of_the_budget_is_part_of_a_network(monkeypatch, name, value):
+    monkeypatch.setattr(budgets, "SHORT", [FULL, LOW])
+    before = budgets.recipe(LOW)
+    monkeypatch.setattr(budgets, name, value)
+    assert budgets.recipe(LOW) != before
+
+
+def test_a_failing_disk_is_a_failure_like_others(workplace, capfd):
+    def commands(stage):
+        if stage is COMPARED:
+            raise OSError(28, "No space left on device")
+        yield ["true"]
+
+    assert networks.work([COMPARED, LOW], commands) == 1
+    told = capfd.readouterr().out
+    assert "minmax: failed ([Errno 28] No space left on device)" in told and "edsr_x2_4bit: finished" in told
+
+
+def test_the_journal_says_what_a_command_ended_with(workplace, capfd):
+    tells = "import sys; print('error: one'); print('error: another process trains'); sys.exit(2)"
+    assert networks.work([LOW], lambda stage: [[sys.executable, "-c", tells]]) == 1
+    assert "edsr_x2_4bit: failed (another process trains)" in capfd.readouterr().out
+
+
+def test_a_compared_network_without_a_best_epoch_keeps_its_last(workplace, capfd):
+    short = replace(COMPARED, steps=3)  # four epochs: before any counts as the best
+    networks.main(["--dir_data", str(workplace / "data"), "--only", "edsr_baseline_x2"])
+    data = stages.DataFlags(workplace / "data")
+    assert networks.work([short], lambda stage: stages.commands(stage, data, "cpu")) == 0
+    assert stages.output_file(short).is_file()
