@@ -24,12 +24,16 @@ train() {
 evaluate() {
     local model=$1 scale=$2
     shift 2
-    local run="../experiment/${model}_baseline_x$scale"
-    if [[ ! " $* " =~ \ --(refine|load|resume)[\ =] ]] && compgen -G "$run/model/*.pth.tar" > /dev/null; then
+    local run="../experiment/${model}_baseline_x$scale" weights="./pretrained/${model}_baseline_x$scale.pt"
+    if [[ " $* " =~ \ --(refine|load|resume)[\ =] ]]; then
+        :  # the caller says what is tested
+    elif compgen -G "$run/model/*.pth.tar" > /dev/null; then
         echo "baseline.sh: testing what is in pretrained/; for the run in $run give --refine $run" >&2
+    elif [ ! -f "$weights" ]; then
+        echo "baseline.sh: $weights is not shipped; bash baseline.sh ${model}_x$scale trains one" >&2
     fi
     "${PYTHON[@]}" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x${scale}_eval" --test_only \
-        --save_results --refine "./pretrained/${model}_baseline_x$scale.pt" \
+        --save_results --refine "$weights" \
         --data_test Set5+Set14+B100+Urban100 --dir_data "$DIR_DATA" "$@"
 }
 

@@ -13,7 +13,6 @@ from examples.budgets import (
     HELD_OUT,
     LOW_EPOCH,
     RATIOS,
-    VALIDATED,
     FullPrecision,
     full_precision_name,
     recipe,
@@ -47,9 +46,9 @@ class DataFlags:
                             "with more images")
         self.sets = functools.cache(functools.partial(available, dir_data))  # by scale; what lacks is told once
 
-    def training(self, network):
-        """Of a run of a network, as edsr_x4."""
-        last = self.train + VALIDATED[network]
+    def training(self, stage):
+        """Of a run of a stage."""
+        last = self.train + stage.validated
         return ["--dir_data", self.dir_data, "--data_range", f"1-{self.train}/{self.train + 1}-{last}",
                 "--data_test", "DIV2K"]
 
@@ -150,7 +149,7 @@ def low_commands(stage, data, again):
 def training_flags(run, stage, data):
     """What all training has in common."""
     return ["--save", run, "--batch_size", stage.batch, "--amp", "bf16", "--n_threads", 0,
-            "--checkpoint_every", 100, *data.training(stage.network)]
+            "--checkpoint_every", 100, *data.training(stage)]
 
 
 def keep_full_precision(file, path):

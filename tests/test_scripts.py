@@ -155,6 +155,10 @@ def test_a_baseline_that_was_trained_here_and_is_not_what_is_tested_is_spoken_of
     script.parent.mkdir()
     script.write_text((ROOT / "baseline.sh").read_text())
     models = tmp_path / "experiment" / "edsr_baseline_x4" / "model"
+    assert run(script, "rdn_x4_eval").stderr == (
+        "baseline.sh: ./pretrained/rdn_baseline_x4.pt is not shipped; bash baseline.sh rdn_x4 trains one\n")
+    (script.parent / "pretrained").mkdir()
+    (script.parent / "pretrained" / "edsr_baseline_x4.pt").touch()
     assert run(script, "edsr_x4_eval").stderr == ""
     models.mkdir(parents=True)
     (models / "model_best.pth.tar").touch()

@@ -44,7 +44,7 @@ def workplace(tiny_data, experiments, monkeypatch):
     monkeypatch.setattr(stages, "PRETRAINED", folder)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
-    monkeypatch.setattr(stages, "VALIDATED", {"edsr_x2": 1})
+    monkeypatch.setattr(budgets, "VALIDATED", {"edsr_x2": 1})
     monkeypatch.setattr(networks, "SHORT", [FULL, LOW, COMPARED])
     monkeypatch.setattr(budgets, "SHORT", [FULL, LOW, COMPARED])
     monkeypatch.setitem(results.BENCHMARKS, "Set5", len(os.listdir(tiny_data / "benchmark" / "Tiny" / "HR")))
