@@ -28,9 +28,11 @@ evaluate() {
     if [[ " $* " =~ \ --(refine|load|resume)[\ =] ]]; then
         :  # the caller says what is tested
     elif compgen -G "$run/model/*.pth.tar" > /dev/null; then
-        echo "baseline.sh: testing what is in pretrained/; for the run in $run give --refine $run" >&2
+        local tested="testing what is in pretrained/"
+        [ -f "$weights" ] || tested="$weights is not there"
+        echo "baseline.sh: $tested; for the run in $run give --refine $run" >&2
     elif [ ! -f "$weights" ]; then
-        echo "baseline.sh: $weights is not shipped; bash baseline.sh ${model}_x$scale trains one" >&2
+        echo "baseline.sh: $weights is not there; bash baseline.sh ${model}_x$scale trains one" >&2
     fi
     "${PYTHON[@]}" main_ori.py --model "$model" --scale "$scale" --save "${model}_baseline_x${scale}_eval" --test_only \
         --save_results --refine "$weights" \

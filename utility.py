@@ -98,7 +98,7 @@ def _what_lacks(error, lighter):
         return f"out of memory{lighter and '; '}{lighter}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
-    return ""
+    return str(error) if str(error).startswith("Symlink loop") else ""  # pathlib's, before Python 3.13
 
 
 def first_line(text: str | None) -> str:

@@ -85,7 +85,7 @@ def report_twins(args: argparse.Namespace) -> int:
 
 
 def _pictures(folders, flag, value):
-    pictures = [path for folder in folders for path in pictures_in(folder, flag)]
+    pictures = list(dict.fromkeys(path for folder in folders for path in pictures_in(folder, flag)))
     if not pictures:
         raise UserError(f"{flag} {value}: no pictures in it; give a folder that holds some")
     return pictures

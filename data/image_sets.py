@@ -1,18 +1,18 @@
 """A data set by its name: which files belong to it, and in what pairs."""
 
-import math
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import image_shape, images_by_name
+from data.images import images_by_name
 from data.layout import BENCHMARKS, LAYOUTS, Layout, folders_in, images_in
 from utility import UserError
 
 DIV2K_EXTRA_BORDER = 6
 DIV2K, BENCHMARK = LAYOUTS["div2k"], LAYOUTS["benchmark"]
+BASICSR_HR = "GTmod12"
 SEE = "see datasets/README.md"
 NUMBERS = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 MAIN_SET = "DIV2K"  # as in EDSR-PyTorch, a range that stands alone is DIV2K's
@@ -201,14 +201,13 @@ def _what_is_there(dir_data):
 
 
 def _from_another_layout(dir_data, name):
-    """How to take a test set whose images lie in other folders, as in BasicSR's GTmod12; "" where there are none."""
+    """How to take a test set that is there in BasicSR's layout; "" where none is."""
     for root in (Path(dir_data) / "benchmark" / name, Path(dir_data) / name):
-        images = [there[0] for folder in (*folders_in(root), root) if (there := images_in(folder))]
-        if images:
-            largest = max(images, key=lambda path: math.prod(image_shape(path))).parent
-            command = f"--hr {shlex.quote(str(largest))} --out {shlex.quote(str(Path(dir_data) / 'benchmark' / name))}"
-            return (f"{root} has another layout than {BENCHMARK.hr} and {BENCHMARK.lr}; make this one with: python -m "
-                    f"data.prepare {command} --layout {BENCHMARK.name}")
+        if images_in(root / BASICSR_HR):
+            out = Path(dir_data) / "benchmark" / name
+            command = f"--hr {shlex.quote(str(root / BASICSR_HR))} --out {shlex.quote(str(out))}"
+            return (f"{root} has BasicSR's layout; make {BENCHMARK.hr} and {BENCHMARK.lr} with: python -m data.prepare "
+                    f"{command} --layout {BENCHMARK.name}")
     return ""
 
 

@@ -1,6 +1,7 @@
 """What `make networks` trains, in which order and with how many steps: the one table to read or change.
 
-`short` is what one core of a CPU can do in some 32 hours, tests apart; `paper` has no table, it is baseline.sh and run.sh.
+`short` is what one core of a CPU can do in some 32 hours, tests apart; `paper` has no table, it is baseline.sh and
+run.sh.
 """
 
 import hashlib

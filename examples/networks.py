@@ -14,6 +14,7 @@ its own by --only.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -22,7 +23,6 @@ import time
 from pathlib import Path
 
 from data.images import image_files
-from data.twins import find_twins, pictures_in
 from examples import ROOT, environment, run, stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, full_precision_name
 from examples.runs import resumed
@@ -47,8 +47,8 @@ def main(argv=None):
     if options.photos and (code := prepare(options.photos, options.dir_data)):
         return code
     data = stages.DataFlags(options.dir_data)
-    if options.again or not all(map(stages.finished, chosen)):
-        check_apart(options.dir_data)
+    if left := [stage for stage in chosen if options.again or not stages.finished(stage)]:
+        data.check_apart({stage.scale for stage in left})
     return work(chosen, lambda stage: stages.commands(stage, data, options.device, again=options.again),
                 again=options.again)
 
@@ -106,20 +106,6 @@ def prepare(photos, dir_data):
     return run(["data.prepare", "--hr", source, "--out", dir_data / "DIV2K", "--scales", 2, 4])
 
 
-def check_apart(dir_data):
-    """Raise UserError where a picture to train with or to choose by is a test picture, too, under any name."""
-    training = pictures_in(dir_data / "DIV2K" / "DIV2K_train_HR")
-    twins, problems = find_twins(training, pictures_in(dir_data / "benchmark"))
-    if problems:
-        raise UserError(problems[0])
-    if twins:
-        first = twins[0]
-        origin = next((dir_data / "photographs").glob(f"{first.training.stem}.*"), first.training).resolve()
-        raise UserError(f"{first.training}: is a test picture, {first.testing}; take {origin} out of the photographs, "
-                        f"and {dir_data / 'DIV2K'} too, to be made anew ({len(twins)} such; python -m data.check "
-                        f"--hr {dir_data / 'DIV2K'} --against {dir_data / 'benchmark'} lists them)")
-
-
 def overview(chosen):
     """A line a stage: done, how far, or how long it would take on one core."""
     lines, total = [], 0.0
@@ -163,7 +149,7 @@ def first_problem(stage, commands_of):
             if code := run_logged(stage, command):
                 return last_error(stage) or f"exit code {code}"
     except (UserError, OSError) as error:
-        with open(log_file(stage), "a") as file:
+        with contextlib.suppress(OSError), open(log_file(stage), "a") as file:
             print(f"$ {stage.name}\nerror: {error}", file=file)
         return str(error)
     return ""
@@ -210,16 +196,18 @@ def diverged_in(stage):
 
 
 def last_error(stage):
-    """The error in a line that the stage's last command ended with, as its log tells; "" for none."""
-    *_, last = log_file(stage).read_text(errors="replace").split("\n$ ")
-    return next(reversed(re.findall(r"^error: (.*)", last, re.MULTILINE)), "")
+    """The error that the stage's last command ended with, its log's last line; "" where that is another."""
+    with contextlib.suppress(OSError):
+        *_, last = log_file(stage).read_text(errors="replace").rstrip().splitlines() or [""]
+        return last.removeprefix("error: ") if last.startswith("error: ") else ""
+    return ""
 
 
 def note(stage, text):
     """A line in the journal, and on the screen."""
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {stage.name}: {text}"
     print(line, flush=True)
-    with open(EXPERIMENT_ROOT / stages.RUNS / "journal.txt", "a") as file:
+    with contextlib.suppress(OSError), open(EXPERIMENT_ROOT / stages.RUNS / "journal.txt", "a") as file:
         file.write(line + "\n")
 
 

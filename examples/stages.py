@@ -4,7 +4,9 @@ import functools
 import shutil
 from dataclasses import replace
 
+from data.image_sets import find_test_sets
 from data.images import image_files
+from data.twins import find_twins
 from examples import ROOT, command_line
 from examples.budgets import (
     AGAIN,
@@ -38,13 +40,27 @@ class DataFlags:
         hr = dir_data / "DIV2K" / "DIV2K_train_HR"
         if not hr.is_dir():
             raise UserError(f"--dir_data {dir_data}: no {hr}; add --photos FOLDER_OF_FOLDERS to make it")
-        self.dir_data = dir_data
+        self.dir_data, self.hr = dir_data, hr
         held_out = sum(HELD_OUT.values())
         self.train = len(image_files(hr)) - held_out
         if self.train < 1:
             raise UserError(f"{hr}: {held_out} of its images are kept from training, it has no more; give --dir_data "
                             "with more images")
         self.sets = functools.cache(functools.partial(available, dir_data))  # by scale; what lacks is told once
+
+    def check_apart(self, scales):
+        """Raise UserError where a picture to train with or to choose by is a test picture, too, under any name."""
+        tested = {pair.hr for scale in scales for found in find_test_sets(
+            self.dir_data, self.sets(scale), scale=scale, data_range="1-1/1-1") for pair in found.pairs}
+        twins, problems = find_twins(image_files(self.hr), sorted(tested))
+        if problems:
+            raise UserError(problems[0])
+        if twins:
+            first = twins[0]
+            origin = next((self.dir_data / "photographs").glob(f"{first.training.stem}.*"), first.training)
+            remedy = f"take {origin.resolve()} out of --photos, and give --dir_data a new folder" \
+                if origin.is_symlink() else "take it out, and its LR images"
+            raise UserError(f"{first.training}: is a test picture, {first.testing}; {remedy} ({len(twins)} in all)")
 
     def training(self, stage):
         """Of a run of a stage."""
@@ -57,9 +73,8 @@ def commands(stage, data, device, *, again=False):
     """The command lines of a stage, made one by one: each looks at what is there when its turn comes.
 
     After the last one the stage is listed. again: it is trained anew, though it is finished. Raises UserError where the
-    network that it starts from, or every benchmark set, is not there.
+    network that it starts from is not there.
     """
-    data.sets(stage.scale)  # before hours of training
     coarse = coarse_start(stage)
     start = stage.starts_from
     if start and not coarse and not (file := full_precision_file(start)).is_file():

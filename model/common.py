@@ -96,8 +96,8 @@ class SuperResolver(nn.Module):
     ValueError is raised for one that can't work. All tensors that it keeps are in its state dict: quant.open makes it
     without memory, and fills it from a file.
     `UPSAMPLER` names the modules whose convolutions `upsample` is made of, without which no image is tested in tiles.
-    A subclass defines `body_feature` and `upsample`; training and tiles call these, so TypeError for one that defines
-    `forward` or `forward_features`.
+    A subclass defines `body_feature` and `upsample`; one with a `forward` of its own is neither tested in tiles nor
+    quantized in training, which call these two.
     """
 
     UPSAMPLER: tuple[str, ...] = ()
@@ -117,12 +117,6 @@ class SuperResolver(nn.Module):
         self.n_colors = settings.get("n_colors", 3)
         self.rgb_range = settings.get("rgb_range", 255)
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if own := [name for name in ("forward", "forward_features") if name in vars(cls)]:
-            raise TypeError(f"{cls.__name__}: defines {own[0]}, which training and tiles do not call; define "
-                            "body_feature and upsample")
-
     def train(self, mode: bool = True) -> "SuperResolver":
         """As torch's; where a module refuses, as those of packed files do, all of them stay as they were."""
         before = {module: module.training for module in self.modules()}
@@ -132,6 +126,13 @@ class SuperResolver(nn.Module):
             for module, training in before.items():
                 module.training = training
             raise
+
+    def check_parts(self) -> None:
+        """Raise TypeError where `body_feature` and `upsample` may not be all that the network does to an image."""
+        for name in ("forward", "forward_features"):
+            if getattr(type(self), name) is not getattr(SuperResolver, name):
+                raise TypeError(f"{type(self).__name__}: has a {name} of its own, which tiles and quantized training "
+                                "would leave out; put it into body_feature and upsample")
 
     def in_upsampler(self, name: str) -> bool:
         """Whether a tensor of the state dict belongs to the upsampler."""

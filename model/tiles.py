@@ -106,9 +106,10 @@ def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Te
     """network(lr) for one image [1, C, h, w], upsampled in tiles of size x size LR pixels, or what margins need.
 
     Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
-    and sees farther (RDN), the result is close, not equal.
+    and sees farther (RDN), the result is close, not equal. Raises TypeError for a network with a forward of its own.
     """
     network = getattr(network, "_orig_mod", network)  # of torch.compile's, which takes whole images alone
+    network.check_parts()
     upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]
     size = max(size, MARGINS_A_TILE * reach(upsampler))

@@ -20,13 +20,16 @@ class Distillation:
 
     teacher: the full-precision network; its parameters are never touched. schedule: a quant.Schedule of the student.
     compiler: model.common.compiled's, for the forward passes of both. Raises ValueError where both share Parameters;
-    so do `start_epoch` and `losses` for another network than the schedule's.
+    so do `start_epoch` and `losses` for another network than the schedule's. TypeError for one with a forward of its
+    own (SuperResolver.check_parts).
     """
 
     def __init__(self, teacher: SuperResolver, schedule: Schedule, *, w_l1: float = 1.0, w_at: float = 1000.0,
                  compiler: str | None = None) -> None:
         if not {*teacher.parameters()}.isdisjoint(schedule.network.parameters()):
             raise ValueError("teacher and student share Parameters, which would be frozen; quantize a deep copy")
+        for network in (teacher, unwrapped(schedule.network)):
+            network.check_parts()
         self.teacher = teacher.eval().requires_grad_(False)
         self.schedule = schedule
         self.w_l1 = w_l1
@@ -64,7 +67,7 @@ class Distillation:
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
 
     def _check(self, network):
-        if getattr(network, "_orig_mod", network) is not self.schedule.network:  # torch.compile's wrapper is it, too
+        if unwrapped(network) is not unwrapped(self.schedule.network):
             raise ValueError("the network is another one than that of the schedule; make a schedule for it")
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,6 +78,11 @@ class Distillation:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def unwrapped(network: Any) -> Any:
+    """The network in torch.compile's wrapper, or the network itself."""
+    return getattr(network, "_orig_mod", network)
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ def calibration_images(folder: str | Path, network: SuperResolver) -> tuple[list
     images, left_out = read_folder(folder, "--calib", lambda pixels: middle(pixels, network, CALIBRATION_SIDE),
                                    at_most=CALIBRATION_IMAGES)
     if all(image.max() <= network.rgb_range / 255 for image in images):
-        raise UserError(f"--calib {folder}: its images are black; give images like those to be upscaled")
+        raise UserError(f"--calib {folder}: its images are black in the middle, which counts; give others")
     log.info("calibrating on %d images of %s", len(images), folder)
     return images, left_out
 

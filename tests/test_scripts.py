@@ -156,7 +156,7 @@ def test_a_baseline_that_was_trained_here_and_is_not_what_is_tested_is_spoken_of
     script.write_text((ROOT / "baseline.sh").read_text())
     models = tmp_path / "experiment" / "edsr_baseline_x4" / "model"
     assert run(script, "rdn_x4_eval").stderr == (
-        "baseline.sh: ./pretrained/rdn_baseline_x4.pt is not shipped; bash baseline.sh rdn_x4 trains one\n")
+        "baseline.sh: ./pretrained/rdn_baseline_x4.pt is not there; bash baseline.sh rdn_x4 trains one\n")
     (script.parent / "pretrained").mkdir()
     (script.parent / "pretrained" / "edsr_baseline_x4.pt").touch()
     assert run(script, "edsr_x4_eval").stderr == ""

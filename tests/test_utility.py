@@ -254,3 +254,10 @@ def test_streams_that_are_closed_from_the_start(redirection):
     done = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-c", PRINTING, "1"],
                           capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_link_in_a_loop_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    assert run_main(lambda: (tmp_path / "loop").resolve(strict=True) and 0) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "loop" in told and told.count("\n") == 1

@@ -558,14 +558,14 @@ def test_the_command_in_the_message_makes_what_is_missing(root, make_options):
 
 
 @pytest.mark.parametrize("place", ["benchmark", "."])
-def test_the_message_for_a_test_set_in_another_layout_has_the_command_for_it(tmp_path, make_options, place):
+def test_the_message_for_a_test_set_in_basicsrs_layout_has_the_command_for_it(tmp_path, make_options, place):
     from data.prepare import main
 
     pixels = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     write_png(tmp_path / place / "Set9" / "GTmod12" / "baby.png", pixels)
     write_png(tmp_path / place / "Set9" / "LRbicx2" / "baby.png", pixels[::2, ::2])
     options = make_options(data_test=["Set9"], dir_data=str(tmp_path), test_only=True)
-    with pytest.raises(UserError, match="--data_test Set9: .*Set9 has another layout") as caught:
+    with pytest.raises(UserError, match="--data_test Set9: .*Set9 has BasicSR's layout") as caught:
         build_test_sets(options)
     command = str(caught.value).partition("python -m data.prepare ")[2].split()
     assert main([*command, "--scales", "2", "--workers", "1"]) == 0

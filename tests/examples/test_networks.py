@@ -44,7 +44,7 @@ def workplace(tiny_data, experiments, monkeypatch):
     monkeypatch.setattr(stages, "PRETRAINED", folder)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
-    monkeypatch.setattr(budgets, "VALIDATED", {"edsr_x2": 1})
+    monkeypatch.setattr(budgets, "VALIDATED", {"edsr_x2": 1, "rdn_x2": 1})
     monkeypatch.setattr(networks, "SHORT", [FULL, LOW, COMPARED])
     monkeypatch.setattr(budgets, "SHORT", [FULL, LOW, COMPARED])
     monkeypatch.setitem(results.BENCHMARKS, "Set5", len(os.listdir(tiny_data / "benchmark" / "Tiny" / "HR")))
@@ -411,21 +411,49 @@ def smooth_picture():
     return np.rint(np.stack(values, 2)).astype(np.uint8)
 
 
-def test_a_test_picture_among_the_photographs_ends_the_work_before_any_training(workplace, tiny_data, capfd):
+@pytest.mark.parametrize("place", ["benchmark", "."])
+def test_a_test_picture_among_the_photographs_ends_the_work_before_any_training(workplace, tiny_data, capfd, place):
     data = workplace / "own"
     shutil.copytree(tiny_data, data)
     write_png(data / "benchmark" / "Tiny" / "HR" / "one.png", smooth_picture())
     write_png(data / "DIV2K" / "DIV2K_train_HR" / "0003.png", smooth_picture())
+    (data / "benchmark" / "Tiny").rename(data / place / "Set5")
     assert run_main(lambda: networks.main(["--dir_data", str(data)])) == 2
     told = capfd.readouterr()
-    assert re.match(r"error: \S*DIV2K_train_HR/0003.png: is a test picture, \S*Tiny/HR/one.png; take ", told.err)
+    assert re.fullmatch(r"error: \S*DIV2K_train_HR/0003.png: is a test picture, \S*Set5/HR/one.png; take it out, and "
+                        r"its LR images \(1 in all\)\n", told.err)
     assert "begun" not in told.out
+
+
+def test_the_advice_for_a_test_picture_among_the_photographs_helps(workplace, tiny_data, monkeypatch, capfd):
+    monkeypatch.setattr(networks, "HELD_OUT", {})
+    data, photos = workplace / "own", workplace / "photos" / "A"
+    shutil.copytree(tiny_data / "benchmark" / "Tiny", data / "benchmark" / "Set5")
+    shutil.copytree(tiny_data / "DIV2K" / "DIV2K_train_HR", photos)
+    shutil.copy(data / "benchmark" / "Set5" / "HR" / "one.png", photos / "0000.png")
+    flags = ["--photos", str(photos.parent), "--only", "edsr_baseline_x2"]
+    assert run_main(lambda: networks.main([*flags, "--dir_data", str(data)])) == 2
+    told = capfd.readouterr().err
+    assert f"take {photos / '0000.png'} out of --photos, and give --dir_data a new folder" in told
+    (photos / "0000.png").unlink()
+    shutil.copytree(data / "benchmark", workplace / "new" / "benchmark")
+    assert networks.main([*flags, "--dir_data", str(workplace / "new")]) == 0
+
+
+def test_pictures_that_no_stage_tests_do_not_matter(workplace, tiny_data):
+    data = workplace / "own"
+    shutil.copytree(tiny_data, data)
+    (data / "benchmark" / "Tiny").rename(data / "Set5")
+    shutil.copytree(data / "DIV2K" / "DIV2K_train_HR", data / "benchmark" / "Mine" / "HR")
+    (data / "benchmark" / "Other" / "HR").mkdir(parents=True)
+    (data / "benchmark" / "Other" / "HR" / "a.png").write_text("no picture")
+    stages.DataFlags(data).check_apart({2})
 
 
 def test_missing_benchmark_sets_are_told_before_training(workplace, capfd):
     (workplace / "data" / "benchmark" / "Set5").unlink()
-    assert networks.main(["--dir_data", str(workplace / "data")]) == 1
-    assert "edsr_baseline_x2: failed (--dir_data" in capfd.readouterr().out
+    assert run_main(lambda: networks.main(["--dir_data", str(workplace / "data")])) == 2
+    assert "holds none of Set5" in capfd.readouterr().err
     assert not (stages.EXPERIMENT_ROOT / "networks" / "edsr_baseline_x2.1").exists()
 
 
@@ -445,6 +473,8 @@ def test_a_failing_disk_is_a_failure_like_others(workplace, capfd):
             raise OSError(28, "No space left on device")
         yield ["true"]
 
+    networks.log_file(COMPARED).mkdir(parents=True)  # neither log nor journal can be written
+    (stages.EXPERIMENT_ROOT / "networks" / "journal.txt").symlink_to("/dev/full")
     assert networks.work([COMPARED, LOW], commands) == 1
     told = capfd.readouterr().out
     assert "minmax: failed ([Errno 28] No space left on device)" in told and "edsr_x2_4bit: finished" in told

@@ -8,8 +8,11 @@ from torch import nn
 import model
 from model.common import DIV2K_MEAN
 from model.edsr import EDSR, ResBlock
+from model.inference import super_resolve
 from model.rdn import RDN
 from model.srresnet import SRResNet
+from quant import QuantConfig, Schedule, quantize
+from quant.distill import Distillation
 
 SMALL = {"edsr": {"n_resblocks": 2, "n_feats": 8}, "srresnet": {"n_resblocks": 2, "n_feats": 8},
          "rdn": {"G0": 8, "RDNconfig": "A"}}
@@ -168,7 +171,24 @@ def test_networks_know_nothing_of_quantization():
     assert not any("quant" in type(module).__module__ for kind in SMALL for module in build(kind).modules())
 
 
-@pytest.mark.parametrize("name", ["forward", "forward_features"])
-def test_a_subclass_defines_the_parts_that_training_and_tiles_call(name):
-    with pytest.raises(TypeError, match=f"defines {name}, .*; define body_feature and upsample"):
-        type("Other", (EDSR,), {name: lambda self, lr: lr})
+class Clamped(EDSR):
+    def forward(self, lr):
+        return super().forward(lr).clamp(0, 255)
+
+
+class Mixed(nn.Module):
+    def forward_features(self, lr):
+        return lr, lr
+
+
+@pytest.mark.parametrize("kind", [Clamped, type("Other", (Mixed, EDSR), {})])
+def test_a_network_with_a_forward_of_its_own_is_not_cut_into_parts(kind):
+    network = kind(scale=2, n_resblocks=1, n_feats=8).eval()
+    with torch.no_grad():
+        lr = torch.rand(1, 3, 40, 40) * 255
+        assert torch.equal(super_resolve(network, lr, scale=2), network(lr))
+        with pytest.raises(TypeError, match="has a forward.* of its own, .* put it into body_feature and upsample"):
+            super_resolve(network, lr, scale=2, chop_size=32)
+    student = quantize(EDSR(scale=2, n_resblocks=1, n_feats=8), QuantConfig(4))
+    with pytest.raises(TypeError, match="has a forward"):
+        Distillation(network, Schedule(student, dynamic_ratio=0.5))

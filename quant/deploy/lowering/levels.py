@@ -138,7 +138,7 @@ class IntegerWeight:
     def holding(self, bias: np.ndarray, step: float) -> "IntegerWeight":
         """The same weight, coarser where its bias is so much larger that int32 would not hold it in units of the sums.
 
-        bias: real [O]; step: of the codes that are read. What is lost is less than 1/10,000 of the bias.
+        bias: real [O]; step: of the codes that are read. What is lost is less than 1/1,000 of the bias.
         """
         least = np.abs(bias) / (step * LARGEST_BIAS)
         if np.all(self.step >= least):

@@ -260,7 +260,7 @@ def test_command_line(small_network, smooth_image, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         write_png(tmp_path / "calib" / name, np.zeros((20, 20, 3), np.uint8))
     assert run_main(lambda: export.main(flags)) == 2
-    assert f"--calib {tmp_path / 'calib'}: its images are black" in capsys.readouterr().err
+    assert f"--calib {tmp_path / 'calib'}: its images are black in the middle" in capsys.readouterr().err
     write_png(tmp_path / "calib" / "a.png", smooth_image(20, 20)[0].permute(1, 2, 0).byte().numpy())
     (tmp_path / "calib" / "b.png").write_text("no picture")
     before = (tmp_path / "x.onnx").read_bytes()

@@ -285,6 +285,8 @@ def test_a_norm_that_has_decayed_to_its_bias(small_network, smooth_image):
     for format in ("qlinear", "qdq"):
         made = export.export(network, format=format)
         torch.testing.assert_close(run_onnx(made, lr), expected(network, lr), rtol=0, atol=0.01)
+        made = export.export(network, format=format, rest="int8", images=[lr])
+        assert error(run_onnx(made, lr), expected(network, lr).clamp(0, 255)) < 0.2
 
 
 @pytest.mark.parametrize("format", ["qlinear", "qdq"])
