@@ -18,7 +18,7 @@ from model.registry import find, scale_of, settings_of
 from model.saved import file_at
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
-from quant.activation import without_bounds
+from quant.activation import quantizers, without_bounds
 from quant.config import QuantConfig, as_kept, quant_flags
 from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
@@ -73,7 +73,8 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
     given: model, k_bits and the other flags of a network; a file that says them itself is compared with them, a bare
     state dict needs those that differ from the constructor's defaults; its shapes tell the scale. defaults: the same,
     for bare state dicts alone. flag: what named the path, for messages. A network of a packed file can be run, not
-    trained. Raises UserError for a file that can't be used, or contradicts what was given; TypeError for another name.
+    trained; load_weights takes it into one that can. Raises UserError for a file that can't be used, or contradicts
+    what was given; TypeError for another name.
     """
     network, _ = _opened(path, flag, given, defaults or {})
     if unset := without_bounds(network):
@@ -84,9 +85,9 @@ def open_network(path: str | Path, *, flag: str = "", defaults: Mapping[str, Any
 def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_scale: bool = False) -> dict[str, Any]:
     """Load a run's folder or a file into a network of the same settings, to train it; a quantized one takes its phase.
 
-    any_scale: of another scale's network take all but the upsampler, which stays as it is. Returns all that a
-    checkpoint holds, {} for other files. Raises UserError for a file that can't be used, is packed, or holds another
-    network.
+    any_scale: of another scale's network take all but the upsampler, which stays as it is. A packed file's weights
+    become the values that its levels stand for. Returns all that a checkpoint holds, {} for other files. Raises
+    UserError for a file that can't be used, holds another network, or is packed without gates that training needs.
     """
     given = {"model": model.name_of(network), "k_bits": FULL_PRECISION, **network.settings}
     if is_quantized(network):
@@ -94,12 +95,16 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_sca
     if any_scale:
         del given["scale"]
     found, weights = _opened(path, flag, given, {"scale": network.scale})
-    if any(name.endswith(FIXED_SCALE) for name in found.state_dict()):
-        raise UserError(f"{flag} {path}: a packed file can be tested, not trained; give its checkpoint")
+    state = {name: tensor for name, tensor in found.state_dict().items() if not name.endswith(FIXED_SCALE)}
+    if len(state) < len(found.state_dict()):
+        if found.source.phase is Phase.STATIC and any(quantizer.dynamic for quantizer in quantizers(found).values()):
+            raise UserError(f"{flag} {path}: was packed before its gates were applied, and so without them; give its "
+                            "checkpoint")
+        log.info("%s %s: packed weights, trained on from the values of their levels", flag, path)
     if found.scale != network.scale:
-        log.info("%s %s: %s", flag, path, load_body(network, found.state_dict(), path))
+        log.info("%s %s: %s", flag, path, load_body(network, state, path))
     else:
-        network.load_state_dict(found.state_dict())
+        network.load_state_dict(state)
         if found.source.phase is not None:
             set_phase(network, found.source.phase)
     return weights.checkpoint or {}

@@ -141,7 +141,8 @@ class QuantConv2d(nn.Conv2d, Phased):
     def train(self, mode: bool = True) -> "QuantConv2d":
         """Raises UserError for the training of a packed file's weight."""
         if mode and self.fixed_scale is not None:
-            raise UserError("a packed file holds whole numbers, no weights to train; train its checkpoint instead")
+            raise UserError("a packed file holds whole numbers, no weights to train; give the file to --refine, or to "
+                            "quant.open.load_weights, which makes floats of them")
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:

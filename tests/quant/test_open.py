@@ -409,8 +409,8 @@ def test_the_state_dict_of_a_packed_network_is_that_network(small_network, smoot
     flags = {"model": "EDSR", "k_bits": 4, **first.settings}
     again = open_network(saved(first.state_dict()), **flags)
     assert torch.equal(run(again, smooth_image(9, 8)), run(first, smooth_image(9, 8)))
-    with pytest.raises(UserError, match="a packed file can be tested, not trained"):
-        load_weights(small_network("edsr"), saved(first.state_dict()), "--pre_train")
+    load_weights(trained := small_network("edsr"), saved(first.state_dict()), "--refine")
+    assert not any(name.endswith(".fixed_scale") for name in trained.state_dict())
     with pytest.raises(RuntimeError, match=r"Missing key.*fixed_scale"):  # or its weights would not be quantized
         first.load_state_dict(small_network("edsr", dynamic=2).state_dict())
     name = next(name for name in first.state_dict() if name.endswith(".fixed_scale"))

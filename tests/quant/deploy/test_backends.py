@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from data.images import read_image
+from model import NETWORKS
 from model.saved import BEST
 from quant import export, pack
 
@@ -67,10 +69,15 @@ def test_what_does_not_go_with_a_backend_is_told(flags, told, launch, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_a_packed_file_is_not_trained(trained, launch, tmp_path, capsys):
+def test_a_packed_file_is_trained_on_with_a_teacher(trained, launch, experiments, tmp_path, capsys):
     file = tmp_path / "q.safetensors"
     assert pack.main([*NETWORK, "--refine", str(trained), "--out", str(file)]) == 0
-    assert launch(f"--refine {file}", quantized=True) == 2
-    assert "tested, not trained" in capsys.readouterr().err
+    assert launch(f"--save more --refine {file}", quantized=True) == 2
+    assert "q.safetensors: has no teacher in it" in capsys.readouterr().err
+    assert not (experiments / "more").exists()
+    torch.save(NETWORKS["edsr"](scale=2, n_feats=8, n_resblocks=1).state_dict(), tmp_path / "full.pt")
+    assert launch(f"--save more --epochs 2 --refine {file} --pre_train {tmp_path / 'full.pt'}", quantized=True) == 0
+    assert launch("--load more --epochs 3", quantized=True) == 0
+    assert launch(f"--test_only --refine {experiments / 'more'}", quantized=True) == 0
     assert launch(f"--pre_train {file}") == 2
     assert "is a quantized network" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from quant.deploy.bitpack import pack_bits, unpack_bits
 from quant.deploy.onnx_file import all_graphs
 from quant.deploy.packed import write_packed
 from quant.open import load_weights
+from quant.phase import phase_of
 from quant.weight import QuantConv2d
 from utility import UserError, run_main
 
@@ -184,13 +185,38 @@ def test_half_precision_rest(small_network, smooth_image, packed):
         packed(network, rest="fp16")
 
 
-def test_a_packed_network_cannot_be_trained(small_network, packed):
-    network = small_network("edsr")
-    path = packed(network)
-    with pytest.raises(UserError, match="no weights to train"):
-        load_packed(network, path).train()
-    with pytest.raises(UserError, match="--refine .*x.safetensors: a packed file can be tested, not trained"):
-        load_weights(network, path, "--refine")
+def test_an_opened_packed_network_cannot_be_trained(small_network, packed):
+    with pytest.raises(UserError, match="no weights to train; give the file to --refine"):
+        load_packed(small_network("edsr"), packed(small_network("edsr"))).train()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_packed_file_is_trained_on_from_its_levels(small_network, packed, name, smooth_image):
+    first = small_network(name, dynamic=2)
+    network = copy.deepcopy(first)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    opened = load_packed(first, path := packed(first))
+    assert load_weights(network, path, "--refine") == {}
+    kept = {key: tensor for key, tensor in opened.state_dict().items() if not key.endswith("fixed_scale")}
+    assert kept.keys() == network.state_dict().keys()
+    assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in kept.items())
+    network.train()(smooth_image(9, 8)).sum().backward()
+    trained = [module.weight for module in network.modules() if isinstance(module, QuantConv2d)]
+    before = [weight.detach().clone() for weight in trained]
+    torch.optim.SGD(trained, lr=1.0).step()
+    assert not any(torch.equal(weight, old) for weight, old in zip(trained, before, strict=True))
+
+
+def test_a_file_packed_before_its_gates_were_applied_is_not_trained_on(small_network, packed):
+    network = small_network("edsr", dynamic=2)
+    set_phase(network, Phase.STATIC)
+    with pytest.raises(UserError, match="--refine .*x.safetensors: was packed before its gates were applied"):
+        load_weights(small_network("edsr"), packed(network), "--refine")
+    without = small_network("edsr", dynamic=0)
+    set_phase(without, Phase.STATIC)
+    load_weights(trained := small_network("edsr"), packed(without), "--refine")
+    assert phase_of(trained) is Phase.STATIC
 
 
 def test_the_wrong_file(small_network, packed, tmp_path):
