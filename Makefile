@@ -2,7 +2,7 @@
 # make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--only edsr_x4"]: train every network of that table.
 # make web [FLAGS="--port 8001"]: the page of examples/web, served; needs npm.
 # make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
-# VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.10 to 3.12.
+# VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.11 or 3.12.
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= $(VENV)-oldest

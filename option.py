@@ -17,7 +17,7 @@ from engine.checkpoint import checkpoint_with_options, reading_parts
 from engine.run_folder import RunFolder
 from loss import parse as parse_loss
 from model import registry
-from model.saved import best_or_last
+from model.saved import best_or_last, same_place
 from model.settings import SETTINGS, Setting
 from quant.config import QuantConfig, as_kept
 from quant.distill import BOUND_LR
@@ -268,7 +268,8 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     if found := _own_run(options, parser, defaults):
         path, stored, fixed = found
         _merge_with_run(options, given, defaults, path, stored, fixed)
-    elif quantized and not options.test_only and "k_bits" not in given:
+    check(options, quantized=quantized)
+    if not found and quantized and not options.test_only and "k_bits" not in given:
         options.notes.append("no --k_bits: full precision is what runs; give --k_bits 2 to 8 to quantize")
     options.notes += [f"warning: {_flag(name, given[name])} has no effect here" for name in _without_effect(options)
                       if name in given and str(given[name]).lower() != str(defaults[name]).lower()]
@@ -280,7 +281,6 @@ def parse_options(argv: Sequence[str] | None = None, *, quantized: bool) -> Name
     if options.k_bits != FULL_PRECISION and not (options.test_only or options.refine) and \
             options.epochs < options.first_stage_epoch:
         options.notes.append(NO_BEST % (options.first_stage_epoch, options.epochs))
-    check(options, quantized=quantized)
     return options
 
 
@@ -389,7 +389,7 @@ def _without_effect(o):
     idle |= {"chop_size"} if not o.chop else set()
     if o.test_only:
         idle |= {"pre_train"} if o.refine or o.resume or not means_pre_train(o) else set()
-        return sorted(idle | {"reset", "compile"} | ({"precision"} if o.backend != "torch" else set()))
+        return sorted(idle | {"reset", "compile", "init"} | ({"precision"} if o.backend != "torch" else set()))
     idle |= {"continue_test"}
     idle |= {name for each in registry.NETWORKS for name in registry.settings_of(each)} - set(
         registry.settings_of(o.model))
@@ -397,6 +397,8 @@ def _without_effect(o):
     idle |= {flag for flag, part in (("gan_k", "GAN"), ("vgg_weights", "VGG")) if part not in o.loss}
     if o.quantizer != "ddtb":  # no other method has gates
         idle |= {"dynamic_ratio", "dynamic_choice"}
+    if o.dynamic_ratio in (0, 1):  # none to choose
+        idle |= {"dynamic_choice"}
     if o.quantizer in METHODS and not METHODS[o.quantizer].activation.trained:
         idle |= {"bound_lr"}
     idle |= {"ADAM": {"momentum"}, "SGD": {"betas", "epsilon"}, "RMSprop": {"betas", "momentum"}}.get(
@@ -462,21 +464,24 @@ def _rules(o, quantized):
     continues = bool(o.load or o.resume) and not o.test_only
     yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
     if o.reset and not o.test_only:
-        run = experiment_folder(o.save).resolve()
+        run = experiment_folder(o.save)
         for flag in ("pre_train", "refine"):
             place = Path(getattr(o, flag) or os.devnull).resolve()
-            within = run in (place, place.parent) or place.parent == run / "model"
+            within = any(same_place(run, folder) for folder in (place, place.parent)) or \
+                same_place(run / "model", place.parent)
             yield "reset", within, f"would delete what --{flag} names; give another --save, or leave it out"
     exported = o.backend != "torch"
     yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
     yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    yield "init", o.init != "random" and quantizes, "starts full precision; quantized networks take --pre_train"
-    yield "init", o.init != "random" and bool(o.refine), "--refine brings all weights; give one of them"
+    begins = o.init != "random" and not o.test_only
+    yield "init", begins and quantizes, "starts full precision; quantized networks take --pre_train"
+    yield "init", begins and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
-    yield "patch_size", o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
-    one = o.batch_size == 1 and o.patch_size // o.scale == 1 and o.model == "srresnet" and not o.test_only
-    yield "patch_size", one, "is one LR pixel, too few for batch norms at --batch_size 1; give more of either"
+    trains = not o.test_only
+    yield "patch_size", trains and o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
+    one = o.batch_size == 1 and o.patch_size // o.scale == 1 and o.model == "srresnet"
+    yield "patch_size", trains and one, "is one LR pixel, too few for batch norms at --batch_size 1; raise either"
     full = not quantizes and not o.test_only  # what is tested says its own bits
     yield "quantizer", o.quantizer != "ddtb" and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and full, "quantizes nothing at --k_bits 32; give 2 to 8"

@@ -23,6 +23,7 @@ from loss.supervised import Supervised
 from model import parallel
 from model.common import SuperResolver
 from model.optimizer_state import load_optimizer
+from model.saved import same_place
 from model.torch_file import save_torch_file
 from model.weights import FORMAT, load_strictly
 from quant.activation import collapsed
@@ -59,11 +60,10 @@ class Trainer:
         self.evaluator, self.recorder, self.run = evaluator, recorder, run
         self.device, self.epochs, self.gclip = device, epochs, gclip
         self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
-        self.run_options = run_options or {}
+        self.run_options, self.has_checkpoint = run_options or {}, False
         self.autocast = torch.autocast(device.type, dtype=None if amp == "off" else DTYPES[amp], enabled=amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.position, self.best, self.sums, self.counts = (1, 0), NONE_YET, {}, {}
-        self.has_checkpoint = False
 
     def fit(self) -> None:
         """Train from `position` to the last epoch; save after every epoch, and as often within as asked.
@@ -226,7 +226,7 @@ class Trainer:
             checkpoint.check_training_state(state, path, batches=len(self.loader))
             load_strictly(self.network, state["state_dict"], path)
             self._restore(state)
-        self.has_checkpoint = Path(path).resolve() == self.run.checkpoint.resolve()
+        self.has_checkpoint = same_place(path, self.run.checkpoint)
         log.info("continuing %s: epoch %d, batch %d", path, *self.position)
         if state.get("trained_on", self.loader.images_hash) != self.loader.images_hash:
             log.warning("warning: the training images are others than those that it was trained on")

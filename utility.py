@@ -69,7 +69,7 @@ def run_main(main: Callable[[], int | None], *, lighter: str = "") -> int:
     except Stopped as stop:
         message, code = str(stop), 128 + stop.number
     except BrokenPipeError:
-        code = 128 + signal.SIGPIPE
+        code = 128 + getattr(signal, "SIGPIPE", 13)  # Windows has none
     except (MemoryError, OSError, RuntimeError) as error:
         if not (lack := _what_lacks(error, lighter)):
             raise
@@ -201,7 +201,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # a library may have put a file of its own there, as safetensors does
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes no file that can't be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:

@@ -133,6 +133,7 @@ def _obey_the_parent_only(_worker):
 
 
 def _exit_at_the_parents_word():
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    parent = multiprocessing.parent_process().pid  # os.getppid() may be a server that forks
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

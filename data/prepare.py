@@ -119,8 +119,13 @@ def _alone_in(out):
             file = stack.enter_context(open(out / LOCK_FILE, "a+"))
             if not lock(file):
                 raise UserError(f"--out {out}: another data.prepare is at work in it; wait for it, or end it first")
-            stack.callback((out / LOCK_FILE).unlink, missing_ok=True)
+            stack.callback(_remove_lock, out / LOCK_FILE)
         yield
+
+
+def _remove_lock(file):
+    with contextlib.suppress(OSError):  # Windows removes no open file, and nobody may take it before it goes
+        file.unlink(missing_ok=True)
 
 
 def _remove_if_empty(folder):

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import logging.handlers
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from engine import claims
 from engine.device import choose_device, set_seed, use_deterministic_algorithms
 from engine.run_folder import RunFolder
 from model import parallel
-from model.saved import LAST
+from model.saved import LAST, same_place
 from utility import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def open_run(path: str | Path, *, config_text: Callable[[], str], notes: Sequenc
     with contextlib.ExitStack() as stack:
         folder = RunFolder(path, continued=Path(resume) if resume else Path(path) / LAST if load else None,
                            flag="--load" if load else "--save")
-        own = bool(resume) and os.path.realpath(resume) == os.path.realpath(folder.checkpoint)
+        own = bool(resume) and same_place(resume, folder.checkpoint)
         continues = own or load and not resume and folder.has_run()
         if parallel.is_first():
             log_to_file = stack.enter_context(logging_to_stdout())

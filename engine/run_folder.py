@@ -57,11 +57,9 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run of ours was here before."""
-        try:
-            with open(self.path / "config.txt", errors="replace") as file:
-                return CONFIG_START.match(file.read(200)) is not None
-        except OSError:
-            return False
+        with contextlib.suppress(OSError), open(self.path / "config.txt", errors="replace") as file:
+            return CONFIG_START.match(file.read(200)) is not None
+        return False
 
     def has_run(self) -> bool:
         """Whether something of a run, or a run begun, is here."""
@@ -193,11 +191,12 @@ class RunFolder:
         folder = self._behind_link  # the link stays
         aside = free_old_name(folder)
         files = own_files(self.path)
-        if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= {
-                *files, self.path / claims.TRAINING, self.path / claims.TESTS}:
-            folder.rename(aside)
-        else:
-            self._move(files, aside)
+        ours = {*files, self.path / claims.TRAINING, self.path / claims.TESTS}
+        with contextlib.suppress(OSError):  # Windows renames no folder in which a file is open
+            if {path for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()} <= ours:
+                folder.rename(aside)
+                files = []
+        self._move(files, aside)
         if self.continued is not None and self.continued.resolve().is_relative_to(self.path.resolve()):
             self.continued, self.rewound = aside / "model" / self.continued.name, True
         log.info("the run that was in %s is kept in %s", self.path, aside)

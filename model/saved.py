@@ -47,6 +47,11 @@ def best_or_last(folder: str | Path) -> Path | None:
     return next((path for path in (Path(folder) / BEST, Path(folder) / LAST) if os.path.isfile(path)), None)
 
 
+def same_place(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths lead to one file or folder that is there, also by links or by another case of letters."""
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ from model.registry import find, scale_of, settings_of
 from model.saved import file_at
 from model.settings import SETTINGS, contradictions, made_from, read_json
 from model.weights import check_fits, is_safetensors, load_body, read_weights
-from quant.activation import quantizers, without_bounds
+from quant.activation import with_gates, without_bounds
 from quant.config import QuantConfig, as_kept, quant_flags
 from quant.deploy.packed import is_packed, unpack
 from quant.phase import Phase, set_phase
@@ -97,7 +97,8 @@ def load_weights(network: SuperResolver, path: str | Path, flag: str, *, any_sca
     found, weights = _opened(path, flag, given, {"scale": network.scale})
     state = {name: tensor for name, tensor in found.state_dict().items() if not name.endswith(FIXED_SCALE)}
     if len(state) < len(found.state_dict()):
-        if found.source.phase is Phase.STATIC and any(quantizer.dynamic for quantizer in quantizers(found).values()):
+        if any(one.dynamic and not any(tensor.any() for tensor in one.gate.state_dict().values())
+               for one in with_gates(found).values()):
             raise UserError(f"{flag} {path}: was packed before its gates were applied, and so without them; give its "
                             "checkpoint")
         log.info("%s %s: packed weights, trained on from the values of their levels", flag, path)

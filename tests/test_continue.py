@@ -487,6 +487,8 @@ def test_reset_keeps_the_weights_that_it_is_to_start_from(launch, experiments, c
             assert launch(f"--save run --reset --{flag} {path}") == 2
             assert f"--reset: would delete what --{flag} names" in capfd.readouterr().err
     assert launch(f"--save run/below --reset --pre_train {experiments / 'run'}") == 0
+    (experiments / "RUN").symlink_to("run")  # as on a disk on which both names are one folder's
+    assert launch(f"--save run --reset --pre_train {experiments / 'RUN' / 'model' / 'checkpoint.pth.tar'}") == 2
 
 
 def test_a_teacher_that_is_spoilt_is_refused(launch, experiments, capfd):

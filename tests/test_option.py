@@ -171,9 +171,25 @@ def test_to_decode_images_anew_is_of_one_call():
     ("--test_only --load a --pre_train b.pt", "--pre_train b.pt"), ("--test_only --compile", "--compile"),
     ("--k_bits 32 --gan_k 3", "--gan_k 3"), ("--k_bits 32 --loss 1*GAN --vgg_weights a.pt", "--vgg_weights a.pt"),
     ("--test_only --k_bits 4 --pre_train b.pt", "--pre_train b.pt"),
+    ("--test_only --refine a.pt --init interpolation", "--init interpolation"),
+    ("--test_only --load a --init interpolation", "--init interpolation"),
+    ("--k_bits 4 --dynamic_ratio 1 --dynamic_choice random", "--dynamic_choice random"),
 ])
 def test_what_this_training_has_no_use_for_is_told(flags, idle):
     assert f"warning: {idle} has no effect here" in parse(flags).notes
+
+
+@pytest.mark.parametrize("flags", ["", "--test_only", "--k_bits 4"])
+def test_values_are_checked_before_anything_is_computed_with_them(flags):
+    with pytest.raises(UserError, match="--scale 0: "):
+        parse(f"{flags} --scale 0")
+
+
+def test_a_patch_is_of_no_concern_to_a_test():
+    assert parse("--test_only --patch_size 3 --scale 4").patch_size == 3
+    with pytest.raises(UserError, match="--patch_size 3: is less than one LR pixel at --scale 4"):
+        parse("--patch_size 3 --scale 4")
+
 
 
 @pytest.mark.parametrize("quantizer", METHODS)

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -261,3 +262,20 @@ def test_a_link_in_a_loop_is_told_in_a_line(tmp_path, capsys):
     assert run_main(lambda: (tmp_path / "loop").resolve(strict=True) and 0) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: ") and "loop" in told and told.count("\n") == 1
+
+
+def test_a_system_without_sigpipe(monkeypatch):
+    """Windows has none, and flushes no file that was opened for reading alone."""
+    def gone():
+        raise BrokenPipeError
+
+    monkeypatch.delattr(signal, "SIGPIPE")
+    assert run_main(gone) == 141
+
+
+def test_files_are_flushed_by_one_that_may_write(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    with atomic_path(tmp_path / "x") as path:
+        path.write_text("new")
+    assert flushed == [os.O_RDWR] and (tmp_path / "x").read_text() == "new"

@@ -67,6 +67,15 @@ def test_one_run_at_a_time_makes_a_set(hr, out):
     assert run(hr, out) == 0 and prepare.LOCK_FILE not in files(out)  # that of a run that was killed stops none
 
 
+def test_a_lock_that_cannot_be_removed_while_it_is_open(hr, out, monkeypatch):
+    """As on Windows."""
+    def refuses(path, missing_ok=False):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "unlink", refuses)
+    assert run(hr, out) == 0
+
+
 def test_nothing_is_made_for_a_source_of_no_use(tmp_path, out):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         run(tmp_path / "nowhere", out)

@@ -176,6 +176,23 @@ def test_a_new_run_keeps_the_old_one_aside(tmp_path, capsys):
             ] == ["0", "1", "2"]
 
 
+def test_a_folder_that_cannot_be_renamed_is_kept_aside_file_by_file(tmp_path, monkeypatch):
+    """As on Windows, where this process has a file open in it."""
+    run = finished(tmp_path / "run")
+    models = [path.name for path in run.models()]
+    rename = Path.rename
+
+    def refuses(path, target):
+        if path == run.path:
+            raise PermissionError(13, "in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    run.make(archive=True)
+    assert [path.name for path in RunFolder(tmp_path / "run.old-1").models()] == models
+    assert RunFolder(tmp_path / "run.old-1").is_run() and not run.has_run()
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_a_link_to_a_large_disk_names_the_next_run_too(tmp_path, others):
     first = finished(tmp_path / "disk" / "run")

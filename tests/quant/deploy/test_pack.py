@@ -213,6 +213,9 @@ def test_a_file_packed_before_its_gates_were_applied_is_not_trained_on(small_net
     set_phase(network, Phase.STATIC)
     with pytest.raises(UserError, match="--refine .*x.safetensors: was packed before its gates were applied"):
         load_weights(small_network("edsr"), packed(network), "--refine")
+    save_torch_file(load_packed(network, packed(network)).state_dict(), path := packed(network).with_name("bare.pt"))
+    with pytest.raises(UserError, match="--refine .*bare.pt: was packed before its gates were applied"):
+        load_weights(small_network("edsr"), path, "--refine")  # which is taken for a finished one
     without = small_network("edsr", dynamic=0)
     set_phase(without, Phase.STATIC)
     load_weights(trained := small_network("edsr"), packed(without), "--refine")
