@@ -18,7 +18,7 @@ class ListedNetwork:
 
     variant: how its training differs from the paper's. shipped: whether the file comes with the code; else its figures
     alone do. recipe: examples.budgets' numbers. again_from: SHA-256 of the quantized file whose weights full precision
-    was made again from, or that `more` steps went on from; its name alone would not tell one from a later one.
+    was made again from; its name alone would not tell one from a later one.
     """
 
     file: str
