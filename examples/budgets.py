@@ -21,7 +21,7 @@ VALIDATED = {"edsr_x2": 10, "edsr_x4": 10, "srresnet_x2": 10, "srresnet_x4": 10,
 
 @dataclass(frozen=True)
 class Phase:
-    """One of a network's runs of training: steps, LR pixels a side, learning rate.
+    """One of a network's runs of full-precision training: steps, LR pixels a side, learning rate.
 
     epoch: steps between two tests; gamma: what the rate falls by.
     """
@@ -97,8 +97,7 @@ class FullPrecision(Stage):
 class Quantized(Stage):
     """A quantized network: k_bits wide, from the full-precision one. Gates by the network's published ratio.
 
-    init_bounds, skip_bits, quantizer, seed: the flags. shipped: whether its file goes into pretrained/. more: what
-    follows those steps, from what came out of them; bounds and gates are kept.
+    init_bounds, skip_bits, quantizer, seed: the flags. shipped: whether its file goes into pretrained/.
     """
 
     network: str
@@ -113,7 +112,6 @@ class Quantized(Stage):
     quantizer: str = "ddtb"
     seed: int = 1
     shipped: bool = True
-    more: Phase | None = None
 
     @property
     def starts_from(self):
@@ -141,7 +139,7 @@ class Quantized(Stage):
     @property
     def duration(self):
         """Seconds on one core, tests apart."""
-        return self.seconds * (self.steps + (self.more.steps if self.more else 0))
+        return self.seconds * self.steps
 
 
 def full_precision_name(network):
@@ -170,7 +168,6 @@ WIDTHS = (4, 3, 2)
 RDN_X2 = (Phase(600, 24, 2e-4, epoch=100, gamma=0.55),)  # all but the upsampler comes trained
 # what is too large to ship begins with the weights of a shipped quantized network, where there is one
 AGAIN = (Phase(400, 24, 2e-4, epoch=100, gamma=0.55),)
-MORE = Phase(600, 24, 4e-4, epoch=100, gamma=0.55)
 
 
 def _widths(network, steps, seconds, widths=WIDTHS, **settings):
@@ -199,9 +196,9 @@ SHORT = [
     *_widths("edsr_x4", 3_000, 0.5, (2, 4), seed=2, shipped=False),
     # x4 first here, as x2's tests take four times as long
     FullPrecision("rdn_x4", RDN, 2.2, batch=8, init="interpolation"),
-    *_widths("rdn_x4", 900, 2.4, batch=4, more=MORE),
+    *_widths("rdn_x4", 900, 2.4, batch=4),
     FullPrecision("rdn_x2", RDN_X2, 2.2, batch=8, start="rdn_x4", init="interpolation"),
-    *_widths("rdn_x2", 900, 2.4, batch=4, more=MORE),
-    *_widths("rdn_x4", 900, 2.4, batch=4, skip_bits=8, more=MORE),
+    *_widths("rdn_x2", 900, 2.4, batch=4),
+    *_widths("rdn_x4", 900, 2.4, batch=4, skip_bits=8),
     *_compared_methods("srresnet_x4", 0.7),
 ]

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from data.images import image_files
-from examples import ROOT, entries, environment, run, stages
+from examples import ROOT, environment, run, stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, full_precision_name
 from examples.runs import resumed
 from option import EXPERIMENT_ROOT
@@ -47,7 +47,7 @@ def main(argv=None):
     if options.photos and (code := prepare(options.photos, options.dir_data)):
         return code
     data = stages.DataFlags(options.dir_data)
-    if left := [stage for stage in chosen if options.again or not entries.finished(stage)]:
+    if left := [stage for stage in chosen if options.again or not stages.finished(stage)]:
         data.check_apart({stage.scale for stage in left})
     return work(chosen, lambda stage: stages.commands(stage, data, options.device, again=options.again),
                 again=options.again)
@@ -110,8 +110,8 @@ def overview(chosen):
     """A line a stage: done, how far, or how long it would take on one core."""
     lines, total = [], 0.0
     for stage in chosen:
-        hours = entries.made_here(stage).duration / 3600
-        done = entries.finished(stage)
+        hours = stages.made_here(stage).duration / 3600
+        done = stages.finished(stage)
         total += 0 if done else hours
         lines.append(f"{stage.name:32}{'done' if done else 'open':8}{hours:6.1f} h")
     return "\n".join([*lines, f"{'left, on one core':40}{total:6.1f} h"])
@@ -123,17 +123,17 @@ def work(chosen, commands_of, *, again=False):
     A failure ends the work, except that of a compared network, from which nothing starts. If its training diverges,
     that is listed as its result.
     """
-    (EXPERIMENT_ROOT / entries.RUNS).mkdir(parents=True, exist_ok=True)
+    (EXPERIMENT_ROOT / stages.RUNS).mkdir(parents=True, exist_ok=True)
     failed = 0
-    for stage in (stage for stage in chosen if again or not entries.finished(stage)):
-        note(stage, f"begun, about {entries.made_here(stage).duration / 3600:.1f} h on one core")
+    for stage in (stage for stage in chosen if again or not stages.finished(stage)):
+        note(stage, f"begun, about {stages.made_here(stage).duration / 3600:.1f} h on one core")
         began = time.time()
         problem = first_problem(stage, commands_of)
         if not problem:
             note(stage, f"finished after {(time.time() - began) / 3600:.2f} h")
         elif stage.for_comparison and (epoch := diverged_in(stage)):
             note(stage, f"diverges in epoch {epoch}, and is listed so; see {log_file(stage)}")
-            entries.publish_divergence(stage, epoch)
+            stages.publish_divergence(stage, epoch)
         else:
             note(stage, f"failed ({problem}); see {log_file(stage)}")
             failed = 1
@@ -186,7 +186,7 @@ def run_logged(stage, command):
 
 def log_file(stage):
     """What the commands of a stage print."""
-    return EXPERIMENT_ROOT / entries.RUNS / f"{stage.name}.log"
+    return EXPERIMENT_ROOT / stages.RUNS / f"{stage.name}.log"
 
 
 def diverged_in(stage):
@@ -207,7 +207,7 @@ def note(stage, text):
     """A line in the journal, and on the screen."""
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {stage.name}: {text}"
     print(line, flush=True)
-    with contextlib.suppress(OSError), open(EXPERIMENT_ROOT / entries.RUNS / "journal.txt", "a") as file:
+    with contextlib.suppress(OSError), open(EXPERIMENT_ROOT / stages.RUNS / "journal.txt", "a") as file:
         file.write(line + "\n")
 
 

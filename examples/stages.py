@@ -1,4 +1,4 @@
-"""A stage of `make networks`: the command lines that make one network, and the file that they give."""
+"""A stage of `make networks`: the command lines that make one network, the file they give, its entry in models.json."""
 
 import functools
 import shutil
@@ -7,28 +7,30 @@ from dataclasses import replace
 from data.image_sets import find_test_sets
 from data.images import image_files
 from data.twins import find_twins
-from examples import command_line
-from examples.budgets import DECAY, GAMMA, HELD_OUT, LOW_EPOCH, RATIOS, FullPrecision, Phase, recipe
-from examples.entries import (
-    RUNS,
-    coarse_start,
-    earlier_file,
-    full_precision_file,
-    made_here,
-    output_file,
-    publish,
-    start_file,
+from examples import ROOT, command_line
+from examples.budgets import (
+    AGAIN,
+    DECAY,
+    GAMMA,
+    HELD_OUT,
+    LOW_EPOCH,
+    RATIOS,
+    FullPrecision,
+    full_precision_name,
+    recipe,
 )
-from examples.listing import test_command
-from examples.results import available
+from examples.listing import ListedNetwork, read_listed, test_command, test_run, write_listed
+from examples.page import write_page
+from examples.results import SETS, available, scores
 from examples.runs import continued, folder_of, mark_finished
 from model.saved import best_or_last, file_hash
 from model.torch_file import read_torch_file, save_torch_file
 from option import EXPERIMENT_ROOT
 from quant.open import open_network
-from utility import UserError, atomic_path
+from utility import UserError, lock
 
-MORE = ".more"  # ends the name of a quantized network's second run
+PRETRAINED = ROOT / "pretrained"
+RUNS = "networks"  # below the experiments' folder
 
 
 class DataFlags:
@@ -77,8 +79,7 @@ def commands(stage, data, device, *, again=False):
     start = stage.starts_from
     if start and not coarse and not (file := full_precision_file(start)).is_file():
         raise UserError(f"{file}: missing, and {stage.name} starts from it; --only {start} makes it")
-    begun = coarse or earlier_file(stage)
-    runs, again_from = runs_of(stage), file_hash(begun) if begun else ""
+    runs, again_from = runs_of(stage), file_hash(coarse) if coarse else ""
     trained = full_commands if isinstance(stage, FullPrecision) else low_commands
     for step in trained(stage, data, again):
         on_cpu = device == "cpu" and step[0].endswith(".py")
@@ -94,7 +95,7 @@ def full_commands(stage, data, again):
     """Training of each phase; the last one's weights are kept."""
     made_of = start = full_precision_file(stage.start) if stage.start else None
     if coarse := coarse_start(stage):
-        made_of, start = coarse, start_file(stage, ".pt")
+        made_of, start = coarse, EXPERIMENT_ROOT / RUNS / f"{stage.name}.start.pt"
         keep_levels(coarse, start)
     parts = made_here(stage).parts
     for number, (run, phase) in enumerate(zip(runs_of(stage), parts, strict=True), 1):
@@ -111,10 +112,29 @@ def full_commands(stage, data, again):
 def runs_of(stage):
     """The names of a stage's runs, below the experiments' folder."""
     if not isinstance(stage, FullPrecision):
-        first, second = [f"{RUNS}/{stage.name}"], [f"{RUNS}/{stage.name}{MORE}"] if stage.more else []
-        return second if earlier_file(stage) else first + second
-    again, parts = coarse_start(stage), made_here(stage).parts
-    return [f"{RUNS}/{stage.name}.{'again' if again else number}" for number, _ in enumerate(parts, 1)]
+        return [f"{RUNS}/{stage.name}"]
+    parts = made_here(stage).parts
+    return [f"{RUNS}/{stage.name}.{'again' if parts is AGAIN else number}" for number, _ in enumerate(parts, 1)]
+
+
+def made_here(stage):
+    """The stage, or, where it begins with a quantized network's weights, the one with the phases for that."""
+    return replace(stage, parts=AGAIN) if coarse_start(stage) else stage
+
+
+def coarse_start(stage):
+    """The quantized file, the widest shipped, from whose weights full precision that is not shipped is trained again.
+
+    None for other stages, and where the budget has other numbers by now than those that made the listed network.
+    """
+    if not isinstance(stage, FullPrecision) or stage.shipped:
+        return None
+    listed = entry_of(stage)
+    if listed is None or listed.recipe != recipe(stage):
+        return None
+    files = (PRETRAINED / entry.file for entry in read_listed(PRETRAINED)  # in order: wide before narrow
+             if entry.shipped and entry.recipe["network"] == stage.network)
+    return next((file for file in files if file.is_file()), None)
 
 
 def schedule(epochs, lr, gamma=GAMMA):
@@ -124,36 +144,21 @@ def schedule(epochs, lr, gamma=GAMMA):
 
 
 def low_commands(stage, data, again):
-    """Training, in one or two runs, and packing where the file ships."""
-    teacher, begun = full_precision_file(stage.network), earlier_file(stage)
-    if begun and begun != (kept := start_file(stage, begun.suffix)):
-        with atomic_path(kept) as path:  # the shipped one is about to be replaced
-            shutil.copy(begun, path)
-        begun = kept
-    runs = runs_of(stage)
-    for run in runs:
-        goes_on = run.endswith(MORE)
-        phase = stage.more if goes_on else Phase(stage.steps, stage.patch, stage.lr, LOW_EPOCH)
-        made_of = (begun or folder_of(runs[0]).best) if goes_on else teacher
-        began_by = {"recipe": recipe(stage if goes_on else replace(stage, more=None)), "start": file_hash(made_of),
-                    "images": data.train}
-        epochs = phase.steps // phase.epoch + (not goes_on)  # the first one calibrates
-        yield ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale,
-               "--k_bits", stage.k_bits, "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits,
-               *training_flags(run, stage, data), *continued(run, began_by, again=again), "--pre_train", teacher,
-               *(["--refine", made_of] if goes_on else calibration_flags(stage)), "--seed", stage.seed,
-               "--patch_size", phase.patch * stage.scale, "--test_every", phase.epoch,
-               *schedule(epochs, phase.lr, phase.gamma)]
+    """Training, and packing where the file ships."""
+    [run] = runs_of(stage)
+    start = full_precision_file(stage.network)
+    epochs = stage.steps // LOW_EPOCH + 1  # the first one calibrates
+    began_by = {"recipe": recipe(stage), "start": file_hash(start), "images": data.train}
+    yield ["main_limitrange_incremental.py", "--model", stage.model, "--scale", stage.scale, "--k_bits", stage.k_bits,
+           "--quantizer", stage.quantizer, "--skip_bits", stage.skip_bits, *training_flags(run, stage, data),
+           *continued(run, began_by, again=again), "--pre_train", start,
+           "--seed", stage.seed, *(["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []),
+           "--dynamic_ratio", RATIOS[stage.model], "--patch_size", stage.patch * stage.scale,
+           "--test_every", LOW_EPOCH, *schedule(epochs, stage.lr)]
     if stage.shipped:
-        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / runs[-1], "--out", output_file(stage)]
+        yield ["quant.pack", "--refine", EXPERIMENT_ROOT / run, "--out", output_file(stage)]
     else:
-        shutil.copy(best_or_last(folder_of(runs[-1]).path), output_file(stage))
-
-
-def calibration_flags(stage):
-    """How bounds and gates of a network begin."""
-    bounds = ["--init_bounds", stage.init_bounds] if stage.quantizer == "ddtb" else []
-    return [*bounds, "--dynamic_ratio", RATIOS[stage.model]]
+        shutil.copy(best_or_last(folder_of(run).path), output_file(stage))
 
 
 def training_flags(run, stage, data):
@@ -172,3 +177,54 @@ def keep_levels(file, path):
     network = open_network(file)
     state = network.state_dict()
     save_torch_file({name: state[name] for name in type(network)(**network.settings).state_dict()}, path)
+
+
+def full_precision_file(network):
+    """The file of a network, as edsr_x4, in full precision."""
+    return PRETRAINED / f"{full_precision_name(network)}.pt"
+
+
+def output_file(stage):
+    """The file that a stage makes: in pretrained/, or, for comparison only, beside the journal."""
+    if isinstance(stage, FullPrecision):
+        return full_precision_file(stage.network)
+    if stage.shipped:
+        return PRETRAINED / f"{stage.name}.safetensors"
+    return EXPERIMENT_ROOT / RUNS / f"{stage.name}.pth.tar"
+
+
+def finished(stage):
+    """Whether models.json lists a stage as made by the budget's present numbers, and its file is there.
+
+    Of what is compared only, the figures are enough: nothing starts from it.
+    """
+    entry = entry_of(stage)
+    if entry is None or entry.recipe != recipe(stage):
+        return False
+    return stage.for_comparison or entry.is_in(PRETRAINED)
+
+
+def entry_of(stage):
+    """The stage's ListedNetwork, None where it has none."""
+    return next((entry for entry in read_listed(PRETRAINED) if entry.file == output_file(stage).name), None)
+
+
+def publish(stage, sets, *, again_from=""):
+    """List the stage's file with its hash, recipe and figures of `sets` in models.json and on the page beside it."""
+    found = scores(test_run(output_file(stage).name), (stage.model, stage.scale), sets)
+    results = {name: [round(value, 6) for value in found[name]] for name in SETS if name in found}
+    _replace_entry(stage, file_hash(output_file(stage)), results, stage.variant, again_from)
+
+
+def publish_divergence(stage, epoch):
+    """List a stage whose training ends in an epoch with a loss that is not finite: it has no file and no figures."""
+    _replace_entry(stage, "", {}, ", ".join(filter(None, (stage.variant, f"diverges in epoch {epoch}"))))
+
+
+def _replace_entry(stage, sha256, results, variant, again_from=""):
+    entry = ListedNetwork(output_file(stage).name, stage.model, stage.scale, stage.k_bits, sha256, results, variant,
+                          stage.shipped, recipe(stage), again_from)
+    with open(EXPERIMENT_ROOT / RUNS / ".lock", "w") as file:
+        lock(file, wait=True)  # another queue may be publishing
+        write_listed(PRETRAINED, [*(other for other in read_listed(PRETRAINED) if other.file != entry.file), entry])
+        write_page(PRETRAINED)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from data.images import write_png
-from examples import budgets, entries, environment, networks, results, stages
+from examples import budgets, environment, networks, results, stages
 from examples.budgets import SHORT, FullPrecision, Phase, Quantized
 from examples.listing import ListedNetwork, read_listed, write_listed
 from examples.runs import continued, mark_finished
@@ -40,8 +40,8 @@ def workplace(tiny_data, experiments, monkeypatch):
     folder = experiments.parent / "pretrained"
     folder.mkdir()
     (folder / "models.json").write_text("[]")
-    (folder / "README.md").write_text((entries.PRETRAINED / "README.md").read_text())
-    monkeypatch.setattr(entries, "PRETRAINED", folder)
+    (folder / "README.md").write_text((stages.PRETRAINED / "README.md").read_text())
+    monkeypatch.setattr(stages, "PRETRAINED", folder)
     monkeypatch.setattr(stages, "LOW_EPOCH", 1)
     monkeypatch.setattr(stages, "HELD_OUT", {"x": 1})
     monkeypatch.setattr(budgets, "VALIDATED", {"edsr_x2": 1, "rdn_x2": 1})
@@ -57,16 +57,8 @@ def workplace(tiny_data, experiments, monkeypatch):
 def list_as_made(folder, stage, path=None):
     """An entry of a stage made by the budget's numbers, as `publish` writes it."""
     write_listed(folder, [*read_listed(folder), ListedNetwork(
-        entries.output_file(stage).name, stage.model, stage.scale, stage.k_bits, file_hash(path) if path else "", {},
-        shipped=stage.shipped, recipe=entries.recipe(stage))])
-
-
-def packed_network(path):
-    """Write a packed file whose bounds are those of a new quantizer."""
-    low = quantize(EDSR(scale=2), QuantConfig(4))
-    for quantizer in quantizers(low).values():
-        quantizer.mark_bounds_set()
-    write_packed(low, path, source=path.parent / "models.json")
+        stages.output_file(stage).name, stage.model, stage.scale, stage.k_bits, file_hash(path) if path else "", {},
+        shipped=stage.shipped, recipe=stages.recipe(stage))])
 
 
 def test_every_stage_ends_listed_and_is_not_made_again(workplace, capfd):
@@ -157,11 +149,11 @@ def test_photographs_that_have_changed_are_not_taken_for_those_that_are_there(wo
 
 def test_another_budget_makes_a_network_again(workplace, monkeypatch):
     list_as_made(workplace / "pretrained", COMPARED)
-    assert entries.finished(COMPARED)
-    assert not entries.finished(replace(COMPARED, steps=7))
-    assert not entries.finished(LOW)
+    assert stages.finished(COMPARED)
+    assert not stages.finished(replace(COMPARED, steps=7))
+    assert not stages.finished(LOW)
     monkeypatch.setattr(budgets, "SHORT", [replace(FULL, batch=3), LOW, COMPARED])
-    assert not entries.finished(COMPARED)  # what it starts from is to be made by other numbers
+    assert not stages.finished(COMPARED)  # what it starts from is to be made by other numbers
 
 
 def test_a_run_that_began_otherwise_is_kept_aside_and_not_continued(workplace):
@@ -241,10 +233,10 @@ def test_that_a_compared_network_diverges_is_listed_and_not_tried_again(workplac
     assert f"{COMPARED.name}: diverges in epoch 2, and is listed so" in capfd.readouterr().out
     [entry] = read_listed(workplace / "pretrained")
     assert (entry.label, entry.results, entry.shipped) == ("min-max 4 bit, diverges in epoch 2", {}, False)
-    assert entries.finished(COMPARED)
-    assert not entries.finished(replace(COMPARED, lr=1e-3))
+    assert stages.finished(COMPARED)
+    assert not stages.finished(replace(COMPARED, lr=1e-3))
     assert networks.work([LOW], commands.get) == 1  # a network of the table has to be made
-    assert not entries.finished(LOW)
+    assert not stages.finished(LOW)
     again = replace(COMPARED, steps=7)  # what an earlier try told is not this one's
     assert networks.work([again], {again: [["false"]]}.get) == 1
     assert networks.work([COMPARED], commands.get, again=True) == 0
@@ -322,19 +314,22 @@ def test_what_is_too_large_to_ship_is_made_where_its_file_is_not(workplace):
     rdn, file = replace(FULL, network="rdn_x2"), workplace / "pretrained" / "rdn_baseline_x2.pt"
     file.write_bytes(b"weights")
     list_as_made(workplace / "pretrained", rdn, file)
-    assert not rdn.shipped and entries.finished(rdn)
+    assert not rdn.shipped and stages.finished(rdn)
     file.write_bytes(b"others")
-    assert not entries.finished(rdn)
+    assert not stages.finished(rdn)
     file.unlink()
-    assert not entries.finished(rdn)
+    assert not stages.finished(rdn)
 
 
 def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network(workplace, monkeypatch):
     monkeypatch.setattr(FullPrecision, "shipped", False)
-    monkeypatch.setattr(entries, "AGAIN", (Phase(2, 8, 1e-4, epoch=1),))
+    monkeypatch.setattr(stages, "AGAIN", (Phase(2, 8, 1e-4, epoch=1),))
     pretrained = workplace / "pretrained"
     packed = pretrained / "edsr_x2_4bit.safetensors"
-    packed_network(packed)
+    low = quantize(EDSR(scale=2), QuantConfig(4))
+    for quantizer in quantizers(low).values():
+        quantizer.mark_bounds_set()
+    write_packed(low, packed, source=pretrained / "models.json")
     for stage in (FULL, LOW, COMPARED):
         list_as_made(pretrained, stage, packed)
     assert networks.main(["--dir_data", str(workplace / "data")]) == 0
@@ -345,9 +340,9 @@ def test_what_is_not_shipped_begins_again_with_the_levels_of_a_quantized_network
     assert 0 < (again["body.0.body.0.weight"] - start["body.0.body.0.weight"]).abs().max() < 1e-3  # two steps on
     listed = {entry.file: entry for entry in read_listed(pretrained)}
     assert listed["edsr_baseline_x2.pt"].again_from == file_hash(packed)
-    assert entries.finished(FULL)
-    assert entries.coarse_start(FULL) and not entries.coarse_start(replace(FULL, batch=3))
-    assert entries.made_here(FULL).duration == 2 * FULL.seconds < FULL.duration
+    assert stages.finished(FULL)
+    assert stages.coarse_start(FULL) and not stages.coarse_start(replace(FULL, batch=3))
+    assert stages.made_here(FULL).duration == 2 * FULL.seconds < FULL.duration
 
 
 def test_a_budget_is_whole_epochs():
@@ -493,72 +488,11 @@ def test_the_journal_says_what_a_command_ended_with(workplace, capfd):
 
 
 def test_a_compared_network_without_a_best_epoch_keeps_its_last(workplace):
-    entries.full_precision_file("edsr_x2").write_bytes(b"weights")
+    stages.full_precision_file("edsr_x2").write_bytes(b"weights")
     steps = stages.low_commands(COMPARED, stages.DataFlags(workplace / "data"), False)
     assert next(steps)[0] == "main_limitrange_incremental.py"
     last = stages.folder_of(f"networks/{COMPARED.name}").checkpoint
     last.parent.mkdir(parents=True)
     last.write_bytes(b"a checkpoint")  # as after four epochs: none counts as the best before the sixth
     assert list(steps) == []
-    assert entries.output_file(COMPARED).read_bytes() == b"a checkpoint"
-
-
-MORE = replace(LOW, more=Phase(2, 8, 1e-4, epoch=1))
-
-
-def flag_of(command, flag):
-    return str(command[command.index(flag) + 1]) if flag in command else None
-
-
-def test_more_steps_begin_with_what_came_out_of_the_first(workplace):
-    entries.full_precision_file("edsr_x2").write_bytes(b"weights")
-    steps = stages.low_commands(MORE, stages.DataFlags(workplace / "data"), False)
-    first = next(steps)
-    assert [flag_of(first, flag) for flag in ("--save", "--refine", "--init_bounds", "--epochs")] == [
-        "networks/edsr_x2_4bit", None, "calibrated", "7"]
-    best = stages.folder_of("networks/edsr_x2_4bit").best
-    best.parent.mkdir(parents=True)
-    best.write_bytes(b"a network")
-    second = next(steps)
-    assert [flag_of(second, flag) for flag in ("--save", "--refine", "--init_bounds", "--epochs", "--lr")] == [
-        "networks/edsr_x2_4bit.more", str(best), None, "2", "0.0001"]
-    assert flag_of(next(steps), "--refine").endswith("networks/edsr_x2_4bit.more")
-    assert networks.overview([MORE]).split()[-2] == "0.0"
-
-
-def test_a_shipped_network_that_lacks_more_steps_goes_on_from_its_file(workplace, monkeypatch):
-    pretrained, data = workplace / "pretrained", ["--dir_data", str(workplace / "data"), "--only", "edsr_x2_4bit"]
-    full, low = entries.full_precision_file("edsr_x2"), entries.output_file(LOW)
-    torch.save(EDSR(scale=2).state_dict(), full)
-    packed_network(low)
-    first = file_hash(low)
-    list_as_made(pretrained, FULL, full)
-    list_as_made(pretrained, LOW, low)
-    for module in (networks, budgets):
-        monkeypatch.setattr(module, "SHORT", [FULL, MORE])
-    assert entries.finished(LOW) and not entries.finished(MORE)
-    assert entries.made_here(MORE).duration == 2 * MORE.seconds
-    assert networks.main(data) == 0
-    runs = stages.EXPERIMENT_ROOT / "networks"
-    assert not (runs / "edsr_x2_4bit").exists() and (runs / "edsr_x2_4bit.more" / "log.txt").is_file()
-    listed = {entry.file: entry for entry in read_listed(pretrained)}[low.name]
-    assert listed.again_from == first == file_hash(runs / "edsr_x2_4bit.start.safetensors")
-    assert listed.sha256 == file_hash(low) != first
-    assert entries.finished(MORE) and entries.earlier_file(MORE) is None
-
-
-def test_a_network_packed_and_not_yet_tested_still_goes_on_from_the_former_file(workplace):
-    low, kept = entries.output_file(LOW), entries.start_file(LOW, ".safetensors")
-    low.write_bytes(b"first")
-    list_as_made(workplace / "pretrained", LOW, low)
-    assert entries.earlier_file(MORE) == low
-    assert entries.earlier_file(LOW) is None
-    assert entries.earlier_file(replace(MORE, steps=7)) is None
-    kept.parent.mkdir(parents=True)
-    low.rename(kept)
-    low.write_bytes(b"second")
-    assert entries.earlier_file(MORE) == kept
-    assert stages.runs_of(MORE) == ["networks/edsr_x2_4bit.more"]
-    kept.unlink()
-    assert entries.earlier_file(MORE) is None
-    assert stages.runs_of(MORE) == ["networks/edsr_x2_4bit", "networks/edsr_x2_4bit.more"]
+    assert stages.output_file(COMPARED).read_bytes() == b"a checkpoint"
