@@ -459,11 +459,11 @@ def _rules(o, quantized):
     for name, setting in _settings().items():
         problem = setting.problem(getattr(o, name)) if setting.help != COMPATIBILITY else ""
         yield name, problem, problem
-    quantizes = o.k_bits != FULL_PRECISION
+    trains, quantizes = not o.test_only, o.k_bits != FULL_PRECISION
     yield "k_bits", quantizes and not quantized, "only main_limitrange_incremental.py quantizes; run that"
-    continues = bool(o.load or o.resume) and not o.test_only
+    continues = trains and bool(o.load or o.resume)
     yield "reset", o.reset and continues, "begins anew, --load and --resume continue; give one of them"
-    if o.reset and not o.test_only:
+    if o.reset and trains:
         run = experiment_folder(o.save)
         for flag in ("pre_train", "refine"):
             place = Path(getattr(o, flag) or os.devnull).resolve()
@@ -471,18 +471,17 @@ def _rules(o, quantized):
                 same_place(run / "model", place.parent)
             yield "reset", within, f"would delete what --{flag} names; give another --save, or leave it out"
     exported = o.backend != "torch"
-    yield "backend", exported and not o.test_only, "only tests run an exported network; add --test_only"
+    yield "backend", exported and trains, "only tests run an exported network; add --test_only"
     yield "backend", exported and not o.refine, "give the exported file, as --refine FILE.onnx"
     yield "chop", exported and o.chop, "tiles are the torch backend's; python -m quant.upscale has its own"
-    begins = o.init != "random" and not o.test_only
+    begins = trains and o.init != "random"
     yield "init", begins and quantizes, "starts full precision; quantized networks take --pre_train"
     yield "init", begins and bool(o.refine), "--refine brings all weights; give one of them"
     yield "betas", not all(0 <= beta < 1 for beta in o.betas), "give two numbers in 0..1, as 0.9,0.999"
-    trains = not o.test_only
     yield "patch_size", trains and o.patch_size < o.scale, f"is less than one LR pixel at --scale {o.scale}; give more"
-    one = o.batch_size == 1 and o.patch_size // o.scale == 1 and o.model == "srresnet"
-    yield "patch_size", trains and one, "is one LR pixel, too few for batch norms at --batch_size 1; raise either"
-    full = not quantizes and not o.test_only  # what is tested says its own bits
+    one = trains and o.batch_size == 1 and o.patch_size // o.scale == 1 and o.model == "srresnet"
+    yield "patch_size", one, "is one LR pixel, too few for batch norms at --batch_size 1; give more of either"
+    full = trains and not quantizes  # what is tested says its own bits
     yield "quantizer", o.quantizer != "ddtb" and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and full, "quantizes nothing at --k_bits 32; give 2 to 8"
     yield "skip_bits", o.skip_bits and o.model == "srresnet", "SRResNet's skips are not quantized; leave the flag out"
@@ -490,11 +489,11 @@ def _rules(o, quantized):
         owner = next(name for name, method in METHODS.items() if flag in method.settings)
         yield flag, flag not in METHODS[o.quantizer].settings and getattr(o, flag) != setting.values[0], \
             f"is {owner}'s; --quantizer {o.quantizer} has no such setting"
-    untaught = quantizes and not o.test_only and o.w_l1 == o.w_at == 0
+    untaught = trains and quantizes and o.w_l1 == o.w_at == 0
     yield "w_l1", untaught, "with --w_at 0 nothing is learnt from any image; give one of them a weight above 0"
     yield "data_test", not o.data_test, "name a test set"
     yield "data_test", len(set(o.data_test)) < len(o.data_test), "names a set twice; name each once"
-    yield "data_train", not o.data_train and not o.test_only, "name a training set"
+    yield "data_train", trains and not o.data_train, "name a training set"
 
 
 def experiment_folder(name: str | Path, *, flag: str = "save") -> Path:

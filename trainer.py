@@ -60,10 +60,10 @@ class Trainer:
         self.evaluator, self.recorder, self.run = evaluator, recorder, run
         self.device, self.epochs, self.gclip = device, epochs, gclip
         self.print_every, self.checkpoint_every, self.save_models = print_every, checkpoint_every, save_models
-        self.run_options, self.has_checkpoint = run_options or {}, False
+        self.run_options = run_options or {}
         self.autocast = torch.autocast(device.type, dtype=None if amp == "off" else DTYPES[amp], enabled=amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.position, self.best, self.sums, self.counts = (1, 0), NONE_YET, {}, {}
+        self.position, self.best, self.sums, self.counts, self.has_checkpoint = (1, 0), NONE_YET, {}, {}, False
 
     def fit(self) -> None:
         """Train from `position` to the last epoch; save after every epoch, and as often within as asked.

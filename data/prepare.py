@@ -113,24 +113,19 @@ def _alone_in(out):
     """Keep other runs of this program out of a folder while the block runs. One that is made for this goes if empty."""
     with contextlib.ExitStack() as stack:
         if not out.exists():
-            stack.callback(_remove_if_empty, out)
+            stack.callback(_if_allowed, out.rmdir)  # where others have put something in it, it stays
         with contextlib.suppress(OSError):  # where nothing can be written, nothing can be mixed up
             out.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(out / LOCK_FILE, "a+"))
             if not lock(file):
                 raise UserError(f"--out {out}: another data.prepare is at work in it; wait for it, or end it first")
-            stack.callback(_remove_lock, out / LOCK_FILE)
+            stack.callback(_if_allowed, (out / LOCK_FILE).unlink)  # Windows removes no open file
         yield
 
 
-def _remove_lock(file):
-    with contextlib.suppress(OSError):  # Windows removes no open file, and nobody may take it before it goes
-        file.unlink(missing_ok=True)
-
-
-def _remove_if_empty(folder):
+def _if_allowed(action):
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        action()
 
 
 def prepare(jobs: Sequence[Job], out: Path, settings: dict, numbers: dict[str, str], *, workers: int = 1) -> Outcome:

@@ -82,6 +82,11 @@ def compiled(function: Callable, compiler: str | None) -> Callable:
     return function if compiler is None else torch.compile(function, backend=compiler)
 
 
+def unwrapped(network: Any) -> Any:
+    """The network in torch.compile's wrapper, or the network itself."""
+    return getattr(network, "_orig_mod", network)
+
+
 def compiler_lacks(error: Exception) -> str:
     """What torch.compile misses on this machine, in a line; empty where an error tells of something else."""
     found = re.search(r"No working C\+\+ compiler found|[^\n]*\btriton\b[^\n]*", str(error), re.IGNORECASE)

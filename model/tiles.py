@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.common import SuperResolver, convolutions
+from model.common import SuperResolver, convolutions, unwrapped
 
 # a margin is cut to a quarter of its tile, or little of a tile would be kept
 MARGINS_A_TILE = 4
@@ -108,7 +108,7 @@ def in_tiles(network: SuperResolver, lr: Tensor, *, scale: int, size: int) -> Te
     Margins are the reach of what passes in tiles, but a quarter of a tile at most: where a body has to pass in tiles
     and sees farther (RDN), the result is close, not equal. Raises TypeError for a network with a forward of its own.
     """
-    network = getattr(network, "_orig_mod", network)  # of torch.compile's, which takes whole images alone
+    network = unwrapped(network)  # torch.compile's takes whole images alone
     network.check_parts()
     upsampler = [module for name, module in network.named_children() if name in network.UPSAMPLER]
     body = [module for name, module in network.named_children() if name not in network.UPSAMPLER]

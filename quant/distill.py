@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
-from model.common import SuperResolver, compiled
+from model.common import SuperResolver, compiled, unwrapped
 from quant.activation import quantizers
 from quant.phase import Phase
 from quant.schedule import Schedule
@@ -78,11 +78,6 @@ class Distillation:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
-
-
-def unwrapped(network: Any) -> Any:
-    """The network in torch.compile's wrapper, or the network itself."""
-    return getattr(network, "_orig_mod", network)
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:

@@ -191,7 +191,6 @@ def test_a_patch_is_of_no_concern_to_a_test():
         parse("--patch_size 3 --scale 4")
 
 
-
 @pytest.mark.parametrize("quantizer", METHODS)
 def test_bounds_are_trained_where_their_rate_counts(quantizer):
     network = quantize(NETWORKS["edsr"](n_resblocks=1, n_feats=4, scale=2), QuantConfig(4, quantizer))
