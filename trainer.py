@@ -33,7 +33,7 @@ from utility import Stopped, UserError, holding_signals
 
 log = logging.getLogger(__name__)
 
-# Convolutions run in 16 bit, and features stay so until quantizers, mean shifts and losses make them float32: 16 bit
+# Convolutions run in 16 bit, and features stay so until quantizers, ImageConv and losses make them float32: 16 bit
 # leave round(s*x - z) no fraction to round by, can't resolve a bound's step, and in losses overflow or round away.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NONE_YET = {"psnr": -math.inf, "epoch": 0}  # before a network counts as the best

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from model.common import MeanShift
+from model.common import ImageConv
 from model.edsr import ResBlock
 from model.norm import BatchNorm2d
 from model.rdn import DenseBlock, DenseConv, GlobalFusion
@@ -141,4 +141,4 @@ BLOCKS = {ResBlock: QuantResBlock, BNResBlock: QuantBNResBlock, DenseBlock: Quan
           GlobalFusion: QuantGlobalFusion}
 # modules whose own weights stay in full precision; blocks within them are quantized all the same. `quantize` refuses a
 # class that is in neither list. torch's own modules need no entry: outside blocks they stay in full precision.
-STAYS_FLOAT = {MeanShift, BatchNorm2d}
+STAYS_FLOAT = {ImageConv, BatchNorm2d}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import model
-from model.common import MeanShift
+from model.common import ImageConv, MeanShift
 from quant import QuantConfig, Schedule, quantize
 from quant.distill import Distillation
 from quant.methods.ddtb import DualBoundQuantizer
@@ -126,6 +126,19 @@ def test_losses_and_gradients_come_close_to_float32(amp, name):
     (loss, gradient), (low_loss, low_gradient) = found["off"], found[amp]
     assert low_loss == pytest.approx(loss, rel=0.01)  # a pixel near 255 is off by up to half a level in bfloat16
     assert torch.cosine_similarity(gradient, low_gradient, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("name, images", [("rdn", 2), ("srresnet", 1)])
+def test_convolutions_of_images_with_their_mean_run_in_float32(name, images, amp):
+    torch.manual_seed(0)
+    network = model.NETWORKS[name](scale=2, **SETTINGS[name]).eval()
+    pairs = seen(network, ImageConv)
+    with torch.no_grad(), torch.autocast("cpu", dtype=DTYPES[amp]):
+        network(batch()[0])
+    assert len(pairs) == images
+    for conv, x, y in list(pairs):
+        assert torch.equal(y, conv(x.float()))
 
 
 def test_the_mean_is_added_in_float32():
