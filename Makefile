@@ -1,5 +1,6 @@
-# make demo: quantize, test, look.  make test: the test suite.  make results DIR_DATA=...: the README's table again.
-# make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--only edsr_x4"]: train every network of that table.
+# make demo: quantize, test, look.  make test: the test suite.
+# make results DIR_DATA=... [RUNS=...] [FLAGS="--only edsr_x4"]: test what is shipped, print the tables again.
+# make networks DIR_DATA=... [PHOTOS=...] [FLAGS="--only edsr_x4"]: train every network of these tables.
 # make web [FLAGS="--port 8001"]: the page of examples/web, served; needs npm.
 # make test-random: the suite in three orders.  make test-oldest: with the oldest packages that the requirements name.
 # VENV, PYTHON: where and with what to install. OLDEST: where the oldest packages go; they need Python 3.11 or 3.12.
@@ -33,7 +34,7 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 results: $(VENV)/.installed-deploy
-	$(BIN)/python -m examples.results --dir_data '$(DIR_DATA)' $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python -m examples.results --dir_data '$(DIR_DATA)' $(if $(RUNS),--runs $(RUNS)) $(FLAGS)
 
 networks: $(VENV)/.installed-deploy
 	$(BIN)/python -m examples.networks --dir_data '$(DIR_DATA)' $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)

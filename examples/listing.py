@@ -33,6 +33,16 @@ class ListedNetwork:
     again_from: str = ""
 
     @property
+    def network(self):
+        """As edsr_x4."""
+        return f"{self.model}_x{self.scale}"
+
+    @property
+    def name(self):
+        """The file's, without what follows the dot."""
+        return self.file.partition(".")[0]
+
+    @property
     def label(self):
         """What a row of the table calls it."""
         return ", ".join(filter(None, (method_title(self.k_bits, METHOD_NAMES[self.quantizer]), self.variant)))

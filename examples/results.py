@@ -1,6 +1,7 @@
 """The results table, made again: every shipped network tested on every set of a data root. `make results`.
 
-    python -m examples.results --dir_data datasets [--runs output/edsrx4/pams_2bit ...]
+    python -m examples.results --dir_data datasets [--only edsr_x4 srresnet_x4_2bit] [--data_test Set5+Set14]
+        [--runs output/edsrx4/pams_2bit ...]
 
 pretrained/models.json lists the shipped files with their hashes and the figures they were published with. Runs of your
 own, as `--runs`, get a row each beside them, from the last test in their eval.txt.
@@ -29,19 +30,26 @@ def main(argv=None):
     options = parse(argv)
     for name in options.runs:  # before hours of tests
         read_run(name)
-    entries = read_listed(options.pretrained)
-    check_files(entries, options.pretrained)
-    sets_at = functools.cache(lambda scale: available(options.dir_data, scale))
+    listed = read_listed(options.pretrained)
+    chosen = choose(listed, options.only)
+    check_files(chosen, options.pretrained)
+    sets_at = functools.cache(lambda scale: available(options.dir_data, scale, options.data_test))
     measured = {}
-    for entry in (entry for entry in entries if entry.shipped):
+    for place, entry in enumerate(chosen, 1):
         sets = sets_at(entry.scale)
+        print(f"\n{place} of {len(chosen)}: {entry.file}")
         if code := run(test_command(entry, options.pretrained / entry.file, sets, options.dir_data)):
             return code
         measured[entry] = scores(entry.run, (entry.model, entry.scale), sets)
-    for text in tables({entry: measured.get(entry, entry.published) for entry in entries}, options.runs):
+    networks = {(entry.model, entry.scale) for entry in chosen}
+    shown = [entry for entry in listed if (entry.model, entry.scale) in networks]
+    for text in tables({entry: measured.get(entry, only_of(entry.published, options.data_test)) for entry in shown},
+                       options.runs):
         print(f"\n{text}")
-    if listed := ", ".join(entry.file for entry in entries if not entry.shipped):
-        print(f"\nlisted figures, not measured now, as the files do not come with the code: {listed}")
+    for why, left in (("by --only", [entry.file for entry in shown if entry.shipped and entry not in measured]),
+                      ("as the files do not come with the code", [entry.file for entry in shown if not entry.shipped])):
+        if left:
+            print(f"\nlisted figures, not measured now, {why}: {', '.join(left)}")
     differing = list(differences(measured))
     compared = sum(name in entry.results for entry, row in measured.items() for name in row)
     print("\n" + ("\n".join(differing) or f"{compared} pairs of PSNR and SSIM measured, each as published"))
@@ -52,14 +60,36 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--dir_data", type=Path, default=Path("datasets"), help="data root (default: %(default)s)")
     parser.add_argument("--pretrained", type=Path, default=ROOT / "pretrained", help="folder of models.json")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NETWORK",
+                        help="these alone, as edsr_x4_2bit, or edsr_x4 for all that is made of it")
+    parser.add_argument("--data_test", default="+".join(SETS), help="the sets, joined by + (default: %(default)s)")
     parser.add_argument("--runs", nargs="*", default=[], help="runs of your own to list beside, tested before")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.data_test = options.data_test.split("+")
+    if unknown := set(options.data_test) - set(SETS):
+        raise UserError(f"--data_test {min(unknown) or repr('')}: figures are listed for {'+'.join(SETS)}")
+    return options
 
 
-def available(dir_data, scale):
-    """Those of SETS that the data root has whole at this scale; says which it lacks. Raises UserError for none."""
+def choose(listed, only):
+    """The shipped networks that `only` names, all without it; RDN, which takes most of the time, last."""
+    shipped = sorted((entry for entry in listed if entry.shipped), key=lambda entry: entry.model == "rdn")
+    names = {entry: {entry.network, entry.name} for entry in shipped}
+    if unknown := set(only) - set().union(*names.values()):
+        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted({entry.network for entry in shipped}))}, or "
+                        "the name of a file that models.json lists, without what follows the dot")
+    return [entry for entry in shipped if not only or names[entry] & set(only)]
+
+
+def only_of(row, sets):
+    """Of {set: scores} what these sets have."""
+    return {name: value for name, value in row.items() if name in sets}
+
+
+def available(dir_data, scale, sets=SETS):
+    """Those of the sets that the data root has whole at this scale; says which it lacks. Raises UserError for none."""
     there = []
-    for name in SETS:
+    for name in sets:
         try:
             [found] = find_test_sets(dir_data, [name], scale=scale, data_range="1-1/1-1")
         except UserError as error:
@@ -70,7 +100,7 @@ def available(dir_data, scale):
         else:
             print(f"lacking at x{scale}: {name} has {len(found.pairs)} of its {BENCHMARKS[name]} images")
     if not there:
-        raise UserError(f"--dir_data {dir_data}: holds none of {', '.join(SETS)} at x{scale}; see datasets/README.md")
+        raise UserError(f"--dir_data {dir_data}: holds none of {', '.join(sets)} at x{scale}; see datasets/README.md")
     return there
 
 

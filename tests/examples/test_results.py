@@ -51,6 +51,41 @@ def test_tests_what_is_there_and_says_what_is_lacking(shipped, five, experiments
     assert "nothing is published on Set5" in told
 
 
+def test_only_tests_what_it_names_and_lists_the_rest_of_its_network(shipped, five, experiments, capfd):
+    folder = shipped()
+    [ours] = json.loads((folder / "models.json").read_text())
+    (folder / "edsr_x2_b.pt").write_bytes((folder / "edsr_x2.pt").read_bytes())
+    rest = [{**ours, "file": "edsr_x2_b.pt", "results": {"Set5": [20.0, 0.5], "Set14": [21.0, 0.6]}},
+            {**ours, "file": "absent.pt", "scale": 4, "results": {"Set5": [19.0, 0.4]}}]
+    (folder / "models.json").write_text(json.dumps([ours, *rest]))
+    command = ["--dir_data", str(five), "--pretrained", str(folder), "--only", "edsr_x2", "--data_test", "Set5"]
+    assert results.main([*command[:-3], "edsr_x2_b", *command[-2:]]) == 1  # figures that no test gives
+    told = capfd.readouterr().out
+    assert "1 of 1: edsr_x2_b.pt" in told and "lacking" not in told and "x4" not in told
+    assert "listed figures, not measured now, by --only: edsr_x2.pt\n" in told
+    assert "edsr_x2_b.pt: PSNR " in told and "on Set5, published 20.0000" in told
+    assert results.main(command) == 1
+    told = capfd.readouterr().out
+    assert "2 of 2: edsr_x2_b.pt" in told and "by --only" not in told and "Set14" not in told
+
+
+@pytest.mark.parametrize("flags, problem", [
+    (["--only", "edsr_x3"], "--only edsr_x3: choose edsr_x2, or the name of a file"),
+    (["--data_test", "Set5+Manga109"], r"--data_test Manga109: figures are listed for Set5\+Set14\+B100\+Urban100"),
+    (["--data_test", "Set5+"], "--data_test '': figures are listed")])
+def test_unknown_names_are_refused(shipped, five, flags, problem):
+    with pytest.raises(UserError, match=problem):
+        results.main(["--dir_data", str(five), "--pretrained", str(shipped()), *flags])
+
+
+def test_networks_that_take_longest_come_last():
+    entries = listing.read_listed(ROOT / "pretrained")
+    models = [entry.model for entry in results.choose(entries, [])]
+    assert models[-9:] == ["rdn"] * 9 and "rdn" not in models[:-9]
+    assert {entry.file for entry in results.choose(entries, ["rdn_x2", "edsr_x4_2bit"])} == {
+        "rdn_x2_4bit.safetensors", "rdn_x2_3bit.safetensors", "rdn_x2_2bit.safetensors", "edsr_x4_2bit.safetensors"}
+
+
 def test_figures_that_differ_are_told(shipped, capsys):
     [entry] = listing.read_listed(shipped(results={"Set5": [30.0, 0.8]}))
     assert list(results.differences({entry: {"Set5": (30.029, 0.8009)}})) == []
