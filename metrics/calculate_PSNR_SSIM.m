@@ -44,7 +44,11 @@ end
 
 mean_psnr = mean(psnr_values);
 mean_ssim = mean(ssim_values);
-fprintf('%-24s %10.6f %9.6f\n', sprintf('mean (%s, x%d)', dataset, scale), mean_psnr, mean_ssim);
+lacking = '';
+if numel(psnr_values) < numel(originals)
+    lacking = sprintf(', %d of %d images', numel(psnr_values), numel(originals));
+end
+fprintf('%-24s %10.6f %9.6f\n', sprintf('mean (%s, x%d%s)', dataset, scale, lacking), mean_psnr, mean_ssim);
 end
 
 
