@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from loss.attention_transfer import attention_transfer
 from model.common import SuperResolver, compiled, unwrapped
-from quant.activation import quantizers
+from quant.activation import quantizers, without_bounds
 from quant.phase import Phase
 from quant.schedule import Schedule
 
@@ -34,7 +34,7 @@ class Distillation:
         self.schedule = schedule
         self.w_l1 = w_l1
         self.w_at = w_at
-        self._forward_features = compiled(lambda network, lr: network.forward_features(lr), compiler)
+        self._forward_features = compiled(_forward_features, compiler)
         self._body_feature = compiled(lambda network, lr: network.body_feature(lr), compiler)
 
     def start_epoch(self, network: SuperResolver, epoch: int) -> None:
@@ -57,7 +57,9 @@ class Distillation:
         if self.schedule.phase is Phase.CALIBRATE:
             with torch.no_grad():  # each quantizer records its input's extremes
                 return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
-        sr, feature = self._forward_features(network, lr)
+        # the step that sets the bounds comes once; compiled, it would leave every quantizer a graph of its own for good
+        forward = _forward_features if without_bounds(network) else self._forward_features
+        sr, feature = forward(network, lr)
         with torch.no_grad():
             guide = self._body_feature(self.teacher, lr)
         parts: dict[str, Any] = {"L1": self.w_l1 * F.l1_loss(sr.float(), hr),
@@ -78,6 +80,10 @@ class Distillation:
         """Continue the schedule, with the teacher it began with."""
         self.teacher.load_state_dict(state["teacher"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def _forward_features(network, lr):
+    return network.forward_features(lr)
 
 
 def parameter_groups(network: nn.Module, *, bound_lr: float = BOUND_LR) -> list[dict[str, Any]]:

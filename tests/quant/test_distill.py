@@ -121,6 +121,24 @@ def test_compiled_steps_are_the_same_steps(small_network, name):
     assert compiled == pytest.approx(plain, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["edsr", "rdn"])
+def test_student_and_teacher_are_one_compiled_graph_each_whatever_sets_the_bounds(small_network, name):
+    ran = []
+
+    def counting(graph, _):
+        return lambda *inputs: ran.append(graph) or graph.forward(*inputs)
+
+    torch.compiler.reset()
+    network = small_network(name, k_bits=32)
+    student = quantize(copy.deepcopy(network), QuantConfig(4))
+    distillation = Distillation(network, Schedule(student, dynamic_ratio=1), compiler=counting)
+    for epoch, graphs in ((1, 0), (2, 1), (2, 2), (6, 2)):  # the first step of epoch 2 sets the bounds: the teacher's
+        ran.clear()
+        distillation.start_epoch(student, epoch)
+        distillation.losses(student, *batch())
+        assert len(ran) == graphs
+
+
 def steps_of_each_phase(network, compiler):
     """Losses and gradients of two steps in each of the two phases that train."""
     torch.compiler.reset()
