@@ -101,7 +101,8 @@ def _test_folders(against, dir_data):
     for name in against.split("+"):
         there = [root / name for root in roots if name and os.path.isdir(root / name)]
         if not there:
-            raise UserError(f"--against {against}: there is no folder or test set {name!r}; give --dir_data with names")
+            advice = f"name only sets that {dir_data}/benchmark has" if dir_data else "give --dir_data with names"
+            raise UserError(f"--against {against}: there is no folder or test set {name!r}; {advice}")
         folders.append(there[0])
     return folders
 

@@ -63,6 +63,7 @@ class Recorder:
             axes = figure.add_subplot(xlabel="epoch")
             axes.set_ylabel(f"{label} {name}", parse_math=False)  # whatever a set is called
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             figure.tight_layout()
             with atomic_path(self.run.path / f"{prefix}_{name}.png") as temporary:

@@ -93,7 +93,8 @@ def test_lookalikes_and_twins_among_real_photographs(shared):
 
 @pytest.mark.parametrize("flags, message", [
     (["--against", "", "--dir_data", "{root}"], "--against '': names of test sets or a folder are needed"),
-    (["--against", "Nowhere", "--dir_data", "{root}"], "--against Nowhere: there is no folder or test set 'Nowhere'"),
+    (["--against", "Mine+Nowhere", "--dir_data", "{root}"],
+     r"--against Mine\+Nowhere: there is no folder or test set 'Nowhere'; name only sets that .*benchmark has"),
     (["--against", "Mine", "--hr", "{root}/nowhere"], "--hr .*nowhere: no such folder"),
     (["--against", "{root}/train", "--hr", "{root}/empty"], "--hr .*empty: no pictures in it"),
 ])
