@@ -116,6 +116,18 @@ def test_run(file):
     return f"results/{file.partition('.')[0]}"
 
 
+def named_by(networks, only, *, other):
+    """Those that `only`, of --only, names by their `network` or their `name`; all without it.
+
+    other: what else than a `network` can be given, for the message of the UserError that other names raise.
+    """
+    names = {each: {each.network, each.name} for each in networks}
+    if unknown := set(only) - set().union(*names.values()):
+        known = ", ".join(sorted({each.network for each in networks}))
+        raise UserError(f"--only {min(unknown)}: choose {known}, or {other}")
+    return [each for each in networks if not only or names[each] & set(only)]
+
+
 def test_command(network, path, sets, dir_data):
     """The command line that tests a file on these sets; network: what has its model, scale and k_bits."""
     full = network.k_bits == FULL_PRECISION

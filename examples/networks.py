@@ -25,6 +25,7 @@ from pathlib import Path
 from data.images import image_files
 from examples import ROOT, environment, run, stages
 from examples.budgets import HELD_OUT, RATIOS, SHORT, WIDTHS, full_precision_name
+from examples.listing import named_by
 from examples.runs import resumed
 from option import EXPERIMENT_ROOT
 from utility import UserError, first_line, holding_signals, run_main
@@ -37,10 +38,7 @@ def main(argv=None):
     options = parse(argv)
     if options.budget == "paper":
         return paper(options.only, options.dir_data)
-    known = {stage.network for stage in SHORT}
-    if unknown := set(options.only) - known - {stage.name for stage in SHORT}:
-        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted(known))}, or a name that --list prints")
-    chosen = [stage for stage in SHORT if not options.only or {stage.network, stage.name} & set(options.only)]
+    chosen = named_by(SHORT, options.only, other="a name that --list prints")
     if options.list:
         print(overview(chosen))
         return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from data.image_sets import find_test_sets
 from data.layout import BENCHMARKS
 from examples import ROOT, run
-from examples.listing import check_files, method_title, read_listed, test_command
+from examples.listing import check_files, method_title, named_by, read_listed, test_command
 from metrics.results import published_results, read_run
 from model.registry import title
 from utility import FULL_PRECISION, UserError, first_line, run_main
@@ -31,17 +31,17 @@ def main(argv=None):
     for name in options.runs:  # before hours of tests
         read_run(name)
     listed = read_listed(options.pretrained)
-    chosen = choose(listed, options.only)
-    check_files(chosen, options.pretrained)
+    entries = choose(listed, options.only)
+    check_files(entries, options.pretrained)
     sets_at = functools.cache(lambda scale: available(options.dir_data, scale, options.data_test))
     measured = {}
-    for place, entry in enumerate(chosen, 1):
+    for place, entry in enumerate(entries, 1):
         sets = sets_at(entry.scale)
-        print(f"\n{place} of {len(chosen)}: {entry.file}")
+        print(f"\n{place} of {len(entries)}: {entry.file}")
         if code := run(test_command(entry, options.pretrained / entry.file, sets, options.dir_data)):
             return code
         measured[entry] = scores(entry.run, (entry.model, entry.scale), sets)
-    networks = {(entry.model, entry.scale) for entry in chosen}
+    networks = {(entry.model, entry.scale) for entry in entries}
     shown = [entry for entry in listed if (entry.model, entry.scale) in networks]
     for text in tables({entry: measured.get(entry, only_of(entry.published, options.data_test)) for entry in shown},
                        options.runs):
@@ -74,11 +74,7 @@ def parse(argv):
 def choose(listed, only):
     """The shipped networks that `only` names, all without it; RDN, which takes most of the time, last."""
     shipped = sorted((entry for entry in listed if entry.shipped), key=lambda entry: entry.model == "rdn")
-    names = {entry: {entry.network, entry.name} for entry in shipped}
-    if unknown := set(only) - set().union(*names.values()):
-        raise UserError(f"--only {min(unknown)}: choose {', '.join(sorted({entry.network for entry in shipped}))}, or "
-                        "the name of a file that models.json lists, without what follows the dot")
-    return [entry for entry in shipped if not only or names[entry] & set(only)]
+    return named_by(shipped, only, other="the name of a file that models.json lists, without what follows the dot")
 
 
 def only_of(row, sets):

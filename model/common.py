@@ -17,9 +17,10 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 KEPT: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("KEPT", default=None)
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps height and width (`same` zero padding)."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+def conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True,
+         kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
+    """A convolution that keeps height and width (`same` zero padding); kind: its class, such as ImageConv."""
+    return kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
 class ImageConv(nn.Conv2d):
@@ -32,11 +33,6 @@ class ImageConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):
             return super().forward(x.to(self.weight.dtype))
-
-
-def image_conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> ImageConv:
-    """`conv`, for an image with its mean colour."""
-    return ImageConv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
 def mean_colour(n_colors: int) -> torch.Tensor:

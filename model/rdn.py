@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.common import SuperResolver, conv, convolutions, image_conv, shuffle_factors
+from model.common import ImageConv, SuperResolver, conv, convolutions, shuffle_factors
 
 # config: (dense blocks D, convolutions a block C, growth G)
 CONFIGS = {"A": (20, 6, 32), "B": (16, 8, 64)}
@@ -59,11 +59,11 @@ class RDN(SuperResolver):
             upsampler += [conv(channels, growth * factor**2, RDNkSize), nn.PixelShuffle(factor)]
             channels = growth
 
-        self.SFENet1 = image_conv(n_colors, G0, RDNkSize)
+        self.SFENet1 = conv(n_colors, G0, RDNkSize, kind=ImageConv)
         self.SFENet2 = conv(G0, G0, RDNkSize)
         self.RDBs = nn.ModuleList(DenseBlock(G0, growth, n_convs, RDNkSize) for _ in range(n_blocks))
         self.GFF = GlobalFusion(G0, n_blocks, RDNkSize)
-        self.UPNet = nn.Sequential(*upsampler, image_conv(growth, n_colors, RDNkSize))
+        self.UPNet = nn.Sequential(*upsampler, conv(growth, n_colors, RDNkSize, kind=ImageConv))
 
     def interpolation_layers(self) -> tuple[nn.Conv2d, nn.Module, list[nn.Conv2d]]:
         return self.SFENet1, self.GFF[1], convolutions(self.UPNet)

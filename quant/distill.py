@@ -34,6 +34,7 @@ class Distillation:
         self.schedule = schedule
         self.w_l1 = w_l1
         self.w_at = w_at
+        self._compiles = compiler is not None
         self._forward_features = compiled(_forward_features, compiler)
         self._body_feature = compiled(lambda network, lr: network.body_feature(lr), compiler)
 
@@ -58,7 +59,8 @@ class Distillation:
             with torch.no_grad():  # each quantizer records its input's extremes
                 return None, {"L1": self.w_l1 * F.l1_loss(network(lr).float(), hr)}
         # the step that sets the bounds comes once; compiled, it would leave every quantizer a graph of its own for good
-        forward = _forward_features if without_bounds(network) else self._forward_features
+        plain = self._compiles and without_bounds(network)
+        forward = _forward_features if plain else self._forward_features
         sr, feature = forward(network, lr)
         with torch.no_grad():
             guide = self._body_feature(self.teacher, lr)
